@@ -1,0 +1,117 @@
+"""The one row schema that every corpus shares, and the corpus on disk that the stages read.
+
+Columns: `id, image, audio, text, language, speaker, mood, label, image_id, split`; speaker, mood and
+label are null where a corpus has none. A corpus is a folder of Parquet shards, with `attributes.jsonl`
+beside them where the truth about the pictures is known (Garden).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+from PIL import Image
+
+from sta.data.audio import read_audio
+from sta.errors import CorpusError
+
+SPLITS = ("train", "validation", "test", "seen", "voice", "combination", "both", "swap")
+TEST_SPLITS = ("seen", "voice", "combination", "both", "test")
+
+
+def schema() -> datasets.Features:
+    """The columns' types; audio and image hold a file's bytes or its path and are not decoded on access.
+
+    The audio column has the layout of `datasets.Audio` but not its type, which needs FFmpeg even to store bytes.
+    """
+    text = datasets.Value("string")
+    return datasets.Features(
+        {
+            "id": text,
+            "image": datasets.Image(decode=False),
+            "audio": {"bytes": datasets.Value("binary"), "path": text},
+            **{name: text for name in ("text", "language", "speaker", "mood", "label", "image_id", "split")},
+        }
+    )
+
+
+def write_shard(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Write rows as one Parquet shard, complete or absent."""
+    partial = path.with_suffix(".writing")
+    datasets.Dataset.from_list(list(rows), features=schema()).to_parquet(str(partial))
+    partial.replace(path)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is known of one recording's picture: its kind, every attribute, and those the caption says."""
+
+    kind: str
+    attributes: dict[str, str]
+    said: dict[str, str]
+
+
+@dataclass
+class Corpus:
+    """A prepared corpus: random access to its rows, light columns in memory, audio and pictures on disk."""
+
+    folder: Path
+    _columns: dict[str, list[Any]] = field(default_factory=dict)
+
+    @cached_property
+    def table(self) -> datasets.Dataset:
+        shards = sorted(str(p) for p in (self.folder / "shards").glob("*.parquet"))
+        if not shards:
+            raise CorpusError(f"{self.folder}: holds no shards/*.parquet; run the prepare stage again")
+        return datasets.Dataset.from_parquet(shards, features=schema(), cache_dir=str(self.folder / "arrow"))
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def column(self, name: str) -> list[Any]:
+        """One light column (anything but audio and image) as a list."""
+        if name not in self._columns:
+            self._columns[name] = list(self.table[name])
+        return self._columns[name]
+
+    def select(self, split: str, language: str | None = None) -> np.ndarray:
+        """Row numbers of a split, in one language or all."""
+        rows = np.array(self.column("split")) == split
+        if language is not None:
+            rows &= np.array(self.column("language")) == language
+        return np.flatnonzero(rows)
+
+    def waveform(self, row: int) -> np.ndarray:
+        """The recording of a row: float32 [T], 16 kHz."""
+        return read_audio(_payload(self.table[row]["audio"]))
+
+    def picture(self, row: int) -> Image.Image:
+        """The picture of a row, RGB."""
+        payload = _payload(self.table[row]["image"])
+        return Image.open(io.BytesIO(payload) if isinstance(payload, bytes) else payload).convert("RGB")
+
+    @cached_property
+    def image_index(self) -> tuple[np.ndarray, np.ndarray]:
+        """(row -> number of its picture, number of a picture -> first row that shows it)."""
+        _, first, inverse = np.unique(self.column("image_id"), return_index=True, return_inverse=True)
+        return inverse, first
+
+    @cached_property
+    def truths(self) -> dict[str, Truth]:
+        """Row id -> truth; empty where the corpus does not know it."""
+        path = self.folder / "attributes.jsonl"
+        if not path.exists():
+            return {}
+        records = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+        return {r["id"]: Truth(r["kind"], r["attributes"], r["said"]) for r in records}
+
+
+def _payload(value: dict[str, Any]) -> bytes | str:
+    return value["bytes"] if value["bytes"] is not None else value["path"]

@@ -1,0 +1,54 @@
+"""Arrays on disk that training reads at random: ragged features, pictures, teacher features, codes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+
+class Ragged:
+    """Sequences of unequal length, kept end to end in one memory-mapped file.
+
+    `store[i]` is [S_i, F]; `store.lengths` is [n].
+    """
+
+    def __init__(self, folder: Path):
+        self.values = np.load(folder / "values.npy", mmap_mode="r")
+        self.offsets = np.load(folder / "offsets.npy")
+        self.lengths = np.diff(self.offsets)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, item: int) -> np.ndarray:
+        return self.values[self.offsets[item] : self.offsets[item + 1]]
+
+    @staticmethod
+    def write(folder: Path, pieces: Iterable[np.ndarray], lengths: Sequence[int]) -> None:
+        """Write the sequences in order; `lengths` must be theirs."""
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        np.save(folder / "offsets.npy", offsets)
+        values, row = None, 0
+        for piece in pieces:
+            if values is None:
+                shape = (int(offsets[-1]), *piece.shape[1:])
+                values = np.lib.format.open_memmap(folder / "values.npy", "w+", piece.dtype, shape)
+            if len(piece) != lengths[row]:
+                raise ValueError(f"sequence {row} has length {len(piece)}, announced was {lengths[row]}")
+            values[offsets[row] : offsets[row + 1]] = piece
+            row += 1
+        if values is None or row != len(lengths):
+            raise ValueError(f"{row} sequences came, {len(lengths)} were announced")
+        values.flush()
+
+    def padded(self, items: Sequence[int], multiple: int, limit: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """([B, S, F] padded with zeros to a multiple of `multiple`, lengths [B]); `limit` cuts longer ones."""
+        sequences = [self[int(i)][:limit] for i in items]
+        lengths = np.array([len(s) for s in sequences])
+        longest = -(-int(lengths.max()) // multiple) * multiple
+        batch = np.zeros((len(items), longest, *self.values.shape[1:]), self.values.dtype)
+        for row, sequence in enumerate(sequences):
+            batch[row, : len(sequence)] = sequence
+        return batch, lengths

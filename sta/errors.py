@@ -1,0 +1,43 @@
+"""The package's exceptions: each carries one sentence that says what, where and what would work.
+
+The command line prints that sentence on stderr and exits with the code of its class.
+"""
+
+
+class StaError(Exception):
+    """A mistake that a user can cause and mend; the command line shows its one sentence."""
+
+    exit_code = 2
+
+
+class RecipeError(StaError):
+    """A recipe or card that does not hold: names the file, the key, the value and what is accepted."""
+
+
+class AudioError(StaError):
+    """A recording that cannot be read or drawn: names the file and what would work."""
+
+
+class CorpusError(StaError):
+    """A corpus row, folder or manifest that is missing or unreadable."""
+
+
+class VoiceError(StaError):
+    """A synthesiser, language or voice that is not there: names those that are."""
+
+
+class WeightsError(StaError):
+    """A checkpoint or release that is missing, truncated or made for another token space."""
+
+
+class TrainingError(StaError):
+    """A training run that must not go on, such as one with a non-finite loss."""
+
+
+class Interrupted(StaError):
+    """A stop on SIGINT or SIGTERM after the state was saved; the same command continues.
+
+    The exit code is EX_TEMPFAIL of sysexits.h, which schedulers read as "try again".
+    """
+
+    exit_code = 75

@@ -1,0 +1,132 @@
+"""FID and inception score of generated pictures, through torchmetrics, with any feature extractor.
+
+Features are extracted once (`extract`) and shared by every system that is compared. A number is only
+comparable with others of the same extractor, so `extractor_meta` goes into the report's meta.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Callable
+from typing import Any, Unpack
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.inception import InceptionScore
+
+from sta.metrics.rows import Interval, Row, Where
+
+
+@torch.no_grad()
+def extract(extractor: nn.Module, images: Tensor, batch: int = 64) -> Tensor:
+    """Features of pictures, uint8 [n, 3, H, W] in 0..255 to float [n, F] on the CPU.
+
+    `extractor` takes such a batch and gives [b, F]: features for FID, logits for the inception score.
+    It runs where its weights are, in evaluation mode, and is left in it.
+    """
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(f"pictures are uint8 [n, 3, H, W], got {images.dtype} {tuple(images.shape)}")
+    device = next((p.device for p in extractor.parameters()), images.device)
+    extractor.eval()
+    features = [extractor(part.to(device)).float().cpu() for part in images.split(batch)]
+    return torch.cat(features)
+
+
+def extractor_meta(extractor: nn.Module, features: Tensor) -> dict[str, Any]:
+    """What makes FIDs comparable: the extractor's class, width and a digest of its weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(extractor.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    name = f"{type(extractor).__name__}-{features.shape[1]}-{digest.hexdigest()[:12]}"
+    return {"fid_extractor": name}
+
+
+class _Precomputed(nn.Module):
+    """Stands where torchmetrics wants an extractor, for features that are already there."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[n, F] to itself."""
+        return features
+
+
+def fid(real: Tensor, drawn: Tensor) -> float:
+    """Fréchet distance of two sets of features, [n, F] and [m, F], by torchmetrics, in double precision."""
+    metric = FrechetInceptionDistance(feature=_Precomputed(real.shape[1]))
+    metric.update(real.double(), real=True)
+    metric.update(drawn.double(), real=False)
+    return max(0.0, metric.compute().item())
+
+
+def frechet(real: Tensor, drawn: Tensor) -> float:
+    """The same distance from the factors R of the centred features, quick enough to resample.
+
+    With S = RᵀR / (n-1), tr sqrt(S₁S₂) is the sum of the singular values of R₁R₂ᵀ / sqrt((n₁-1)(n₂-1)),
+    whose size is the smaller of items and features.
+    """
+    real, drawn = real.double(), drawn.double()
+    mean_real, mean_drawn = real.mean(0), drawn.mean(0)
+    factors = [
+        torch.linalg.qr(x - mean, mode="r").R / (len(x) - 1) ** 0.5
+        for x, mean in ((real, mean_real), (drawn, mean_drawn))
+    ]
+    shared = torch.linalg.svdvals(factors[0] @ factors[1].T).sum()
+    spread = factors[0].square().sum() + factors[1].square().sum()
+    return ((mean_real - mean_drawn).square().sum() + spread - 2 * shared).item()
+
+
+def fid_rows(real: Tensor, drawn: Tensor, samples: int = 20, seed: int = 0, **where: Unpack[Where]) -> list[Row]:
+    """Row `fid` of features [n, F] of real and [m, F] of generated pictures; both sets are resampled."""
+    if len(real) < 2 or len(drawn) < 2 or real.shape[1] != drawn.shape[1]:
+        shapes = f"{tuple(real.shape)} and {tuple(drawn.shape)}"
+        raise ValueError(f"FID takes two or more features of one width from either side, got {shapes}")
+    generator = torch.Generator().manual_seed(seed)
+    deviation = _deviation(lambda: frechet(_resample(real, generator), _resample(drawn, generator)), samples)
+    return [Row.of("fid", _normal(fid(real, drawn), deviation, floor=0.0), len(drawn), **where)]
+
+
+def inception_score(logits: Tensor, splits: int = 10, seed: int = 0) -> float:
+    """Inception score of logits [n, classes] by torchmetrics: exp of the mean KL, averaged over `splits` parts.
+
+    torchmetrics shuffles with the global generator; here with `seed`, and the global state is kept.
+    """
+    if len(logits) < splits:
+        raise ValueError(f"{len(logits)} pictures cannot be split into {splits} parts")
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of memory, and of the deviation over one split
+        torch.manual_seed(seed)
+        metric = InceptionScore(feature=_Precomputed(logits.shape[1]), splits=splits)
+        metric.update(logits.double())
+        return metric.compute()[0].item()
+
+
+def inception_score_rows(
+    logits: Tensor, splits: int = 10, samples: int = 20, seed: int = 0, **where: Unpack[Where]
+) -> list[Row]:
+    """Row `is` of logits [n, classes]; chance is 1, the score of pictures that are all of one sort."""
+    generator = torch.Generator().manual_seed(seed)
+    deviation = _deviation(lambda: inception_score(_resample(logits, generator), splits, seed), samples)
+    value = inception_score(logits, splits, seed)
+    return [Row.of("is", _normal(value, deviation, floor=1.0), len(logits), 1.0, **where)]
+
+
+def _resample(features: Tensor, generator: torch.Generator) -> Tensor:
+    """As many rows as there are, drawn with replacement."""
+    return features[torch.randint(len(features), (len(features),), generator=generator)]
+
+
+def _deviation(draw: Callable[[], float], samples: int) -> float:
+    """Standard deviation of `samples` resampled values."""
+    return float(np.std([draw() for _ in range(samples)], ddof=1))
+
+
+def _normal(value: float, deviation: float, floor: float) -> Interval:
+    """Value and normal interval; percentiles would be off, as repeated items push both scores one way."""
+    return Interval(value, max(floor, value - 1.96 * deviation), value + 1.96 * deviation)

@@ -1,0 +1,60 @@
+"""Augmentation of log-mel features: vocal tract length, tempo, noise floor, masks (SpecAugment, Park 2019).
+
+Loudness is left alone but for a decibel: it carries mood.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sta.models.layers import length_mask
+
+
+def augment_mel(mel: Tensor, lengths: Tensor, strength: float) -> tuple[Tensor, Tensor]:
+    """Warp and mask a batch of scaled log-mel features.
+
+    Args:
+        mel: [B, S, 80], of `mel_to_float`.
+        lengths: [B].
+        strength: 0 leaves the batch as it is, 1 is meant for synthesised speech.
+
+    Returns:
+        The changed features [B, S', 80] and their lengths.
+    """
+    if strength == 0:
+        return mel, lengths
+    mel, lengths = _warp(mel, lengths, 0.08 * strength, 0.05 * strength)
+    floor = mel.amin((1, 2), keepdim=True) + strength * 1.5 * torch.rand(len(mel), 1, 1, device=mel.device)
+    mel = torch.logaddexp(mel * 2, floor * 2) / 2
+    mel = mel + 0.05 * strength * torch.randn(len(mel), 1, 1, device=mel.device)
+    return _mask(mel, lengths, strength), lengths
+
+
+def _warp(mel: Tensor, lengths: Tensor, tract: float, tempo: float) -> tuple[Tensor, Tensor]:
+    b, longest, bands = mel.shape
+    pace = 1 + tempo * (2 * torch.rand(b, device=mel.device) - 1)
+    stretch = 1 + tract * (2 * torch.rand(b, device=mel.device) - 1)
+    new_lengths = (lengths / pace).long().clamp_min(4)
+    frames = -(-int(new_lengths.max()) // 64) * 64
+    time = (torch.arange(frames, device=mel.device) * pace[:, None] + 0.5) * 2 / longest - 1  # [B, S']
+    band = ((torch.arange(bands, device=mel.device) * stretch[:, None]).clamp(max=bands - 1) + 0.5) * 2 / bands - 1
+    grid = torch.stack(
+        [band[:, None, :].expand(b, frames, bands), time[:, :, None].expand(b, frames, bands)], -1
+    )  # [B, S', 80, 2]
+    warped = F.grid_sample(mel[:, None], grid, padding_mode="border", align_corners=False)[:, 0]
+    return warped, new_lengths.clamp(max=frames)
+
+
+def _mask(mel: Tensor, lengths: Tensor, strength: float) -> Tensor:
+    b, longest, bands = mel.shape
+    fill = (mel * length_mask(lengths, longest)[..., None]).sum((1, 2)) / (lengths * bands)
+    for axis, sizes, widest in ((1, lengths, 20 * strength), (2, torch.full_like(lengths, bands), 10 * strength)):
+        width = torch.rand(b, device=mel.device) * torch.minimum(sizes * 0.15, torch.tensor(widest))
+        start = torch.rand(b, device=mel.device) * (sizes - width)
+        place = torch.arange(mel.shape[axis], device=mel.device)
+        hidden = (place >= start[:, None]) & (place < (start + width)[:, None])
+        hidden = hidden[:, :, None] if axis == 1 else hidden[:, None, :]
+        mel = torch.where(hidden, fill[:, None, None], mel)
+    return mel

@@ -1,0 +1,110 @@
+"""Speech backbones of transformers: HuBERT, wav2vec2, WavLM, Whisper's encoder and their relatives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sta.errors import WeightsError
+
+SAMPLE_RATE = 16_000
+
+
+class Backbone(nn.Module):
+    """Waveforms [B, T, 1] to frames [B, S, D]: a learned sum over the backbone's layers, then a projection.
+
+    The weights of the sum follow SUPERB (Yang et al. 2021). A frozen backbone stays in evaluation mode.
+
+    Args:
+        width: D.
+        description: of `describe`: the backbone's own config, and whether it is frozen and wants its input normalised.
+    """
+
+    def __init__(self, width: int, description: dict[str, Any]):
+        super().__init__()
+        from transformers import AutoConfig, AutoModel
+
+        settings = dict(description["config"])
+        config = AutoConfig.for_model(settings.pop("model_type"), **settings)
+        model = AutoModel.from_config(config)
+        self.is_whisper = config.model_type == "whisper"
+        self.model = model.encoder if self.is_whisper else model
+        self.normalise, self.frozen = description["normalise"], description["frozen"]
+        layers = (config.encoder_layers if self.is_whisper else config.num_hidden_layers) + 1
+        self.layer_weights = nn.Parameter(torch.zeros(layers))
+        self.project = nn.Linear(config.d_model if self.is_whisper else config.hidden_size, width)
+        self.norm = nn.LayerNorm(width)
+        if self.frozen:
+            self.model.requires_grad_(False)
+        self.train(self.training)
+
+    @staticmethod
+    def describe(name_or_path: str, frozen: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """(the description a `Backbone` is built from, the published weights of its model).
+
+        Raises:
+            WeightsError: no such model on disk or on the Hub, or one that is not a speech model.
+        """
+        from transformers import AutoModel
+        from transformers.models.auto.feature_extraction_auto import AutoFeatureExtractor
+
+        try:
+            model = AutoModel.from_pretrained(name_or_path)
+        except (OSError, ValueError) as error:
+            where = "folder" if Path(name_or_path).exists() else "name"
+            raise WeightsError(
+                f"encoder.backbone '{name_or_path}': this {where} does not load as a transformers speech model "
+                f"({str(error).splitlines()[0]})"
+            ) from error
+        config = model.config.to_dict()
+        speech = config["model_type"] == "whisper" or hasattr(model, "feature_extractor")
+        if not speech:
+            raise WeightsError(
+                f"encoder.backbone '{name_or_path}': a {config['model_type']} model takes no waveform; use a HuBERT, "
+                "wav2vec2, WavLM or Whisper model"
+            )
+        try:
+            normalise = bool(getattr(AutoFeatureExtractor.from_pretrained(name_or_path), "do_normalize", True))
+        except (OSError, ValueError):
+            normalise = True
+        part = model.encoder if config["model_type"] == "whisper" else model
+        return {"config": config, "normalise": normalise, "frozen": frozen}, part.state_dict()
+
+    def train(self, mode: bool = True) -> Backbone:
+        super().train(mode)
+        if self.frozen:
+            self.model.eval()
+        return self
+
+    def forward(self, samples: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns frames [B, S, D] and their lengths [B]."""
+        wave = samples.squeeze(-1)
+        hidden, lengths = self._whisper(wave, lengths) if self.is_whisper else self._waveform(wave, lengths)
+        mixed = sum(w * h for w, h in zip(self.layer_weights.softmax(0), hidden, strict=True))
+        return self.norm(self.project(mixed)), lengths
+
+    def _waveform(self, wave: Tensor, lengths: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        mask = torch.arange(wave.shape[1], device=wave.device) < lengths[:, None]
+        if self.normalise:
+            count = lengths[:, None]
+            mean = (wave * mask).sum(1, keepdim=True) / count
+            variance = ((wave - mean).pow(2) * mask).sum(1, keepdim=True) / count
+            wave = (wave - mean) * torch.rsqrt(variance + 1e-7) * mask
+        hidden = self.model(wave, attention_mask=mask.long(), output_hidden_states=True).hidden_states
+        return hidden, self.model._get_feat_extract_output_lengths(lengths).to(lengths)
+
+    def _whisper(self, wave: Tensor, lengths: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        from transformers import WhisperFeatureExtractor
+
+        config = self.model.config
+        seconds = config.max_source_positions * 2 // 100
+        extract = WhisperFeatureExtractor(feature_size=config.num_mel_bins, chunk_length=seconds)
+        clips = [w[:n].cpu().numpy() for w, n in zip(wave, lengths.tolist(), strict=True)]
+        mel = extract(clips, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features.to(wave)
+        hidden = self.model(mel, output_hidden_states=True).hidden_states
+        valid = (-(-lengths // 320)).clamp(max=config.max_source_positions)
+        longest = int(valid.max())
+        return tuple(h[:, :longest] for h in hidden), valid

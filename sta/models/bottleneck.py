@@ -1,0 +1,86 @@
+"""The speech information bottleneck: K learned queries read the frames and give K Gaussian tokens.
+
+A variational information bottleneck (Alemi et al. 2017): the KL to a standard normal bounds how many
+bits of the recording get through. Training samples the tokens, evaluation takes the means.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+from sta.models.layers import Attention, TransformerLayer
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What drives the decoder.
+
+    Attributes:
+        tokens: [B, K, C], sampled in training, the means otherwise.
+        embedding: [B, E], unit norm, in the teacher's space.
+        kl: [B], nats per utterance.
+    """
+
+    tokens: Tensor
+    embedding: Tensor
+    kl: Tensor
+
+    @property
+    def bits(self) -> Tensor:
+        """[B], the rate in bits per utterance."""
+        return self.kl / math.log(2)
+
+
+class ReadingLayer(nn.Module):
+    """The queries read the frames, then one another."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.reading = Attention(width, heads)
+        self.among = TransformerLayer(width, heads)
+
+    def forward(self, queries: Tensor, frames: Tensor, mask: Tensor) -> Tensor:
+        return self.among(queries + self.reading(self.norm(queries), frames, mask))
+
+
+class SpeechBottleneck(ModelMixin, ConfigMixin):
+    """Frames [B, S, D] to K Gaussian tokens [B, K, C] and a global embedding [B, E]."""
+
+    config_name = "config.json"
+
+    @register_to_config
+    def __init__(
+        self, frame_width: int, embedding_width: int, tokens: int = 16, width: int = 64, layers: int = 2, heads: int = 4
+    ):
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(tokens, frame_width) * 0.5)
+        self.layers = nn.ModuleList(ReadingLayer(frame_width, heads) for _ in range(layers))
+        self.norm = nn.LayerNorm(frame_width)
+        self.gaussian = nn.Linear(frame_width, 2 * width)
+        self.embed = nn.Sequential(
+            nn.Linear(tokens * width, 2 * frame_width), nn.ReLU(), nn.Linear(2 * frame_width, embedding_width)
+        )
+        with torch.no_grad():
+            self.gaussian.bias[width:] = -3.0  # start with little noise
+
+    def forward(self, frames: Tensor, mask: Tensor) -> Tokens:
+        x = self.queries.expand(len(frames), -1, -1).to(frames.dtype)
+        for layer in self.layers:
+            x = layer(x, frames, mask)
+        mean, log_variance = self.gaussian(self.norm(x)).float().chunk(2, -1)  # [B, K, C] each
+        log_variance = log_variance.clamp(-8, 4)
+        tokens = mean + torch.randn_like(mean) * (0.5 * log_variance).exp() if self.training else mean
+        return Tokens(tokens, F.normalize(self.embed(tokens.flatten(1)).float(), dim=-1), gaussian_kl(mean, log_variance))
+
+
+def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL(N(mean, exp(log_variance)) || N(0, 1)) in nats, summed over all but the batch: [B, ...] -> [B]."""
+    return 0.5 * (mean.pow(2) + log_variance.exp() - 1 - log_variance).flatten(1).sum(1)

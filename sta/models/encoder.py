@@ -1,0 +1,245 @@
+"""Speech encoders: log-mel trained here, or any transformers speech backbone, behind one interface.
+
+Both turn a recording into acoustic frames; above them lies the same context network. A CTC head reads
+the frames, and what it read is added back to them (self-conditioned CTC, Nozaki & Komatsu 2021), so that
+a written caption can enter at the same place: as the posteriors of a perfect reading.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+from sta.data.audio import Q_MEAN, Q_STD, log_mel
+from sta.models.backbone import Backbone
+from sta.models.layers import TransformerLayer, length_mask, masked_mean, sinusoids
+
+BLANK = 0
+MEL_BANDS = 80
+
+
+@dataclass(frozen=True)
+class Frames:
+    """What the bottleneck reads, and what the CTC loss needs.
+
+    Attributes:
+        frames: [B, S+1, D]; the last frame sums up the prosody.
+        mask: [B, S+1], True where valid.
+        ctc_logits: [B, S, P] over blank and the pieces of every language; None for a written caption.
+        ctc_lengths: [B], valid frames of ctc_logits.
+    """
+
+    frames: Tensor
+    mask: Tensor
+    ctc_logits: Tensor | None
+    ctc_lengths: Tensor
+
+
+class ChannelNorm(nn.Module):
+    """Root-mean-square norm over channels of [B, D, S]: no statistic crosses frames, so padding cannot leak."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.scale, self.shift = nn.Parameter(torch.ones(width, 1)), nn.Parameter(torch.zeros(width, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.rsqrt(x.float().pow(2).mean(1, keepdim=True) + 1e-5).to(x.dtype) * self.scale + self.shift
+
+
+class MelAcoustics(nn.Module):
+    """Log-mel [B, S, 80] (uint8) to acoustic frames [B, S/4, D]: two strided and several residual convolutions."""
+
+    subsampling = 4
+
+    def __init__(self, width: int, convolutions: int, dropout: float):
+        super().__init__()
+        self.stem = nn.ModuleList([nn.Conv1d(MEL_BANDS, width, 5, 2, 2), nn.Conv1d(width, width, 5, 2, 2)])
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                ChannelNorm(width), nn.Conv1d(width, width, 5, padding=2), nn.ReLU(), nn.Dropout(dropout),
+                nn.Conv1d(width, width, 1),
+            )
+            for _ in range(convolutions)
+        )  # fmt: skip
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, mel: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns frames [B, S/4, D] and their lengths [B]."""
+        mask = length_mask(lengths, mel.shape[1])
+        x = (mel * mask[..., None]).transpose(1, 2)  # [B, 80, S]
+        for convolution in self.stem:
+            lengths = (lengths + 1) // 2
+            x = convolution(x).relu()
+            mask = length_mask(lengths, x.shape[2])
+            x = x * mask[:, None]
+        for block in self.blocks:
+            x = (x + block(x)) * mask[:, None]
+        return self.norm(x.transpose(1, 2)), lengths
+
+
+class ContextLayer(nn.Module):
+    """A depthwise convolution (neighbouring words) and a transformer layer (the sentence) over [B, S, D]."""
+
+    def __init__(self, width: int, heads: int, dropout: float):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.near = nn.Conv1d(width, width, 15, padding=7, groups=width)
+        self.far = TransformerLayer(width, heads, dropout)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        near = self.near((self.norm(x) * mask[..., None]).transpose(1, 2)).transpose(1, 2)
+        return self.far(x + near, mask)
+
+
+class SpeechEncoder(ModelMixin, ConfigMixin):
+    """Recordings, or their written captions, to frames [B, S+1, D].
+
+    Args:
+        pieces: language code -> number of its SentencePiece pieces, for the CTC head.
+        width: D.
+        backbone: `Backbone.describe` of a transformers speech model, or None for log-mel.
+    """
+
+    config_name = "config.json"
+
+    @register_to_config
+    def __init__(
+        self,
+        pieces: dict[str, int],
+        width: int = 192,
+        convolutions: int = 5,
+        layers: int = 2,
+        heads: int = 4,
+        dropout: float = 0.1,
+        backbone: dict[str, Any] | None = None,
+    ):
+        super().__init__()
+        self.first_piece = _first_pieces(pieces)
+        vocabulary = 1 + sum(pieces.values())
+        self.acoustics = MelAcoustics(width, convolutions, dropout) if backbone is None else Backbone(width, backbone)
+        self.ctc = nn.Linear(width, vocabulary)
+        self.read = nn.Linear(vocabulary, width, bias=False)
+        self.context = nn.ModuleList(ContextLayer(width, heads, dropout) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        self.prosody = nn.Sequential(nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, width))
+        self.no_prosody = nn.Parameter(torch.zeros(width))
+        allowed = torch.zeros(len(pieces), vocabulary, dtype=torch.bool)
+        for row, (code, count) in enumerate(pieces.items()):
+            allowed[row, BLANK] = True
+            allowed[row, self.first_piece[code] : self.first_piece[code] + count] = True
+        self.register_buffer("allowed", allowed, persistent=False)
+
+    @property
+    def languages(self) -> list[str]:
+        return list(self.config.pieces)
+
+    def language_index(self, language: str) -> int:
+        return self.languages.index(language)
+
+    def features(self, wave: np.ndarray) -> np.ndarray:
+        """What is cached of a recording float32 [T] at 16 kHz: log-mel uint8 [S, 80], or int16 samples [T, 1]."""
+        if isinstance(self.acoustics, MelAcoustics):
+            return log_mel(wave)
+        return (np.clip(wave, -1, 1) * 32767).astype(np.int16)[:, None]
+
+    def shift_pieces(self, ids: Sequence[int], language: str) -> list[int]:
+        """A language's SentencePiece ids as ids of the CTC head's joint vocabulary."""
+        return [self.first_piece[language] + i for i in ids]
+
+    def inputs(self, features: Tensor) -> Tensor:
+        """Cached features as floats: log-mel of about unit variance [B, S, 80], or samples in [-1, 1] [B, T, 1]."""
+        if isinstance(self.acoustics, MelAcoustics):
+            return (features.float() - Q_MEAN) / Q_STD
+        return features.float() / 32767
+
+    def forward(
+        self, inputs: Tensor, lengths: Tensor, language: Tensor, keep_acoustics: Tensor | None = None
+    ) -> Frames:
+        """Encode recordings.
+
+        Args:
+            inputs: of `inputs()`, [B, S, F].
+            lengths: [B], valid rows of inputs.
+            language: [B], numbers of `languages`.
+            keep_acoustics: [B] bool; where False only what the CTC head read goes on.
+        """
+        x, lengths = self.acoustics(inputs, lengths)
+        mask = length_mask(lengths, x.shape[1])
+        logits = self.ctc(x).float().masked_fill(~self.allowed[language][:, None], -1e4)
+        prosody = self.prosody(_mean_and_deviation(x, mask))
+        if keep_acoustics is not None:
+            keep = keep_acoustics[:, None].to(x.dtype)
+            x = x * keep[..., None]
+            prosody = prosody * keep + self.no_prosody * (1 - keep)
+        return self._in_context(x, logits.softmax(-1), prosody, mask, logits, lengths)
+
+    def encode_text(self, pieces: Tensor, lengths: Tensor) -> Frames:
+        """Encode written captions, given as the best path [B, S] of a perfect reading (see `spread_pieces`)."""
+        mask = length_mask(lengths, pieces.shape[1])
+        posteriors = nn.functional.one_hot(pieces, self.ctc.out_features)
+        nothing = self.no_prosody.new_zeros(*posteriors.shape[:2], self.config.width)
+        prosody = self.no_prosody.expand(len(posteriors), -1)
+        return self._in_context(nothing, posteriors, prosody, mask, None, lengths)
+
+    def _in_context(
+        self, x: Tensor, posteriors: Tensor, prosody: Tensor, mask: Tensor, logits: Tensor | None, lengths: Tensor
+    ) -> Frames:
+        x = x + self.read(posteriors.to(self.read.weight.dtype))
+        x = x + sinusoids(torch.arange(x.shape[1], device=x.device), x.shape[2]).to(x.dtype)
+        for layer in self.context:
+            x = layer(x, mask)
+        frames = torch.cat([self.norm(x), prosody.to(x.dtype)[:, None]], 1)
+        return Frames(frames, torch.cat([mask, mask.new_ones(len(mask), 1)], 1), logits, lengths)
+
+
+def spread_pieces(pieces: Sequence[Sequence[int]], generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    """Written pieces as the best path of a CTC head that read them: one frame each, then blanks.
+
+    Args:
+        pieces: ids of the joint vocabulary, one list per caption.
+        generator: draws one to three frames per piece; without it every piece takes two.
+
+    Returns:
+        Ids [B, S], padded with blanks to a multiple of 16 frames, and lengths [B].
+    """
+    spans = [
+        [2] * len(p) if generator is None else torch.randint(1, 4, (len(p),), generator=generator).tolist()
+        for p in pieces
+    ]
+    lengths = torch.tensor([max(1, sum(s)) for s in spans])
+    ids = torch.full((len(pieces), -(-int(lengths.max()) // 16) * 16), BLANK)
+    for row, (caption, span) in enumerate(zip(pieces, spans, strict=True)):
+        starts = np.cumsum([0, *span[:-1]]) if span else []
+        for piece, start in zip(caption, starts, strict=True):
+            ids[row, start] = piece
+    return ids, lengths
+
+
+def read_ctc(logits: Tensor, lengths: Tensor) -> list[list[int]]:
+    """The best path of CTC logits [B, S, P], repeats merged and blanks dropped: joint piece ids per recording."""
+    best = logits.argmax(-1).tolist()
+    return [
+        [p for i, p in enumerate(row[:n]) if p != BLANK and (i == 0 or row[i - 1] != p)]
+        for row, n in zip(best, lengths.tolist(), strict=True)
+    ]
+
+
+def _first_pieces(pieces: Mapping[str, int]) -> dict[str, int]:
+    first, following = {}, BLANK + 1
+    for code, count in pieces.items():
+        first[code] = following
+        following += count
+    return first
+
+
+def _mean_and_deviation(x: Tensor, mask: Tensor) -> Tensor:
+    mean = masked_mean(x.float(), mask)
+    deviation = (masked_mean(x.float().pow(2), mask) - mean.pow(2)).clamp_min(1e-5).sqrt()
+    return torch.cat([mean, deviation], -1).to(x.dtype)

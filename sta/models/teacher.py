@@ -1,0 +1,127 @@
+"""The frozen CLIP teacher: any open_clip model named by a card, or the one that a recipe trains on Garden."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from sta.cards import TeacherCard
+from sta.data.text import Pieces
+from sta.errors import WeightsError
+
+
+class PieceTokenizer:
+    """Captions to ids [B, L] for a text tower trained here: SentencePiece ids between a start and an end id.
+
+    The end id is the highest, where open_clip's pooling looks for it.
+    """
+
+    def __init__(self, pieces: Pieces, context_length: int, vocabulary: int):
+        if pieces.size + 3 > vocabulary:
+            raise WeightsError(f"the teacher's text tower knows {vocabulary} ids, its {pieces.size} pieces need 3 more")
+        self.pieces, self.context_length = pieces, context_length
+        self.start, self.end = vocabulary - 2, vocabulary - 1
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        ids = torch.zeros(len(texts), self.context_length, dtype=torch.long)
+        for row, text in enumerate(texts):
+            caption = [i + 1 for i in self.pieces.encode(text)][: self.context_length - 2]
+            ids[row, : len(caption) + 2] = torch.tensor([self.start, *caption, self.end])
+        return ids
+
+
+class Teacher(nn.Module):
+    """A CLIP model that cannot train: no gradients, pinned in evaluation mode.
+
+    Args:
+        model: an open_clip model.
+        tokenize: captions to ids [B, L].
+        card: its card.
+    """
+
+    def __init__(self, model: nn.Module, tokenize: Any, card: TeacherCard):
+        super().__init__()
+        self.model, self.tokenize, self.card = model, tokenize, card
+        self.requires_grad_(False)
+        self.train(False)
+
+    def train(self, mode: bool = True) -> Teacher:
+        """Stays in evaluation mode whatever `mode` is: a teacher does not change."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """uint8 [B, H, W, 3] to unit vectors [B, E]."""
+        return F.normalize(self.model.encode_image(prepare_pixels(pixels, self.card.image_size)).float(), dim=-1)
+
+    @torch.no_grad()
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """Captions to unit vectors [B, E]."""
+        ids = self.tokenize(list(texts)).to(next(self.model.parameters()).device)
+        return F.normalize(self.model.encode_text(ids).float(), dim=-1)
+
+
+def prepare_pixels(pixels: Tensor, size: int) -> Tensor:
+    """uint8 [B, H, W, 3] to the teacher's input [B, 3, size, size], normalised as OpenAI's CLIP is."""
+    x = pixels.permute(0, 3, 1, 2).float() / 255
+    if x.shape[-1] != size:
+        x = F.interpolate(x, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
+    mean, deviation = (torch.tensor(v, device=x.device)[:, None, None] for v in (OPENAI_DATASET_MEAN, OPENAI_DATASET_STD))
+    return (x - mean) / deviation
+
+
+def build_own(card: TeacherCard) -> nn.Module:
+    """An untrained open_clip model of a card that has its own `config`."""
+    assert card.config is not None
+    return open_clip.model.CLIP(**card.config, output_dict=True)
+
+
+def save_own(model: nn.Module, card: TeacherCard, pieces: Path, folder: Path) -> None:
+    """Write a teacher trained here: config.json, model.safetensors, pieces.model."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(card.model_dump(mode="json"), indent=2))
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors")
+    (folder / "pieces.model").write_bytes(pieces.read_bytes())
+
+
+def load_own(folder: Path) -> Teacher:
+    """Read what `save_own` wrote.
+
+    Raises:
+        WeightsError: a file is missing or does not fit.
+    """
+    try:
+        card = TeacherCard.model_validate_json((folder / "config.json").read_text())
+        model = build_own(card)
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+    except (OSError, RuntimeError, ValueError) as error:
+        raise WeightsError(f"{folder}: not a whole teacher ({str(error).splitlines()[0]}); train its stage again") from error
+    assert card.config is not None
+    text = card.config["text_cfg"]
+    pieces = Pieces.load(folder / "pieces.model")
+    return Teacher(model, PieceTokenizer(pieces, text["context_length"], text["vocab_size"]), card)
+
+
+def load_published(card: TeacherCard) -> Teacher:
+    """Load the published open_clip model that a card names, from disk or the Hub's cache.
+
+    Raises:
+        WeightsError: the architecture or the weights are not to be had.
+    """
+    try:
+        model = open_clip.create_model(card.architecture, pretrained=card.pretrained, require_pretrained=card.pretrained is not None)
+        return Teacher(model, open_clip.get_tokenizer(card.architecture), card)
+    except Exception as error:  # open_clip and the Hub raise RuntimeError, OSError, ValueError and HTTP errors here
+        raise WeightsError(
+            f"teacher '{card.name}': open_clip cannot load {card.architecture} with weights '{card.pretrained}' "
+            f"({str(error).splitlines()[0]}); put the weights on disk and name their path in the card's `pretrained`"
+        ) from error

@@ -1,0 +1,140 @@
+"""VQ tokenizer: pictures to codes and back (van den Oord 2017), with the codebook of Yu et al. 2022.
+
+Codes are compared on the unit sphere, the codebook follows its codes by moving averages, and entries
+that nothing uses are put where pictures are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """Quantised latents [B, d, h, w] with straight-through gradient, codes [B, N], and the commitment loss."""
+
+    latents: Tensor
+    codes: Tensor
+    commit: Tensor
+
+
+class Codebook(nn.Module):
+    """V unit vectors of width d, kept by exponential moving averages."""
+
+    def __init__(self, codes: int, width: int, decay: float = 0.98, dead_below: float = 0.02):
+        super().__init__()
+        self.decay, self.dead_below = decay, dead_below
+        vectors = F.normalize(torch.randn(codes, width), dim=-1)
+        self.register_buffer("vectors", vectors)
+        self.register_buffer("counts", torch.ones(codes))
+        self.register_buffer("sums", vectors.clone())
+
+    def forward(self, latents: Tensor) -> Quantized:
+        """Quantise latents [B, d, h, w]."""
+        b, d, h, w = latents.shape
+        flat = F.normalize(latents.float().permute(0, 2, 3, 1).reshape(-1, d), dim=-1)
+        codes = (flat @ self.vectors.T).argmax(-1)
+        if self.training:
+            self._follow(flat.detach(), codes)
+        chosen = self.vectors[codes]
+        commit = F.mse_loss(flat, chosen)
+        through = flat + (chosen - flat).detach()
+        return Quantized(through.view(b, h, w, d).permute(0, 3, 1, 2), codes.view(b, h * w), commit)
+
+    @torch.no_grad()
+    def _follow(self, flat: Tensor, codes: Tensor) -> None:
+        counts = torch.zeros_like(self.counts).index_add_(0, codes, torch.ones_like(codes, dtype=torch.float))
+        sums = torch.zeros_like(self.sums).index_add_(0, codes, flat)
+        spare = flat[torch.randint(len(flat), (len(self.counts),), device=flat.device)]
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(counts)
+            dist.all_reduce(sums)
+            dist.broadcast(spare, 0)
+        self.counts.lerp_(counts, 1 - self.decay)
+        self.sums.lerp_(sums, 1 - self.decay)
+        dead = self.counts < self.dead_below * self.counts.mean()
+        self.sums.copy_(torch.where(dead[:, None], spare * self.counts.mean(), self.sums))
+        self.counts.copy_(torch.where(dead, self.counts.mean(), self.counts))
+        self.vectors.copy_(F.normalize(self.sums, dim=-1))
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with group norm around a shortcut."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.GroupNorm(8, width), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1),
+            nn.GroupNorm(8, width), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)
+
+
+class VQTokenizer(ModelMixin, ConfigMixin):
+    """Pictures [B, 3, H, W] in [-1, 1] to codes [B, N], N = (H / factor) * (W / factor), and back.
+
+    Args:
+        size: picture side, pixels.
+        codes: V.
+        factor: pixels per code along a side: 2, 4 or 8.
+    """
+
+    config_name = "config.json"
+
+    @register_to_config
+    def __init__(self, size: int, codes: int = 256, code_width: int = 8, width: int = 64, factor: int = 4):
+        super().__init__()
+        halvings = {2: 1, 4: 2, 8: 3}[factor]
+        down: list[nn.Module] = [nn.Conv2d(3, width // 2, 3, padding=1)]
+        up: list[nn.Module] = [nn.Conv2d(code_width, width, 3, padding=1), ResidualBlock(width), ResidualBlock(width)]
+        channels = width // 2
+        for _ in range(halvings):
+            down += [nn.ReLU(), nn.Conv2d(channels, width, 4, stride=2, padding=1)]
+            channels = width
+        for level in range(halvings):
+            following = width // 2 if level == halvings - 1 else width
+            up += [nn.ReLU(), nn.ConvTranspose2d(width, following, 4, stride=2, padding=1)]
+        down += [ResidualBlock(width), ResidualBlock(width), nn.ReLU(), nn.Conv2d(width, code_width, 1)]
+        self.encoder = nn.Sequential(*down)
+        self.codebook = Codebook(codes, code_width)
+        self.decoder = nn.Sequential(*up, nn.ReLU(), nn.Conv2d(width // 2, 3, 3, padding=1))
+
+    @property
+    def side(self) -> int:
+        """Codes along a side of the picture."""
+        return int(self.config.size // self.config.factor)
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Quantized]:
+        """(reconstructions [B, 3, H, W], what was quantised)."""
+        quantized = self.codebook(self.encoder(pictures))
+        return self.decoder(quantized.latents.to(pictures.dtype)), quantized
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Pictures [B, 3, H, W] in [-1, 1] to codes [B, N]."""
+        codes: Tensor = self.codebook(self.encoder(pictures)).codes
+        return codes
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes [B, N] to pictures [B, 3, H, W] in [-1, 1]."""
+        latents = self.codebook.vectors[codes].view(len(codes), self.side, self.side, -1).permute(0, 3, 1, 2)
+        pictures: Tensor = self.decoder(latents.to(self.dtype)).float().clamp(-1, 1)
+        return pictures
+
+
+def to_unit_range(pixels: Tensor) -> Tensor:
+    """uint8 [B, H, W, 3] to floats in [-1, 1], [B, 3, H, W]."""
+    return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def to_pixels(pictures: Tensor) -> Tensor:
+    """Floats in [-1, 1], [B, 3, H, W], to uint8 [B, H, W, 3]; the inverse of `to_unit_range`."""
+    return ((pictures.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)

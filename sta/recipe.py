@@ -1,0 +1,276 @@
+"""Recipes: one YAML file per experiment, strict and typed, with `extends:` and `key=value` overrides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from sta import yamlfile
+from sta.errors import RecipeError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(gt=0)]
+Weight = Annotated[float, Field(ge=0)]
+
+
+class Strict(BaseModel):
+    """Base of every section: unknown keys, wrong types and later changes are errors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, validate_default=True)
+
+
+class WorldSettings(Strict):
+    """Which values Garden's attributes take; a slot left out of `slots` takes every value it knows."""
+
+    colours: list[str] = Field(default_factory=list, description="colours of every coloured part; empty: all ten")
+    moods: list[str] = Field(default_factory=list, description="moods; empty: all five")
+    kinds: list[str] = Field(default_factory=list, description="bird, flower; empty: both")
+    slots: dict[str, list[str]] = Field(default_factory=dict, description="values of one slot, such as pose: [perched]")
+
+
+class GardenCorpus(Strict):
+    """Garden: drawn pictures, grammar captions and synthesised speech, built here from nothing."""
+
+    name: Literal["garden"]
+    size: Annotated[int, Field(ge=16, le=512, multiple_of=8)] = Field(64, description="picture side, pixels")
+    scenes: Positive = Field(20_000, description="training pictures")
+    phrases: Annotated[int, Field(ge=0)] = Field(1, description="short phrases spoken per training picture and language")
+    omit: Share = Field(0.1, description="chance that a caption leaves an attribute out")
+    validation: Positive = Field(200, description="validation recordings per language")
+    test: Positive = Field(200, description="test recordings per language and test split")
+    swaps: Positive = Field(50, description="pairs per language whose captions differ in one colour word")
+    held_out: Share = Field(0.1, description="share of attribute combinations kept for the test")
+    rate: Annotated[float, Field(gt=0.3, lt=3)] = Field(1.0, description="tempo, as a factor of the language card's")
+    world: WorldSettings = WorldSettings()
+
+
+class FolderCorpus(Strict):
+    """A folder with `metadata.jsonl`: someone's own recordings and pictures."""
+
+    name: Literal["folder"]
+    root: str = Field(description="folder that holds metadata.jsonl; relative paths are relative to it")
+    size: Annotated[int, Field(ge=16, le=512, multiple_of=8)] = Field(64, description="picture side, pixels")
+    validation: Share = Field(0.05, description="share set aside where the manifest names no split")
+    test: Share = Field(0.05, description="share set aside where the manifest names no split")
+    max_bad: Share = Field(0.01, description="share of unreadable rows above which preparation stops")
+
+
+class EncoderSettings(Strict):
+    """The speech encoder; `backbone` names a transformers speech model (or its folder) instead of log-mel."""
+
+    sharing: Literal["pooled", "each"] = Field("pooled", description="one encoder for all languages, or one each")
+    backbone: str | None = Field(None, description="transformers speech backbone by name or path; null: log-mel")
+    freeze_backbone: bool = True
+    width: Positive = 192
+    convolutions: Positive = Field(5, description="residual convolutions after the subsampling (log-mel)")
+    layers: Positive = Field(2, description="transformer layers above the CTC head")
+    heads: Positive = 4
+    dropout: Share = 0.1
+
+
+class BottleneckSettings(Strict):
+    """The speech information bottleneck: K Gaussian tokens of width C."""
+
+    tokens: Positive = Field(16, description="K")
+    width: Positive = Field(64, description="C")
+    layers: Positive = 2
+
+
+class TokenizerSettings(Strict):
+    """The VQ tokenizer of pictures."""
+
+    codes: Positive = Field(256, description="V, codebook entries")
+    code_width: Positive = 8
+    width: Positive = 64
+    factor: Literal[2, 4, 8] = Field(4, description="pixels per code along each side")
+
+
+class DecoderSettings(Strict):
+    """The VQ-Diffusion decoder."""
+
+    width: Positive = 256
+    layers: Positive = 6
+    heads: Positive = 4
+    group: Literal[1, 2] = Field(2, description="side of the square of codes that shares a position")
+    timesteps: Positive = Field(100, description="T of mask-and-replace")
+    dropout: Share = 0.0
+
+
+class Optimisation(Strict):
+    """How one stage is trained. All sizes are global: over every process."""
+
+    steps: Positive
+    batch: Positive
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    warmup: Annotated[int, Field(ge=0)] = 50
+    weight_decay: Weight = 0.01
+    clip: Annotated[float, Field(gt=0)] = Field(1.0, description="largest gradient norm")
+    ema: Share = Field(0.0, description="decay of the average of the weights; 0: none")
+    workers: Annotated[int, Field(ge=0)] = Field(0, description="data-loading processes per rank")
+    log_every: Positive = 25
+    save_every: Positive = 200
+
+
+class TeacherStage(Optimisation):
+    """Training of a teacher whose card says `trained_here`; ignored for a published one."""
+
+
+class TokenizerStage(Optimisation):
+    losses: dict[Literal["l1", "mse", "edge", "commit"], Weight] = {"l1": 1.0, "mse": 2.0, "edge": 0.0, "commit": 0.25}
+
+
+class DistillStage(Optimisation):
+    """Distillation of speech against the teacher."""
+
+    losses: dict[Literal["image", "text", "text_branch", "ctc", "mood", "rate", "sketch"], Weight] = {
+        "image": 0.5,
+        "text": 1.0,
+        "text_branch": 1.0,
+        "ctc": 0.5,
+        "mood": 0.3,
+        "rate": 1e-4,
+        "sketch": 0.0,
+    }
+    negatives: Annotated[int, Field(ge=0)] = Field(1024, description="frozen teacher embeddings added as negatives")
+    temperature: Annotated[float, Field(gt=0)] = 0.07
+    phrases_first: Share = Field(0.3, description="share of the steps, at the start, that hear short phrases only")
+    phrases_later: Share = Field(0.2, description="share of short phrases in a batch after that")
+    acoustic_drop: Share = Field(0.3, description="chance that an utterance's acoustic frames are hidden above the CTC")
+    augment: Weight = Field(1.0, description="strength of vocal-tract, tempo, noise and mask augmentation; 0: none")
+
+
+class DecoderStage(Optimisation):
+    """Training of the decoder on speech tokens."""
+
+    losses: dict[Literal["vlb", "x0", "rate"], Weight] = {"vlb": 0.0, "x0": 1.0, "rate": 1e-4}
+    condition_drop: Share = Field(0.1, description="chance that the condition is hidden, for guidance")
+    text_share: Share = Field(0.25, description="share of the batch conditioned through the text branch")
+    phrase_share: Share = Field(0.1, description="share of short phrases among the recordings")
+    tune_bottleneck: bool = Field(True, description="let the denoising loss reach the bottleneck (encoder frozen)")
+
+
+class ReaderStage(Optimisation):
+    """Training of the attribute reader that judges pictures; Garden only."""
+
+
+class Stages(Strict):
+    teacher: TeacherStage
+    tokenizer: TokenizerStage
+    distill: DistillStage
+    decoder: DecoderStage
+    reader: ReaderStage
+
+
+class Sampling(Strict):
+    """Defaults of drawing, found on validation and written into the release."""
+
+    steps: Positive = 12
+    guidance: Annotated[float, Field(ge=1)] = 2.0
+    truncation: Annotated[float, Field(gt=0, le=1)] = Field(0.9, description="probability mass kept; 1: no truncation")
+    order: Literal["posterior", "purity"] = Field("purity", description="which codes a step reveals")
+
+
+class EvaluationSettings(Strict):
+    items: Positive = Field(200, description="recordings drawn per language and split, at most")
+    pictures: Positive = Field(8, description="examples on the page per language")
+    samples: Positive = Field(3, description="drawings of each example")
+
+
+class Recipe(Strict):
+    """One experiment, from the corpus to the report."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
+    seed: int = 0
+    languages: Annotated[list[str], Field(min_length=1)]
+    teacher: str = Field("garden-clip", description="teacher card, by name or path")
+    corpus: Annotated[GardenCorpus | FolderCorpus, Field(discriminator="name")]
+    precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto: bf16 where the machine has it")
+    encoder: EncoderSettings = EncoderSettings()
+    bottleneck: BottleneckSettings = BottleneckSettings()
+    tokenizer: TokenizerSettings = TokenizerSettings()
+    decoder: DecoderSettings = DecoderSettings()
+    stages: Stages
+    sampling: Sampling = Sampling()
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Recipe:
+        side = self.corpus.size / self.tokenizer.factor
+        if side % self.decoder.group:
+            raise ValueError(
+                f"corpus.size {self.corpus.size} / tokenizer.factor {self.tokenizer.factor} = {side:g} codes a side, "
+                f"which decoder.group {self.decoder.group} does not divide"
+            )
+        if len(set(self.languages)) < len(self.languages):
+            raise ValueError(f"languages {self.languages} names one twice")
+        return self
+
+    @property
+    def groups(self) -> dict[str, list[str]]:
+        """Encoder name -> languages it serves: one `pooled` group, or one group per language."""
+        if self.encoder.sharing == "pooled":
+            return {"pooled": list(self.languages)}
+        return {code: [code] for code in self.languages}
+
+
+def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe with what it extends and the overrides applied.
+
+    Args:
+        name_or_path: a path, or the name of a packaged recipe.
+        overrides: `key=value` with dots in the key, such as `stages.decoder.steps=500`; values are YAML.
+
+    Raises:
+        RecipeError: names file, key, value and what would be accepted.
+    """
+    path = yamlfile.find(name_or_path, "recipes")
+    data, source = _extended(path, ()), str(path)
+    for override in overrides:
+        _apply(data, override)
+        source = f"{path} with {', '.join(overrides)}"
+    return yamlfile.validate(Recipe, data, source)
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The recipe as YAML with every default written out."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _extended(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    if path.resolve() in seen:
+        raise RecipeError(f"{path}: key 'extends' comes back to this file ({' -> '.join(p.name for p in seen)})")
+    data = yamlfile.read(path)
+    base = data.pop("extends", None)
+    if base is None:
+        return data
+    beside = path.parent / f"{base}.yaml"
+    parent = beside if beside.is_file() else yamlfile.find(base, "recipes")
+    return _merge(_extended(parent, (*seen, path.resolve())), data)
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`over` laid on `base`, mapping by mapping; a corpus of another name replaces the whole section."""
+    if "name" in over and "name" in base and "stages" not in base and over["name"] != base["name"]:
+        return over
+    both = {**base, **over}
+    nested = {k: _merge(base[k], v) for k, v in over.items() if isinstance(v, dict) and isinstance(base.get(k), dict)}
+    return {**both, **nested}
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise RecipeError(f"override '{override}' is not key=value, such as stages.decoder.steps=500")
+    value, target = yamlfile.parse(text, f"override '{override}'"), data
+    *parents, last = key.split(".")
+    for part in parents:
+        target = target.setdefault(part, {})
+        if not isinstance(target, dict):
+            raise RecipeError(f"override '{override}': key '{part}' holds {target!r}, which has no keys below it")
+    if isinstance(value, dict) and isinstance(target.get(last), dict):
+        value = _merge(target[last], value)
+    target[last] = value

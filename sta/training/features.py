@@ -1,0 +1,127 @@
+"""What frozen networks make of the corpus, computed once and kept under the network's fingerprint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sta.cards import TeacherCard, load_teacher
+from sta.data.cache import build_folder, key_of
+from sta.data.store import Ragged
+from sta.models.bottleneck import SpeechBottleneck
+from sta.models.encoder import SpeechEncoder
+from sta.models.teacher import Teacher, load_own, load_published
+from sta.models.vq import VQTokenizer, to_unit_range
+from sta.training.progress import Bar
+from sta.training.workspace import Workspace, fingerprint
+
+BATCH = 256
+LENGTH_MULTIPLE = 64
+
+
+def load_teacher_of(workspace: Workspace) -> Teacher:
+    """The recipe's teacher: the one its stage trained, or a published one."""
+    card = load_teacher(workspace.recipe.teacher)
+    return load_own(workspace.final("teacher")) if card.trained_here else load_published(card)
+
+
+def teacher_features(workspace: Workspace, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
+    """The teacher's unit vectors: of pictures [pictures, E] and of captions [rows, E], float32."""
+    card: TeacherCard = load_teacher(workspace.recipe.teacher)
+    name = fingerprint(workspace.final("teacher")) if card.trained_here else key_of(card.model_dump(mode="json"))
+    folder = workspace.cache / f"teacher-{name}"
+    build_folder(folder, lambda partial: _fill_teacher(workspace, partial, device))
+    return np.load(folder / "image.npy"), np.load(folder / "text.npy")
+
+
+def _fill_teacher(workspace: Workspace, folder: Path, device: torch.device) -> None:
+    teacher = load_teacher_of(workspace).to(device)
+    pixels, texts = workspace.pixels, workspace.texts
+    with Bar("teacher's view", len(pixels) + len(texts), "items") as bar:
+        seen, read = [], []
+        for start in range(0, len(pixels), BATCH):
+            part = torch.from_numpy(np.array(pixels[start : start + BATCH])).to(device)
+            seen.append(teacher.encode_images(part).cpu().numpy())
+            bar.advance(len(part))
+        for start in range(0, len(texts), BATCH):
+            read.append(teacher.encode_texts(texts[start : start + BATCH]).cpu().numpy())
+            bar.advance(len(read[-1]))
+    np.save(folder / "image.npy", np.concatenate(seen))
+    np.save(folder / "text.npy", np.concatenate(read))
+
+
+def picture_codes(workspace: Workspace, device: torch.device) -> np.ndarray:
+    """The tokenizer's codes of every picture: int64 [pictures, N]."""
+    final = workspace.final("tokenizer")
+    folder = workspace.cache / f"codes-{fingerprint(final)}"
+
+    def fill(partial: Path) -> None:
+        tokenizer = VQTokenizer.from_pretrained(final / "tokenizer").eval().to(device)
+        pixels, codes = workspace.pixels, []
+        with Bar("codes of the pictures", len(pixels), "pictures") as bar, torch.no_grad():
+            for start in range(0, len(pixels), BATCH):
+                part = torch.from_numpy(np.array(pixels[start : start + BATCH])).to(device)
+                codes.append(tokenizer.encode(to_unit_range(part)).cpu().numpy())
+                bar.advance(len(part))
+        np.save(partial / "codes.npy", np.concatenate(codes))
+
+    return np.load(build_folder(folder, fill) / "codes.npy")
+
+
+def load_speech(workspace: Workspace, group: str, stage: str | None = None) -> tuple[SpeechEncoder, SpeechBottleneck]:
+    """Encoder and bottleneck of a group as distilled, or the bottleneck as `stage` tuned it; in evaluation mode."""
+    distilled = workspace.final(f"distill-{group}")
+    tuned = workspace.final(stage) / f"bottleneck-{group}" if stage else distilled / "bottleneck"
+    encoder = SpeechEncoder.from_pretrained(distilled / "encoder").eval()
+    bottleneck = SpeechBottleneck.from_pretrained(tuned if tuned.exists() else distilled / "bottleneck").eval()
+    return encoder, bottleneck
+
+
+def batches_by_length(features: Ragged, rows: np.ndarray, size: int = 64) -> list[np.ndarray]:
+    """Rows in batches of like length, longest first, so that little is padding."""
+    order = rows[np.argsort(-features.lengths[rows], kind="stable")]
+    return [order[i : i + size] for i in range(0, len(order), size)]
+
+
+@torch.no_grad()
+def encode_rows(
+    encoder: SpeechEncoder, workspace: Workspace, rows: np.ndarray, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Frames [B, S+1, D], their mask, CTC logits and CTC lengths of some rows."""
+    values, lengths = workspace.features.padded(list(rows), LENGTH_MULTIPLE)
+    codes = workspace.corpus.column("language")
+    language = torch.tensor([encoder.language_index(codes[i]) for i in rows], device=device)
+    inputs = encoder.inputs(torch.from_numpy(values).to(device))
+    out = encoder(inputs, torch.from_numpy(lengths).to(device), language)
+    assert out.ctc_logits is not None
+    return out.frames, out.mask, out.ctc_logits, out.ctc_lengths
+
+
+def cached_frames(workspace: Workspace, group: str, device: torch.device) -> Ragged:
+    """The frozen encoder's frames of the group's training rows, float16; the number of a row is its place in `rows`."""
+    folder = workspace.cache / f"frames-{fingerprint(workspace.final(f'distill-{group}') / 'encoder')}"
+
+    def fill(partial: Path) -> None:
+        encoder, _ = load_speech(workspace, group)
+        encoder.to(device)
+        rows = group_rows(workspace, group)
+        kept: dict[int, np.ndarray] = {}
+        with Bar(f"frames of {group}", len(rows), "recordings") as bar:
+            for batch in batches_by_length(workspace.features, rows):
+                frames, mask, _, _ = encode_rows(encoder, workspace, batch, device)
+                for row, frame, valid in zip(batch, frames, mask, strict=True):
+                    kept[int(row)] = frame[valid].half().cpu().numpy()
+                bar.advance(len(batch))
+        Ragged.write(partial, (kept[int(r)] for r in rows), [len(kept[int(r)]) for r in rows])
+
+    return Ragged(build_folder(folder, fill))
+
+
+def group_rows(workspace: Workspace, group: str) -> np.ndarray:
+    """Training rows of the languages that an encoder serves, in order."""
+    rows = workspace.corpus.select("train")
+    codes = np.array(workspace.corpus.column("language"))[rows]
+    return rows[np.isin(codes, workspace.recipe.groups[group])]

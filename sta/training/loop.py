@@ -1,0 +1,250 @@
+"""The one training loop: every stage is a `Task` that this loop trains.
+
+Everything random in a step follows from (seed, stage, step, rank) and the learning rate from the step, so a
+stage that was stopped and started again does exactly what it would have done.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.tensorboard import SummaryWriter
+
+from sta.data.cache import build_folder
+from sta.errors import Interrupted, TrainingError
+from sta.recipe import Optimisation
+from sta.training import checkpoint
+from sta.training.progress import Bar
+from sta.training.runtime import deferred_signals, step_seed
+
+
+class Task(ABC):
+    """What a stage trains.
+
+    Attributes:
+        name: the stage's name, such as `distill-pooled`.
+        module: takes a batch and returns named losses, each a mean over the batch.
+        weights: weight of each loss; a loss without one is only logged.
+    """
+
+    name: str
+    module: nn.Module
+    weights: Mapping[str, float]
+
+    @abstractmethod
+    def batch(self, step: int, share: Share) -> dict[str, Tensor]:
+        """The share of this rank of the step's global batch; a pure function of its arguments."""
+
+    @abstractmethod
+    def export(self, module: nn.Module, folder: Path) -> None:
+        """Write the trained weights as the next stage reads them."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which part of a global batch a rank takes."""
+
+    rank: int = 0
+    world: int = 1
+
+    def of(self, items: np.ndarray) -> np.ndarray:
+        return items[self.rank :: self.world]
+
+
+class Shuffled:
+    """The numbers 0..n-1 in endless epochs, each a seeded permutation: position -> item, nothing lost or doubled."""
+
+    def __init__(self, items: np.ndarray, seed: int):
+        self.items, self.seed = np.asarray(items), seed
+
+    def take(self, start: int, count: int) -> np.ndarray:
+        """Items at positions start .. start + count."""
+        if not len(self.items):
+            return np.zeros(0, np.int64)
+        positions = np.arange(start, start + count)
+        epochs, places = positions // len(self.items), positions % len(self.items)
+        taken = np.empty(count, np.int64)
+        for epoch in np.unique(epochs):
+            order = np.random.default_rng([self.seed, int(epoch)]).permutation(self.items)
+            taken[epochs == epoch] = order[places[epochs == epoch]]
+        return taken
+
+
+class _Steps(Dataset[dict[str, Tensor]]):
+    def __init__(self, task: Task, share: Share):
+        self.task, self.share = task, share
+
+    def __getitem__(self, step: int) -> dict[str, Tensor]:
+        return self.task.batch(step, self.share)
+
+
+def learning_rate(step: int, settings: Optimisation) -> float:
+    """Linear warm-up, then half a cosine to 2 % of the peak."""
+    if step < settings.warmup:
+        return settings.lr * (step + 1) / settings.warmup
+    done = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
+    return settings.lr * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+
+
+def build_optimizer(module: nn.Module, settings: Optimisation) -> torch.optim.AdamW:
+    """AdamW over every trainable parameter, each in exactly one group; vectors are not decayed."""
+    trainable = [p for p in module.parameters() if p.requires_grad]
+    decayed = [p for p in trainable if p.ndim >= 2]
+    plain = [p for p in trainable if p.ndim < 2]
+    assert len(decayed) + len(plain) == len({id(p) for p in trainable})
+    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=settings.lr, betas=(0.9, 0.98))
+
+
+def train(task: Task, settings: Optimisation, folder: Path, seed: int, accelerator: Accelerator) -> Path:
+    """Train a task from its newest checkpoint, or the start, to its last step; returns `folder/final`.
+
+    Raises:
+        Interrupted: SIGINT or SIGTERM came; the state is saved.
+        TrainingError: a loss or gradient is not finite, or a checkpoint does not load or cannot be written.
+    """
+    final = folder / "final"
+    if final.exists():
+        return final
+    share = Share(accelerator.process_index, accelerator.num_processes)
+    if settings.batch % share.world:
+        raise TrainingError(f"stage {task.name}: batch {settings.batch} is not a multiple of {share.world} processes")
+    model, optimizer, average = _prepare(task, settings, accelerator)
+    first = _resume(accelerator, folder, average)
+    log = _Log(folder / "log", first, accelerator.is_main_process)
+    batches = DataLoader(
+        _Steps(task, share), None, sampler=range(first, settings.steps), num_workers=settings.workers
+    )  # type: ignore[arg-type, unused-ignore]
+    bar = Bar(task.name, settings.steps, "steps", first, accelerator.is_main_process)
+    with deferred_signals() as stop, bar, log:
+        for step, batch in zip(range(first, settings.steps), batches, strict=True):
+            # ---- one step -------------------------------------------------------------------------------
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, settings)
+            torch.manual_seed(step_seed(seed, task.name, step, share.rank))
+            losses = model({name: value.to(accelerator.device) for name, value in batch.items()})
+            loss = sum(task.weights[name] * value for name, value in losses.items() if name in task.weights)
+            _check_finite(accelerator, loss, losses, task.name, step)
+            accelerator.backward(loss)
+            norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip)
+            optimizer.step()
+            optimizer.zero_grad()
+            if average is not None:
+                average.update_parameters(accelerator.unwrap_model(model))
+            # ---------------------------------------------------------------------------------------------
+            done = step + 1
+            if done % settings.log_every == 0 or done == settings.steps:
+                log.write(done, done * settings.batch, {"loss": loss, "norm": norm, **losses})
+            bar.advance(note=f"loss {log.last:.3f}" if log.last is not None else "")
+            leaving = stop.anywhere(accelerator)
+            if leaving or (done % settings.save_every == 0 and done < settings.steps):
+                checkpoint.save(accelerator, folder / "checkpoints", done)
+            if leaving:
+                raise Interrupted(f"stage {task.name}: stopped at step {done} of {settings.steps} and saved; run it again")
+    return _finish(task, accelerator, model, average, folder)
+
+
+def _prepare(
+    task: Task, settings: Optimisation, accelerator: Accelerator
+) -> tuple[nn.Module, torch.optim.Optimizer, AveragedModel | None]:
+    plugin = getattr(accelerator.state, "deepspeed_plugin", None)
+    if plugin is not None:
+        plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = settings.batch // accelerator.num_processes
+        if settings.ema and plugin.deepspeed_config["zero_optimization"]["stage"] == 3:
+            raise TrainingError(f"stage {task.name}: an average of the weights (ema) needs ZeRO stage 2 or less, not 3")
+    task.module.train()
+    average = AveragedModel(task.module, multi_avg_fn=_averaging(settings.ema), use_buffers=True) if settings.ema else None
+    model, optimizer = accelerator.prepare(task.module, build_optimizer(task.module, settings))
+    if average is not None:
+        average.to(accelerator.device)
+        accelerator.register_for_checkpointing(average)
+    return model, optimizer, average
+
+
+def _averaging(decay: float) -> Any:
+    """A moving average whose decay grows from 0.1, so that the first steps are soon forgotten."""
+
+    @torch.no_grad()
+    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+        keep = min(decay, (1 + float(count)) / (10 + float(count)))
+        floating = [(a, c) for a, c in zip(averaged, current, strict=True) if a.is_floating_point()]
+        torch._foreach_lerp_([a for a, _ in floating], [c.to(a.dtype) for a, c in floating], 1 - keep)
+
+    return update
+
+
+def _resume(accelerator: Accelerator, folder: Path, average: AveragedModel | None) -> int:
+    found = checkpoint.latest(folder / "checkpoints")
+    if found is None:
+        return 0
+    checkpoint.load(accelerator, found[1])
+    return found[0]
+
+
+def _check_finite(accelerator: Accelerator, loss: Any, losses: Mapping[str, Tensor], stage: str, step: int) -> None:
+    if not bool(torch.isfinite(loss.detach())):
+        bad = ", ".join(f"{k} {float(v):g}" for k, v in losses.items() if not bool(torch.isfinite(v)))
+        raise TrainingError(f"stage {stage}: the loss of step {step + 1} is not finite ({bad}); lower stages.*.lr or the weight")
+
+
+def _finish(task: Task, accelerator: Accelerator, model: nn.Module, average: AveragedModel | None, folder: Path) -> Path:
+    trained = accelerator.unwrap_model(model)
+    accelerator.wait_for_everyone()
+    if average is not None:
+        trained.load_state_dict(average.module.state_dict())
+    if accelerator.is_main_process:
+        build_folder(folder / "final", lambda partial: task.export(trained.eval(), partial))
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    accelerator.wait_for_everyone()
+    accelerator.free_memory()
+    return folder / "final"
+
+
+class _Log:
+    """metrics.jsonl and TensorBoard of one stage; a resumed stage forgets the steps it does again."""
+
+    def __init__(self, folder: Path, first: int, shown: bool):
+        self.last: float | None = None
+        self.shown, self.begun = shown, time.monotonic()
+        if not shown:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "metrics.jsonl"
+        kept = [x for x in path.read_text().splitlines() if json.loads(x)["step"] <= first] if path.exists() else []
+        self.spent = json.loads(kept[-1])["seconds"] if kept else 0.0
+        path.write_text("".join(line + "\n" for line in kept))
+        self.file = path.open("a")
+        self.board = SummaryWriter(str(folder), purge_step=first)
+
+    def __enter__(self) -> _Log:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.shown:
+            self.file.close()
+            self.board.close()
+
+    def write(self, step: int, samples: int, values: Mapping[str, Any]) -> None:
+        numbers = {k: round(float(v.detach() if isinstance(v, Tensor) else v), 6) for k, v in values.items()}
+        self.last = numbers["loss"]
+        if not self.shown:
+            return
+        seconds = round(self.spent + time.monotonic() - self.begun, 3)
+        self.file.write(json.dumps({"step": step, "samples": samples, "seconds": seconds, **numbers}) + "\n")
+        self.file.flush()
+        for name, value in numbers.items():
+            self.board.add_scalar(name, value, step)

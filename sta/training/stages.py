@@ -1,0 +1,114 @@
+"""The stages of a run, in order, and how each is done."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from sta.cards import load_teacher
+from sta.data.cache import write_atomically
+from sta.errors import RecipeError
+from sta.recipe import GardenCorpus, Optimisation, Recipe, dump_recipe
+from sta.training import runtime
+from sta.training.loop import Share, Task, train
+from sta.training.prepare import prepare
+from sta.training.workspace import Workspace
+
+
+def stage_names(recipe: Recipe) -> list[str]:
+    """The stages of a recipe, in order; a published teacher needs no stage, and only Garden has a reader."""
+    teacher = ["teacher"] if load_teacher(recipe.teacher).trained_here else []
+    reader = ["reader"] if isinstance(recipe.corpus, GardenCorpus) else []
+    distill = [f"distill-{group}" for group in recipe.groups]
+    return ["prepare", *teacher, "tokenizer", *distill, "decoder", *reader]
+
+
+def open_run(recipe: Recipe, out: Path) -> Workspace:
+    """Make the run's folder with the recipe as resolved and what it runs on.
+
+    Raises:
+        RecipeError: the folder holds a run of another recipe.
+    """
+    workspace = Workspace(recipe, out)
+    path, text = workspace.folder / "recipe.yaml", dump_recipe(recipe)
+    if path.exists() and path.read_text(encoding="utf-8") != text:
+        raise RecipeError(
+            f"{path}: this folder holds a run of another recipe; change `name=...`, choose another --out, or remove it"
+        )
+    if not path.exists():
+        write_atomically(path, text.encode())
+    write_atomically(workspace.folder / "environment.json", json.dumps(environment(), indent=2).encode())
+    return workspace
+
+
+def environment() -> dict[str, object]:
+    """What the run runs on: versions, device, commit."""
+    packages = ("torch", "transformers", "open_clip_torch", "diffusers", "accelerate", "deepspeed", "datasets")
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    git = subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return {
+        "python": platform.python_version(), "device": device, "threads": torch.get_num_threads(),
+        "commit": git.stdout.strip() or None, "packages": {p: metadata.version(p) for p in packages},
+    }  # fmt: skip
+
+
+def run_stage(workspace: Workspace, name: str) -> Path:
+    """Do one stage unless it is done; every process of a launch calls this.
+
+    Raises:
+        RecipeError: no such stage; names those of the recipe.
+    """
+    known = stage_names(workspace.recipe)
+    if name not in known:
+        raise RecipeError(f"stage '{name}' is not one of this recipe's: {', '.join(known)}")
+    final = workspace.stage(name) / "final"
+    if final.exists():
+        return final
+    accelerator = runtime.start(workspace.recipe.precision)
+    if name == "prepare":
+        if accelerator.is_main_process:
+            prepare(workspace)
+        accelerator.wait_for_everyone()
+        return final
+    with accelerator.main_process_first():  # caches are written once
+        task = build_task(workspace, name, accelerator)
+    return train(task, settings_of(workspace.recipe, name), workspace.stage(name), workspace.recipe.seed, accelerator)
+
+
+def settings_of(recipe: Recipe, name: str) -> Optimisation:
+    """The optimisation section of a stage; every distill stage shares one."""
+    settings = getattr(recipe.stages, name.partition("-")[0])
+    assert isinstance(settings, Optimisation)
+    return settings
+
+
+def build_task(workspace: Workspace, name: str, accelerator: Accelerator) -> Task:
+    """The task of a training stage; each stage's code is imported only when it runs."""
+    share = Share(accelerator.process_index, accelerator.num_processes)
+    if name == "teacher":
+        from sta.training.tasks.teacher import TeacherTask
+
+        return TeacherTask(workspace, share)
+    if name == "tokenizer":
+        from sta.training.tasks.tokenizer import TokenizerTask
+
+        return TokenizerTask(workspace)
+    if name == "decoder":
+        from sta.training.tasks.decoder import DecoderTask
+
+        return DecoderTask(workspace, accelerator.device)
+    if name == "reader":
+        from sta.training.tasks.reader import ReaderTask
+
+        return ReaderTask(workspace)
+    from sta.training.tasks.distill import DistillTask
+
+    return DistillTask(workspace, name.removeprefix("distill-"), accelerator.device)

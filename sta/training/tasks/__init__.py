@@ -1,0 +1,1 @@
+"""What each stage trains: one file per stage, one `Task` each."""

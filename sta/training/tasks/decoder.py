@@ -1,0 +1,142 @@
+"""The decoder stage: VQ-Diffusion learns to draw from speech tokens, its gradient reaching the bottleneck."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sta.models.bottleneck import SpeechBottleneck, Tokens
+from sta.models.decoder import CodeDecoder
+from sta.models.diffusion import Schedule, corrupt, linear_schedule, variational_loss
+from sta.models.encoder import SpeechEncoder, spread_pieces
+from sta.recipe import DecoderStage
+from sta.training.features import cached_frames, group_rows, load_speech, picture_codes
+from sta.training.loop import Share, Shuffled, Task
+from sta.training.tasks.distill import SHORT
+from sta.training.workspace import Workspace
+
+REPLACED = 0.1
+FRAME_MULTIPLE = 16
+
+
+class _Denoising(nn.Module):
+    """One group's frames a batch; a caption of the batch may come in through the text branch instead."""
+
+    def __init__(
+        self, decoder: CodeDecoder, encoders: dict[str, SpeechEncoder], bottlenecks: dict[str, SpeechBottleneck],
+        schedule: Schedule, stage: DecoderStage,
+    ):  # fmt: skip
+        super().__init__()
+        self.decoder, self.schedule, self.stage = decoder, schedule, stage
+        self.encoders, self.bottlenecks = nn.ModuleDict(encoders), nn.ModuleDict(bottlenecks)
+        self.encoders.requires_grad_(False)
+        self.bottlenecks.requires_grad_(stage.tune_bottleneck)
+
+    def train(self, mode: bool = True) -> _Denoising:
+        super().train(mode)
+        self.encoders.train(False)
+        return self
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        group = list(self.encoders)[int(batch["group"])]
+        tokens = self._condition(group, batch)
+        x0 = batch["codes"]
+        t = torch.randint(1, self.schedule.timesteps + 1, (len(x0),), device=x0.device)
+        xt = corrupt(x0, t, self.schedule)
+        drop = torch.rand(len(x0), device=x0.device) < self.stage.condition_drop
+        logits = self.decoder(xt, t / self.schedule.timesteps, tokens.tokens, tokens.embedding, drop).float()
+        losses = {"rate": tokens.kl.mean(), "x0": F.cross_entropy(logits.flatten(0, 1), x0.flatten())}
+        if self.stage.losses.get("vlb"):
+            losses["vlb"] = variational_loss(logits, x0, xt, t, self.schedule)
+        return losses
+
+    def _condition(self, group: str, batch: dict[str, Tensor]) -> Tokens:
+        bottleneck = self.bottlenecks[group]
+        heard = bottleneck(batch["frames"].to(self.decoder.place.dtype), batch["frames_mask"])
+        if "text_pieces" not in batch:
+            return heard
+        with torch.no_grad():
+            written = self.encoders[group].encode_text(batch["text_pieces"], batch["text_lengths"])
+        read = bottleneck(written.frames, written.mask)
+        return Tokens(*(torch.cat(pair) for pair in zip(_parts(heard), _parts(read), strict=True)))
+
+
+def _parts(tokens: Tokens) -> tuple[Tensor, Tensor, Tensor]:
+    return tokens.tokens, tokens.embedding, tokens.kl
+
+
+class DecoderTask(Task):
+    """Mask-and-replace diffusion on the codes of each recording's picture (Gu et al. 2022)."""
+
+    name = "decoder"
+
+    def __init__(self, workspace: Workspace, device: torch.device):
+        self.workspace, self.stage = workspace, workspace.recipe.stages.decoder
+        self.weights, self.groups = self.stage.losses, list(workspace.recipe.groups)
+        self.codes = picture_codes(workspace, device)
+        self.frames = {g: cached_frames(workspace, g, device) for g in self.groups}
+        self.rows = {g: group_rows(workspace, g) for g in self.groups}
+        self.image_of, _ = workspace.corpus.image_index
+        self.language = workspace.corpus.column("language")
+        speech = {g: load_speech(workspace, g) for g in self.groups}
+        self.encoders = {g: encoder for g, (encoder, _) in speech.items()}
+        self.module = self._build({g: bottleneck for g, (_, bottleneck) in speech.items()})
+        self.short, self.full = {}, {}
+        for group, frames in self.frames.items():
+            short = frames.lengths < SHORT * np.quantile(frames.lengths, 0.9)
+            places = np.arange(len(frames))
+            self.short[group] = Shuffled(places[short], workspace.recipe.seed)
+            self.full[group] = Shuffled(places[~short], workspace.recipe.seed + 1)
+
+    def _build(self, bottlenecks: dict[str, SpeechBottleneck]) -> _Denoising:
+        recipe = self.workspace.recipe
+        any_one = next(iter(bottlenecks.values())).config
+        torch.manual_seed(recipe.seed)
+        decoder = CodeDecoder(
+            side=recipe.corpus.size // recipe.tokenizer.factor, codebook=recipe.tokenizer.codes, tokens=any_one.tokens,
+            token_width=any_one.width, embedding_width=any_one.embedding_width,
+            **recipe.decoder.model_dump(exclude={"timesteps"}),
+        )  # fmt: skip
+        schedule = linear_schedule(recipe.decoder.timesteps, recipe.tokenizer.codes, REPLACED)
+        return _Denoising(decoder, self.encoders, bottlenecks, schedule, self.stage)
+
+    def batch(self, step: int, share: Share) -> dict[str, Tensor]:
+        number, turn = step % len(self.groups), step // len(self.groups)
+        group, size = self.groups[number], self.stage.batch
+        shorts = int(self.stage.phrase_share * size) if len(self.short[group].items) else 0
+        places = np.concatenate(
+            [self.full[group].take(turn * (size - shorts), size - shorts), self.short[group].take(turn * shorts, shorts)]
+        )
+        # The written share is spread over the batch, so that every rank has as much of it.
+        written = np.arange(size) % 100 * self.stage.text_share % 1 + self.stage.text_share > 1
+        places, written = share.of(places), share.of(written)
+        heard, read = places[~written], places[written]
+        rows = self.rows[group]
+        frames, lengths = self.frames[group].padded(heard.tolist(), FRAME_MULTIPLE)
+        batch = {
+            "group": torch.tensor(number),
+            "frames": torch.from_numpy(frames),
+            "frames_mask": torch.arange(frames.shape[1]) < torch.from_numpy(lengths)[:, None],
+            "codes": torch.from_numpy(self.codes[self.image_of[rows[np.concatenate([heard, read])]]]),
+        }
+        return batch | self._written(group, rows[read], step) if len(read) else batch
+
+    def _written(self, group: str, rows: np.ndarray, step: int) -> dict[str, Tensor]:
+        encoder = self.encoders[group]
+        captions = [
+            encoder.shift_pieces(self.workspace.pieces[self.language[r]].encode(self.workspace.texts[r]), self.language[r])
+            for r in rows
+        ]
+        pieces, lengths = spread_pieces(captions, torch.Generator().manual_seed(step))
+        return {"text_pieces": pieces, "text_lengths": lengths}
+
+    def export(self, module: nn.Module, folder: Path) -> None:
+        assert isinstance(module, _Denoising)
+        module.decoder.save_pretrained(folder / "decoder")
+        for group, bottleneck in module.bottlenecks.items():
+            assert isinstance(bottleneck, SpeechBottleneck)
+            bottleneck.save_pretrained(folder / f"bottleneck-{group}")

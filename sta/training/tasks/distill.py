@@ -1,0 +1,194 @@
+"""The distill stage: a speech encoder and its bottleneck learn to see what the frozen teacher sees."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sta.models.augment import augment_mel
+from sta.models.backbone import Backbone
+from sta.models.bottleneck import SpeechBottleneck, Tokens
+from sta.models.encoder import SpeechEncoder, spread_pieces
+from sta.models.layers import Attention, TransformerLayer, similarity_distillation
+from sta.recipe import DistillStage
+from sta.training.features import LENGTH_MULTIPLE, group_rows, picture_codes, teacher_features
+from sta.training.loop import Share, Shuffled, Task
+from sta.training.workspace import Workspace
+
+MAX_SECONDS_TRAINED = 12
+SHORT = 0.55  # a recording below this share of the longest tenth's length counts as a short phrase
+
+
+class SketchHead(nn.Module):
+    """The picture's codes guessed from the tokens at once: the decoder's loss with every code masked.
+
+    It asks the tokens for what a picture needs (which colour belongs to which part, the mood's light) and is
+    thrown away after the stage.
+    """
+
+    def __init__(self, positions: int, codebook: int, token_width: int, width: int = 128):
+        super().__init__()
+        self.place = nn.Parameter(torch.randn(positions, width) * 0.1)
+        self.read = nn.Linear(token_width, width)
+        self.attend, self.among = Attention(width, 4), TransformerLayer(width, 4)
+        self.classify = nn.Linear(width, codebook)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens [B, K, C] to logits [B, N, V]."""
+        place = self.place.expand(len(tokens), -1, -1)
+        logits: Tensor = self.classify(self.among(place + self.attend(place, self.read(tokens))))
+        return logits
+
+
+class _Distillation(nn.Module):
+    def __init__(
+        self, encoder: SpeechEncoder, bottleneck: SpeechBottleneck, sketch: SketchHead | None, moods: int, stage: DistillStage
+    ):
+        super().__init__()
+        self.encoder, self.bottleneck, self.stage, self.sketch = encoder, bottleneck, stage, sketch
+        self.mood = nn.Linear(bottleneck.config.tokens * bottleneck.config.width, max(moods, 1))
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        inputs, lengths = self.encoder.inputs(batch["features"]), batch["lengths"]
+        if not isinstance(self.encoder.acoustics, Backbone):
+            inputs, lengths = augment_mel(inputs, lengths, self.stage.augment)
+        keep = torch.rand(len(inputs), device=inputs.device) >= self.stage.acoustic_drop
+        heard = self.encoder(inputs, lengths, batch["language"], keep)
+        speech = self.bottleneck(heard.frames, heard.mask)
+        losses = {"ctc": _ctc(heard.ctc_logits, heard.ctc_lengths, batch), "rate": speech.kl.mean()}
+        losses |= self._against_teacher(speech, batch)
+        if self.stage.losses.get("mood"):
+            losses["mood"] = self._mood(speech, batch["mood"].masked_fill(~keep, -1))
+        if self.stage.losses.get("text_branch"):
+            written = self.encoder.encode_text(batch["text_pieces"], batch["text_lengths"])
+            losses["text_branch"] = sum(
+                self._against_teacher(self.bottleneck(written.frames, written.mask), batch).values(),
+                torch.zeros((), device=inputs.device),
+            )
+        return losses
+
+    def _against_teacher(self, speech: Tokens, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        tau, full = self.stage.temperature, batch["full"].float()
+        text = similarity_distillation(speech.embedding, batch["text"], batch["text_bank"], tau)
+        image = similarity_distillation(speech.embedding, batch["image"], batch["image_bank"], tau)
+        losses = {"text": text.mean(), "image": (image * full).sum() / full.sum().clamp_min(1)}
+        if self.sketch is not None:
+            logits = self.sketch(speech.tokens).float()
+            losses["sketch"] = F.cross_entropy(logits.flatten(0, 1), batch["codes"].flatten())
+        return losses
+
+    def _mood(self, speech: Tokens, mood: Tensor) -> Tensor:
+        logits = self.mood(speech.tokens.flatten(1)).float()
+        known = (mood >= 0).sum().clamp_min(1)
+        return F.cross_entropy(logits, mood, ignore_index=-1, reduction="sum") / known
+
+
+def _ctc(logits: Tensor, lengths: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    return F.ctc_loss(
+        logits.log_softmax(-1).transpose(0, 1), batch["pieces"], lengths, batch["piece_counts"], zero_infinity=True
+    )
+
+
+class DistillTask(Task):
+    """Distillation of one group of languages (one encoder) against cached teacher features."""
+
+    def __init__(self, workspace: Workspace, group: str, device: torch.device):
+        self.name = f"distill-{group}"
+        self.workspace, self.stage = workspace, workspace.recipe.stages.distill
+        self.weights = self.stage.losses
+        self.image, self.text = teacher_features(workspace, device)
+        self.codes = picture_codes(workspace, device) if self.stage.losses.get("sketch") else None
+        self.rows = group_rows(workspace, group)
+        self.image_of, _ = workspace.corpus.image_index
+        self.language, self.mood = workspace.corpus.column("language"), workspace.corpus.column("mood")
+        self.module = self._build(workspace, group)
+        lengths = workspace.features.lengths[self.rows]
+        short = lengths < SHORT * np.quantile(lengths, 0.9)
+        self.is_short = dict(zip(self.rows.tolist(), short.tolist(), strict=True))
+        self.short = Shuffled(self.rows[short], workspace.recipe.seed)
+        self.full = Shuffled(self.rows[~short], workspace.recipe.seed + 1)
+
+    def _build(self, workspace: Workspace, group: str) -> _Distillation:
+        recipe = workspace.recipe
+        settings = recipe.encoder
+        torch.manual_seed(recipe.seed)
+        description, weights = Backbone.describe(settings.backbone, settings.freeze_backbone) if settings.backbone else (None, {})
+        encoder = SpeechEncoder(
+            {code: workspace.pieces[code].size for code in recipe.groups[group]},
+            settings.width, settings.convolutions, settings.layers, settings.heads, settings.dropout, description,
+        )  # fmt: skip
+        if isinstance(encoder.acoustics, Backbone):
+            encoder.acoustics.model.load_state_dict(weights)
+        bottleneck = SpeechBottleneck(
+            settings.width, self.image.shape[1], recipe.bottleneck.tokens, recipe.bottleneck.width, recipe.bottleneck.layers
+        )
+        sketch = None
+        if self.codes is not None:
+            sketch = SketchHead(self.codes.shape[1], recipe.tokenizer.codes, recipe.bottleneck.width)
+        self.encoder = encoder
+        return _Distillation(encoder, bottleneck, sketch, len(workspace.moods), self.stage)
+
+    def _rows_of(self, step: int) -> np.ndarray:
+        """The step's global batch: short phrases only at first, then a share of them."""
+        size, first = self.stage.batch, int(self.stage.phrases_first * self.stage.steps)
+        if not len(self.short.items):
+            return self.full.take(step * size, size)
+        later = int(self.stage.phrases_later * size)
+        short_before = size * min(step, first) + later * max(0, step - first)
+        shorts = size if step < first else later
+        full_before = (size - later) * max(0, step - first)
+        return np.concatenate([self.short.take(short_before, shorts), self.full.take(full_before, size - shorts)])
+
+    def batch(self, step: int, share: Share) -> dict[str, Tensor]:
+        rows = share.of(self._rows_of(step))
+        frames_a_second = 100 if self.workspace.recipe.encoder.backbone is None else 16_000
+        features, lengths = self.workspace.features.padded(
+            rows.tolist(), LENGTH_MULTIPLE, MAX_SECONDS_TRAINED * frames_a_second
+        )
+        moods, images = self.workspace.moods, self.image_of[rows]
+        batch = {
+            "features": torch.from_numpy(features),
+            "lengths": torch.from_numpy(lengths),
+            "language": torch.tensor([self.encoder.language_index(self.language[r]) for r in rows]),
+            "mood": torch.tensor([moods.index(self.mood[r]) if self.mood[r] in moods else -1 for r in rows]),
+            "full": torch.tensor([not self.is_short[int(r)] for r in rows]),
+            "text": torch.from_numpy(self.text[rows]),
+            "image": torch.from_numpy(self.image[images]),
+            **self._bank(step),
+            **self._pieces(rows, step),
+        }
+        if self.codes is not None:
+            batch["codes"] = torch.from_numpy(self.codes[images])
+        return batch
+
+    def _bank(self, step: int) -> dict[str, Tensor]:
+        """Negatives, the same on every rank: the teacher is frozen, so any of its features may serve."""
+        rng = np.random.default_rng([self.workspace.recipe.seed, step])
+        rows = rng.choice(self.rows, min(self.stage.negatives, len(self.rows)), replace=False)
+        return {
+            "text_bank": torch.from_numpy(self.text[rows]),
+            "image_bank": torch.from_numpy(self.image[self.image_of[rows]]),
+        }
+
+    def _pieces(self, rows: np.ndarray, step: int) -> dict[str, Tensor]:
+        captions = [
+            self.encoder.shift_pieces(self.workspace.pieces[self.language[r]].encode(self.workspace.texts[r]), self.language[r])
+            for r in rows
+        ]
+        generator = torch.Generator().manual_seed(step)
+        spread, lengths = spread_pieces(captions, generator)
+        return {
+            "pieces": torch.tensor([p for c in captions for p in c]),
+            "piece_counts": torch.tensor([len(c) for c in captions]),
+            "text_pieces": spread,
+            "text_lengths": lengths,
+        }
+
+    def export(self, module: nn.Module, folder: Path) -> None:
+        assert isinstance(module, _Distillation)
+        module.encoder.save_pretrained(folder / "encoder")
+        module.bottleneck.save_pretrained(folder / "bottleneck")

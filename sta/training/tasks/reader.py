@@ -1,0 +1,80 @@
+"""The reader stage: the attribute reader learns what real Garden pictures show, drawn afresh for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sta.data.garden.corpus import world_of
+from sta.data.garden.draw import draw
+from sta.data.garden.world import Scene, World
+from sta.models.reader import AttributeReader
+from sta.models.vq import to_unit_range
+from sta.recipe import GardenCorpus
+from sta.training.loop import Share, Task
+from sta.training.workspace import Workspace
+
+READER_SEED = 7_001  # apart from every split's
+
+
+class _Reading(nn.Module):
+    def __init__(self, reader: AttributeReader):
+        super().__init__()
+        self.reader = reader
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        logits = self.reader(_disturbed(to_unit_range(batch["pixels"])))
+        slots = list(logits)
+        losses = [F.cross_entropy(logits[s].float(), batch["values"][:, i], ignore_index=-1) for i, s in enumerate(slots)]
+        return {"read": torch.stack([x.nan_to_num() for x in losses]).sum()}
+
+
+def _disturbed(pictures: Tensor) -> Tensor:
+    """A little noise and blur, as a drawing's own: the reader must not hang on single pixels."""
+    noisy = pictures + 0.05 * torch.rand(len(pictures), 1, 1, 1, device=pictures.device) * torch.randn_like(pictures)
+    soft = F.avg_pool2d(F.pad(noisy, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    return torch.lerp(noisy, soft, torch.rand(len(pictures), 1, 1, 1, device=pictures.device))
+
+
+def slots_read(world: World) -> dict[str, list[str]]:
+    """What a reader answers: kind, every slot that varies, mood."""
+    varying = {slot: list(values) for slot, values in world.slots.items() if len(values) > 1}
+    return {"kind": list(world.kinds), **varying, "mood": list(world.moods)}
+
+
+def values_of(scenes: Sequence[Scene], slots: dict[str, list[str]]) -> np.ndarray:
+    """Number of each slot's value, [n, slots]; -1 where the slot does not apply."""
+    shown = [{**s.attributes, "kind": s.kind, "mood": s.mood} for s in scenes]
+    return np.array([[values.index(s[slot]) if slot in s else -1 for slot, values in slots.items()] for s in shown])
+
+
+class ReaderTask(Task):
+    """Classification of every slot on pictures drawn on the fly, of all combinations."""
+
+    name = "reader"
+    weights = {"read": 1.0}
+
+    def __init__(self, workspace: Workspace):
+        corpus = workspace.recipe.corpus
+        assert isinstance(corpus, GardenCorpus)
+        self.world, self.size = world_of(corpus.world), corpus.size
+        self.stage, self.seed = workspace.recipe.stages.reader, workspace.recipe.seed
+        self.slots = slots_read(self.world)
+        torch.manual_seed(self.seed)
+        self.module = _Reading(AttributeReader(self.slots, self.size))
+
+    def batch(self, step: int, share: Share) -> dict[str, Tensor]:
+        items = share.of(np.arange(step * self.stage.batch, (step + 1) * self.stage.batch))
+        scenes = [self.world.sample(np.random.default_rng([self.seed, READER_SEED, int(i)])) for i in items]
+        pixels = np.stack([np.asarray(draw(scene, self.size)) for scene in scenes])
+        return {"pixels": torch.from_numpy(pixels), "values": torch.from_numpy(values_of(scenes, self.slots))}
+
+    def export(self, module: nn.Module, folder: Path) -> None:
+        reader = module.reader
+        assert isinstance(reader, AttributeReader)
+        reader.save_pretrained(folder / "reader")

@@ -1,0 +1,59 @@
+"""The teacher stage: a small CLIP trained on the corpus, for machines that cannot download one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from open_clip.loss import ClipLoss
+from torch import Tensor, nn
+
+from sta.cards import load_teacher
+from sta.data.text import Pieces
+from sta.models.teacher import PieceTokenizer, build_own, prepare_pixels, save_own
+from sta.training.loop import Share, Shuffled, Task
+from sta.training.workspace import Workspace
+
+
+class _Clip(nn.Module):
+    def __init__(self, model: nn.Module, size: int, share: Share):
+        super().__init__()
+        self.clip, self.size = model, size
+        self.contrast = ClipLoss(local_loss=True, gather_with_grad=True, rank=share.rank, world_size=share.world)
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        out = self.clip(prepare_pixels(batch["pixels"], self.size), batch["texts"])
+        loss = self.contrast(out["image_features"].float(), out["text_features"].float(), out["logit_scale"].exp())
+        return {"clip": loss}
+
+
+class TeacherTask(Task):
+    """Contrastive language-image training (Radford et al. 2021) on pictures and captions in every language."""
+
+    name = "teacher"
+    weights = {"clip": 1.0}
+
+    def __init__(self, workspace: Workspace, share: Share):
+        self.workspace = workspace
+        self.card = load_teacher(workspace.recipe.teacher)
+        assert self.card.config is not None
+        text = self.card.config["text_cfg"]
+        torch.manual_seed(workspace.recipe.seed)
+        self.module = _Clip(build_own(self.card), self.card.image_size, share)
+        self.pieces = workspace.cache / "pieces" / "teacher.model"
+        self.tokenize = PieceTokenizer(Pieces.load(self.pieces), text["context_length"], text["vocab_size"])
+        rows = workspace.corpus.select("train")
+        self.order = Shuffled(rows, workspace.recipe.seed)
+        self.image_of, _ = workspace.corpus.image_index
+        self.size = workspace.recipe.stages.teacher.batch
+
+    def batch(self, step: int, share: Share) -> dict[str, Tensor]:
+        rows = share.of(self.order.take(step * self.size, self.size))
+        pixels = np.stack([self.workspace.pixels[self.image_of[r]] for r in rows])
+        return {"pixels": torch.from_numpy(pixels), "texts": self.tokenize([self.workspace.texts[r] for r in rows])}
+
+    def export(self, module: nn.Module, folder: Path) -> None:
+        clip = module.clip
+        assert isinstance(clip, nn.Module)
+        save_own(clip, self.card, self.pieces, folder)

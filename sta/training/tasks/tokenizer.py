@@ -1,0 +1,53 @@
+"""The tokenizer stage: pictures to VQ codes and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sta.models.vq import VQTokenizer, to_unit_range
+from sta.training.loop import Share, Shuffled, Task
+from sta.training.workspace import Workspace
+
+
+class _Reconstruction(nn.Module):
+    def __init__(self, tokenizer: VQTokenizer):
+        super().__init__()
+        self.tokenizer = tokenizer
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        pictures = to_unit_range(batch["pixels"])
+        drawn, quantized = self.tokenizer(pictures)
+        drawn = drawn.float()
+        edge = sum((F.l1_loss(drawn.diff(dim=d), pictures.diff(dim=d)) for d in (2, 3)), torch.zeros((), device=drawn.device))
+        return {
+            "l1": F.l1_loss(drawn, pictures), "mse": F.mse_loss(drawn, pictures), "edge": edge,
+            "commit": quantized.commit,
+        }  # fmt: skip
+
+
+class TokenizerTask(Task):
+    """Reconstruction of the corpus's pictures through V codes (van den Oord 2017)."""
+
+    name = "tokenizer"
+
+    def __init__(self, workspace: Workspace):
+        settings, stage = workspace.recipe.tokenizer, workspace.recipe.stages.tokenizer
+        self.workspace, self.weights, self.size = workspace, stage.losses, stage.batch
+        torch.manual_seed(workspace.recipe.seed)
+        self.module = _Reconstruction(VQTokenizer(size=workspace.recipe.corpus.size, **settings.model_dump()))
+        image_of, _ = workspace.corpus.image_index
+        self.order = Shuffled(np.unique(image_of[workspace.corpus.select("train")]), workspace.recipe.seed)
+
+    def batch(self, step: int, share: Share) -> dict[str, Tensor]:
+        pictures = share.of(self.order.take(step * self.size, self.size))
+        return {"pixels": torch.from_numpy(np.stack([self.workspace.pixels[p] for p in pictures]))}
+
+    def export(self, module: nn.Module, folder: Path) -> None:
+        tokenizer = module.tokenizer
+        assert isinstance(tokenizer, VQTokenizer)
+        tokenizer.save_pretrained(folder / "tokenizer")

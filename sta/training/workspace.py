@@ -1,0 +1,117 @@
+"""Where a run keeps things: `runs/<name>/<stage>/final`, and `runs/cache/<key>` for what several runs share."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from sta.cards import LanguageCard, load_language
+from sta.data.cache import key_of
+from sta.data.rows import Corpus
+from sta.data.store import Ragged
+from sta.data.text import Pieces, normalise
+from sta.errors import StaError
+from sta.recipe import FolderCorpus, Recipe
+
+CORPUS_VERSION = 1  # raised when the same recipe would build another corpus
+
+
+@dataclass
+class Workspace:
+    """A recipe and the folders of its run."""
+
+    recipe: Recipe
+    out: Path
+
+    @property
+    def folder(self) -> Path:
+        return self.out / self.recipe.name
+
+    def stage(self, name: str) -> Path:
+        return self.folder / name
+
+    def final(self, name: str) -> Path:
+        """What stage `name` left.
+
+        Raises:
+            StaError: it has not run yet.
+        """
+        path = self.stage(name) / "final"
+        if not path.exists():
+            raise StaError(f"{path}: not there; run stage '{name}' first (sta run does all stages in order)")
+        return path
+
+    @cached_property
+    def cards(self) -> dict[str, LanguageCard]:
+        return {code: load_language(code) for code in self.recipe.languages}
+
+    @cached_property
+    def cache(self) -> Path:
+        """The folder of this corpus: everything it depends on is in its key."""
+        parts: dict[str, object] = {
+            "version": CORPUS_VERSION,
+            "corpus": self.recipe.corpus.model_dump(mode="json"),
+            "languages": {code: card.model_dump(mode="json") for code, card in self.cards.items()},
+            "seed": self.recipe.seed,
+        }
+        if isinstance(self.recipe.corpus, FolderCorpus):
+            manifest = Path(self.recipe.corpus.root).resolve() / "metadata.jsonl"
+            parts["manifest"] = [str(manifest), file_hash(manifest) if manifest.exists() else None]
+        return self.out / "cache" / f"{self.recipe.corpus.name}-{key_of(parts)}"
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        return Corpus(self.cache / "corpus")
+
+    @cached_property
+    def pieces(self) -> dict[str, Pieces]:
+        return {code: Pieces.load(self.cache / "pieces" / f"{code}.model") for code in self.recipe.languages}
+
+    @cached_property
+    def texts(self) -> list[str]:
+        """The captions as the CTC head and the teacher see them: normalised by their language's steps."""
+        steps = {code: card.normaliser for code, card in self.cards.items()}
+        pairs = zip(self.corpus.column("text"), self.corpus.column("language"), strict=True)
+        return [normalise(text, steps[code]) for text, code in pairs]
+
+    @cached_property
+    def pixels(self) -> np.ndarray:
+        """uint8 [pictures, H, W, 3], memory-mapped, in the order of `corpus.image_index`."""
+        return np.load(self.cache / f"pixels-{self.recipe.corpus.size}" / "values.npy", mmap_mode="r")
+
+    @property
+    def features_folder(self) -> Path:
+        kind = "logmel" if self.recipe.encoder.backbone is None else "samples"
+        return self.cache / f"features-{kind}"
+
+    @cached_property
+    def features(self) -> Ragged:
+        return Ragged(self.features_folder)
+
+    @cached_property
+    def moods(self) -> list[str]:
+        """The moods that the training rows name, sorted."""
+        rows = self.corpus.select("train")
+        column = self.corpus.column("mood")
+        return sorted({column[i] for i in rows if column[i] is not None})
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(folder: Path) -> str:
+    """Sixteen hex digits of the weights and configurations below a folder: what caches and token spaces are named by."""
+    files = sorted(p for p in folder.rglob("*") if p.suffix in (".safetensors", ".json", ".model"))
+    return key_of([[str(p.relative_to(folder)), file_hash(p)] for p in files])
+
+
+def write_json(path: Path, data: object) -> None:
+    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

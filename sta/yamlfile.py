@@ -1,0 +1,144 @@
+"""Strict YAML: cards and recipes found by path or by name, and errors that name file, key and value."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from sta.errors import RecipeError
+
+Model = TypeVar("Model", bound=BaseModel)
+PACKAGE = Path(__file__).parent
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Safe YAML in which only true and false are booleans (`no` is Norwegian) and `1e-3` is a number."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = [k for k in keys if keys.count(k) > 1]
+        if twice:
+            raise yaml.constructor.ConstructorError(None, None, f"key '{twice[0]}' appears twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_StrictLoader.yaml_implicit_resolvers = {
+    first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith((":bool", ":float"))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_StrictLoader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(true|false)$"), list("tf"))
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.\d*([eE][-+]?\d+)?|\.\d+([eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.inf|\.nan)$"),
+    list("-+.0123456789"),
+)
+
+
+def packaged(folder: str) -> Path:
+    """Where the cards or recipes of `folder` lie: beside the package in a checkout, inside it in a wheel."""
+    checkout = PACKAGE.parent / folder
+    return checkout if (PACKAGE.parent / "pyproject.toml").exists() else PACKAGE / "packaged" / folder
+
+
+def names(folder: str) -> list[str]:
+    """Names of the packaged cards or recipes of `folder`, sorted."""
+    return sorted(p.stem for p in packaged(folder).glob("*.yaml"))
+
+
+def find(name_or_path: str | Path, folder: str) -> Path:
+    """The file meant by a path, or by the name of a packaged one.
+
+    Raises:
+        RecipeError: neither exists; names the known ones.
+    """
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    candidate = packaged(folder) / f"{name_or_path}.yaml"
+    if candidate.is_file():
+        return candidate
+    known = names(folder)
+    close = difflib.get_close_matches(path.stem, known, 1)
+    hint = f"; did you mean '{close[0]}'?" if close else ""
+    raise RecipeError(f"{folder}: no file or name '{name_or_path}'{hint} (known: {', '.join(known)}, or a path to a .yaml)")
+
+
+def parse(text: str, source: str) -> Any:
+    """Parse YAML text; `source` is what an error calls it."""
+    try:
+        return yaml.load(text, _StrictLoader)  # noqa: S506 - a subclass of SafeLoader
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise RecipeError(f"{source}{where}: not valid YAML: {getattr(error, 'problem', None) or error}") from error
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        RecipeError: the file cannot be read, is not YAML, or is not a mapping.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: cannot be read as a UTF-8 text file ({error})") from error
+    data = parse(text, str(path))
+    if not isinstance(data, dict):
+        raise RecipeError(f"{path}: holds {type(data).__name__}, expected a mapping of keys to values")
+    return data
+
+
+def validate(model: type[Model], data: Any, source: str) -> Model:
+    """Build `model` from `data`; the first thing wrong becomes one sentence naming file, key, value and choice."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise RecipeError(_sentence(error, model, source)) from None
+
+
+def load(path: str | Path, model: type[Model]) -> Model:
+    """Read and validate one card."""
+    return validate(model, read(path), str(path))
+
+
+def _sentence(error: ValidationError, model: type[BaseModel], source: str) -> str:
+    first, count = error.errors()[0], error.error_count()
+    location = [str(part) for part in first["loc"]]
+    key = ".".join(location)
+    more = f" (and {count - 1} more)" if count > 1 else ""
+    if first["type"] == "extra_forbidden":
+        known = _known_keys(model, first["loc"][:-1])
+        close = difflib.get_close_matches(location[-1], known, 1)
+        hint = f"; did you mean '{close[0]}'?" if close else ""
+        return f"{source}: unknown key '{key}'{hint} (known here: {', '.join(known)}){more}"
+    if first["type"] == "missing":
+        return f"{source}: key '{key}' is missing{more}"
+    message = first["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    value = first["input"]
+    shown = f" is {value!r}" if not isinstance(value, dict | BaseModel) else ""
+    return f"{source}: key '{key}'{shown}: {message}{more}" if key else f"{source}: {message}{more}"
+
+
+def _known_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """Field names of the model found by following `location` through nested models, unions and containers."""
+    current: list[Any] = [model]
+    for part in location:
+        following: list[Any] = []
+        for candidate in current:
+            if isinstance(candidate, type) and issubclass(candidate, BaseModel) and part in candidate.model_fields:
+                following += _models_in(candidate.model_fields[str(part)].annotation)
+        current = following or current
+    return sorted({name for m in current for name in m.model_fields})
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [m for argument in getattr(annotation, "__args__", ()) for m in _models_in(argument)]
