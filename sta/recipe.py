@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from sta import yamlfile
 from sta.errors import RecipeError
@@ -38,7 +38,9 @@ class GardenCorpus(Strict):
     name: Literal["garden"]
     size: Annotated[int, Field(ge=16, le=512, multiple_of=8)] = Field(64, description="picture side, pixels")
     scenes: Positive = Field(20_000, description="training pictures")
-    phrases: Annotated[int, Field(ge=0)] = Field(1, description="short phrases spoken per training picture and language")
+    phrases: Annotated[int, Field(ge=0)] = Field(
+        1, description="short phrases spoken per training picture and language"
+    )
     omit: Share = Field(0.1, description="chance that a caption leaves an attribute out")
     validation: Positive = Field(200, description="validation recordings per language")
     test: Positive = Field(200, description="test recordings per language and test split")
@@ -69,7 +71,7 @@ class EncoderSettings(Strict):
     convolutions: Positive = Field(5, description="residual convolutions after the subsampling (log-mel)")
     layers: Positive = Field(2, description="transformer layers above the CTC head")
     heads: Positive = 4
-    dropout: Share = 0.1
+    dropout: Share = 0.0
 
 
 class BottleneckSettings(Strict):
@@ -114,6 +116,12 @@ class Optimisation(Strict):
     log_every: Positive = 25
     save_every: Positive = 200
 
+    @field_validator("losses", mode="before", check_fields=False)
+    @classmethod
+    def _others_keep_their_weight(cls, given: Any) -> Any:
+        """A loss that a recipe leaves out keeps its default weight; 0 turns it off."""
+        return {**cls.model_fields["losses"].default, **given} if isinstance(given, dict) else given
+
 
 class TeacherStage(Optimisation):
     """Training of a teacher whose card says `trained_here`; ignored for a published one."""
@@ -126,17 +134,16 @@ class TokenizerStage(Optimisation):
 class DistillStage(Optimisation):
     """Distillation of speech against the teacher."""
 
-    losses: dict[Literal["image", "text", "text_branch", "ctc", "mood", "rate", "sketch"], Weight] = {
+    losses: dict[Literal["image", "text", "text_branch", "ctc", "mood", "rate"], Weight] = {
         "image": 0.5,
         "text": 1.0,
         "text_branch": 1.0,
         "ctc": 0.5,
         "mood": 0.3,
         "rate": 1e-4,
-        "sketch": 0.0,
     }
     negatives: Annotated[int, Field(ge=0)] = Field(1024, description="frozen teacher embeddings added as negatives")
-    temperature: Annotated[float, Field(gt=0)] = 0.07
+    temperature: Annotated[float, Field(gt=0)] = 0.03
     phrases_first: Share = Field(0.3, description="share of the steps, at the start, that hear short phrases only")
     phrases_later: Share = Field(0.2, description="share of short phrases in a batch after that")
     acoustic_drop: Share = Field(0.3, description="chance that an utterance's acoustic frames are hidden above the CTC")

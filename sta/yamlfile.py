@@ -65,13 +65,15 @@ def find(name_or_path: str | Path, folder: str) -> Path:
     known = names(folder)
     close = difflib.get_close_matches(path.stem, known, 1)
     hint = f"; did you mean '{close[0]}'?" if close else ""
-    raise RecipeError(f"{folder}: no file or name '{name_or_path}'{hint} (known: {', '.join(known)}, or a path to a .yaml)")
+    raise RecipeError(
+        f"{folder}: no file or name '{name_or_path}'{hint} (known: {', '.join(known)}, or a path to a .yaml)"
+    )
 
 
 def parse(text: str, source: str) -> Any:
     """Parse YAML text; `source` is what an error calls it."""
     try:
-        return yaml.load(text, _StrictLoader)  # noqa: S506 - a subclass of SafeLoader
+        return yaml.load(text, _StrictLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""

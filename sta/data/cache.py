@@ -35,7 +35,9 @@ def build_folder(final: Path, fill: Callable[[Path], None], *, resume: bool = Fa
         fill(partial)
         os.replace(partial, final)
     except OSError as error:
-        raise StaError(f"{final}: cannot be written ({error.strerror or error}); free space or choose another --out") from error
+        raise StaError(
+            f"{final}: cannot be written ({error.strerror or error}); free space or choose another --out"
+        ) from error
     return final
 
 

@@ -49,7 +49,9 @@ def read_manifest(settings: FolderCorpus, languages: Sequence[str]) -> list[dict
     try:
         lines = manifest.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise CorpusError(f"{manifest}: cannot be read ({error}); corpus.root must hold a UTF-8 metadata.jsonl") from error
+        raise CorpusError(
+            f"{manifest}: cannot be read ({error}); corpus.root must hold a UTF-8 metadata.jsonl"
+        ) from error
     rows = [
         _row(line, f"{manifest}, line {number}", settings, languages)
         for number, line in enumerate(lines, 1)
@@ -57,7 +59,9 @@ def read_manifest(settings: FolderCorpus, languages: Sequence[str]) -> list[dict
     ]
     missing = [s for s in SPLIT_NAMES[:2] if s not in {r["split"] for r in rows}]
     if missing:
-        raise CorpusError(f"{manifest}: its {len(rows)} rows leave the {missing[0]} split empty; add rows or name splits")
+        raise CorpusError(
+            f"{manifest}: its {len(rows)} rows leave the {missing[0]} split empty; add rows or name splits"
+        )
     ids = [r["id"] for r in rows]
     if len(set(ids)) < len(ids):
         raise CorpusError(f"{manifest}: id '{next(i for i in ids if ids.count(i) > 1)}' appears twice; ids must differ")
@@ -70,9 +74,13 @@ def _row(line: str, where: str, settings: FolderCorpus, languages: Sequence[str]
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or "the line"
-        raise CorpusError(f"{where}: {key}: {first['msg'].lower()} (known keys: {', '.join(_Line.model_fields)})") from None
+        raise CorpusError(
+            f"{where}: {key}: {first['msg'].lower()} (known keys: {', '.join(_Line.model_fields)})"
+        ) from None
     if data.language not in languages:
-        raise CorpusError(f"{where}: language '{data.language}' is not in the recipe's languages ({', '.join(languages)})")
+        raise CorpusError(
+            f"{where}: language '{data.language}' is not in the recipe's languages ({', '.join(languages)})"
+        )
     if data.split not in (None, *SPLIT_NAMES):
         raise CorpusError(f"{where}: split '{data.split}' is not one of {', '.join(SPLIT_NAMES)}")
     root = Path(settings.root).resolve()
@@ -92,9 +100,7 @@ def _split_of(image_id: str, settings: FolderCorpus) -> str:
     return "validation" if place < settings.test + settings.validation else "train"
 
 
-def set_aside_unreadable(
-    rows: Sequence[dict[str, Any]], settings: FolderCorpus, report: Path
-) -> list[dict[str, Any]]:
+def set_aside_unreadable(rows: Sequence[dict[str, Any]], settings: FolderCorpus, report: Path) -> list[dict[str, Any]]:
     """The rows whose recording and picture can be read; the others are listed in `report` with the reason.
 
     Raises:
@@ -102,7 +108,9 @@ def set_aside_unreadable(
     """
     reasons = {row["id"]: reason for row in rows if (reason := _unreadable(row))}
     if reasons:
-        report.write_text("".join(json.dumps({"id": i, "reason": r}) + "\n" for i, r in reasons.items()), encoding="utf-8")
+        report.write_text(
+            "".join(json.dumps({"id": i, "reason": r}) + "\n" for i, r in reasons.items()), encoding="utf-8"
+        )
     if len(reasons) > settings.max_bad * len(rows):
         raise CorpusError(
             f"{next(iter(reasons.values()))} ({len(reasons)} of {len(rows)} rows are unreadable, more than "

@@ -1,7 +1,7 @@
 """The one row schema that every corpus shares, and the corpus on disk that the stages read.
 
 Columns: `id, image, audio, text, language, speaker, mood, label, image_id, split`; speaker, mood and
-label are null where a corpus has none. A corpus is a folder of Parquet shards, with `attributes.jsonl`
+label are null where a corpus has none. A corpus is a folder of Arrow shards, memory-mapped, with `attributes.jsonl`
 beside them where the truth about the pictures is known (Garden).
 """
 
@@ -17,6 +17,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+from datasets.arrow_writer import ArrowWriter
 from PIL import Image
 
 from sta.data.audio import read_audio
@@ -43,9 +44,12 @@ def schema() -> datasets.Features:
 
 
 def write_shard(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Write rows as one Parquet shard, complete or absent."""
+    """Write rows as one Arrow shard, complete or absent."""
     partial = path.with_suffix(".writing")
-    datasets.Dataset.from_list(list(rows), features=schema()).to_parquet(str(partial))
+    with ArrowWriter(features=schema(), path=str(partial)) as writer:
+        for row in rows:
+            writer.write(row)
+        writer.finalize()
     partial.replace(path)
 
 
@@ -67,10 +71,10 @@ class Corpus:
 
     @cached_property
     def table(self) -> datasets.Dataset:
-        shards = sorted(str(p) for p in (self.folder / "shards").glob("*.parquet"))
+        shards = sorted((self.folder / "shards").glob("*.arrow"))
         if not shards:
-            raise CorpusError(f"{self.folder}: holds no shards/*.parquet; run the prepare stage again")
-        return datasets.Dataset.from_parquet(shards, features=schema(), cache_dir=str(self.folder / "arrow"))
+            raise CorpusError(f"{self.folder}: holds no shards/*.arrow; run the prepare stage again")
+        return datasets.concatenate_datasets([datasets.Dataset.from_file(str(p)) for p in shards])
 
     def __len__(self) -> int:
         return len(self.table)

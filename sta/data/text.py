@@ -177,6 +177,10 @@ class Pieces:
         except (OSError, EOFError, RuntimeError) as error:
             raise CorpusError(f"{path}: not a readable SentencePiece model ({error})") from error
 
+    def serialized(self) -> bytes:
+        """The model file's bytes, as `load` reads them."""
+        return bytes(self._processor.serialized_model_proto())
+
     @property
     def size(self) -> int:
         """How many pieces there are, the unknown one included."""

@@ -27,7 +27,7 @@ def augment_mel(mel: Tensor, lengths: Tensor, strength: float) -> tuple[Tensor, 
         return mel, lengths
     mel, lengths = _warp(mel, lengths, 0.08 * strength, 0.05 * strength)
     floor = mel.amin((1, 2), keepdim=True) + strength * 1.5 * torch.rand(len(mel), 1, 1, device=mel.device)
-    mel = torch.logaddexp(mel * 2, floor * 2) / 2
+    mel = torch.maximum(mel, floor)
     mel = mel + 0.05 * strength * torch.randn(len(mel), 1, 1, device=mel.device)
     return _mask(mel, lengths, strength), lengths
 

@@ -62,7 +62,7 @@ class SpeechBottleneck(ModelMixin, ConfigMixin):
     ):
         super().__init__()
         self.queries = nn.Parameter(torch.randn(tokens, frame_width) * 0.5)
-        self.layers = nn.ModuleList(ReadingLayer(frame_width, heads) for _ in range(layers))
+        self.readers = nn.ModuleList(ReadingLayer(frame_width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(frame_width)
         self.gaussian = nn.Linear(frame_width, 2 * width)
         self.embed = nn.Sequential(
@@ -73,12 +73,14 @@ class SpeechBottleneck(ModelMixin, ConfigMixin):
 
     def forward(self, frames: Tensor, mask: Tensor) -> Tokens:
         x = self.queries.expand(len(frames), -1, -1).to(frames.dtype)
-        for layer in self.layers:
+        for layer in self.readers:
             x = layer(x, frames, mask)
         mean, log_variance = self.gaussian(self.norm(x)).float().chunk(2, -1)  # [B, K, C] each
         log_variance = log_variance.clamp(-8, 4)
         tokens = mean + torch.randn_like(mean) * (0.5 * log_variance).exp() if self.training else mean
-        return Tokens(tokens, F.normalize(self.embed(tokens.flatten(1)).float(), dim=-1), gaussian_kl(mean, log_variance))
+        return Tokens(
+            tokens, F.normalize(self.embed(tokens.flatten(1)).float(), dim=-1), gaussian_kl(mean, log_variance)
+        )
 
 
 def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:

@@ -77,7 +77,7 @@ class CodeDecoder(ModelMixin, ConfigMixin):
         self.null_embedding = nn.Parameter(torch.zeros(width))
         self.read_time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.modulate = nn.Sequential(nn.SiLU(), nn.Linear(width, 9 * width))
-        self.layers = nn.ModuleList(DecoderLayer(width, heads, dropout) for _ in range(layers))
+        self.blocks = nn.ModuleList(DecoderLayer(width, heads, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, members * width // 2)
         self.classify = nn.Linear(width // 2, codebook)
@@ -89,7 +89,9 @@ class CodeDecoder(ModelMixin, ConfigMixin):
         """N."""
         return int(self.config.side**2)
 
-    def forward(self, codes: Tensor, t: Tensor, tokens: Tensor, embedding: Tensor, drop: Tensor | None = None) -> Tensor:
+    def forward(
+        self, codes: Tensor, t: Tensor, tokens: Tensor, embedding: Tensor, drop: Tensor | None = None
+    ) -> Tensor:
         """Logits of x_0.
 
         Args:
@@ -109,7 +111,7 @@ class CodeDecoder(ModelMixin, ConfigMixin):
         time = self.read_time(sinusoids(t * 1000, self.config.width).to(condition.dtype))
         modulation = self.modulate(time + condition).unflatten(-1, (9, -1))
         x = self.join(self._fold(self.embed(codes))) + self.place
-        for layer in self.layers:
+        for layer in self.blocks:
             x = layer(x, memory, modulation)
         logits: Tensor = self.classify(self._unfold(self.out(self.norm(x))))
         return logits

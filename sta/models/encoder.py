@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from sta.data.audio import Q_MEAN, Q_STD, log_mel
 from sta.models.backbone import Backbone
-from sta.models.layers import TransformerLayer, length_mask, masked_mean, sinusoids
+from sta.models.layers import TransformerLayer, drop, length_mask, masked_mean, sinusoids
 
 BLANK = 0
 MEL_BANDS = 80
+POSITION_SCALE = 0.3
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class MelAcoustics(nn.Module):
         self.stem = nn.ModuleList([nn.Conv1d(MEL_BANDS, width, 5, 2, 2), nn.Conv1d(width, width, 5, 2, 2)])
         self.blocks = nn.ModuleList(
             nn.Sequential(
-                ChannelNorm(width), nn.Conv1d(width, width, 5, padding=2), nn.ReLU(), nn.Dropout(dropout),
+                ChannelNorm(width), nn.Conv1d(width, width, 5, padding=2), nn.ReLU(), drop(dropout),
                 nn.Conv1d(width, width, 1),
             )
             for _ in range(convolutions)
@@ -117,15 +118,17 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
         convolutions: int = 5,
         layers: int = 2,
         heads: int = 4,
-        dropout: float = 0.1,
+        dropout: float = 0.0,
         backbone: dict[str, Any] | None = None,
     ):
         super().__init__()
+        pieces = dict(sorted(pieces.items()))  # a saved configuration comes back sorted
         self.first_piece = _first_pieces(pieces)
         vocabulary = 1 + sum(pieces.values())
         self.acoustics = MelAcoustics(width, convolutions, dropout) if backbone is None else Backbone(width, backbone)
         self.ctc = nn.Linear(width, vocabulary)
         self.read = nn.Linear(vocabulary, width, bias=False)
+        nn.init.normal_(self.read.weight)  # what was read must not drown in where it was read
         self.context = nn.ModuleList(ContextLayer(width, heads, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.prosody = nn.Sequential(nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, width))
@@ -134,11 +137,11 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
         for row, (code, count) in enumerate(pieces.items()):
             allowed[row, BLANK] = True
             allowed[row, self.first_piece[code] : self.first_piece[code] + count] = True
-        self.register_buffer("allowed", allowed, persistent=False)
+        self.register_buffer("allowed", allowed)  # persistent: diffusers leaves other buffers empty on loading
 
     @property
     def languages(self) -> list[str]:
-        return list(self.config.pieces)
+        return sorted(self.config.pieces)
 
     def language_index(self, language: str) -> int:
         return self.languages.index(language)
@@ -192,7 +195,7 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
         self, x: Tensor, posteriors: Tensor, prosody: Tensor, mask: Tensor, logits: Tensor | None, lengths: Tensor
     ) -> Frames:
         x = x + self.read(posteriors.to(self.read.weight.dtype))
-        x = x + sinusoids(torch.arange(x.shape[1], device=x.device), x.shape[2]).to(x.dtype)
+        x = x + POSITION_SCALE * sinusoids(torch.arange(x.shape[1], device=x.device), x.shape[2]).to(x.dtype)
         for layer in self.context:
             x = layer(x, mask)
         frames = torch.cat([self.norm(x), prosody.to(x.dtype)[:, None]], 1)

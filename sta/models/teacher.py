@@ -75,7 +75,9 @@ def prepare_pixels(pixels: Tensor, size: int) -> Tensor:
     x = pixels.permute(0, 3, 1, 2).float() / 255
     if x.shape[-1] != size:
         x = F.interpolate(x, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
-    mean, deviation = (torch.tensor(v, device=x.device)[:, None, None] for v in (OPENAI_DATASET_MEAN, OPENAI_DATASET_STD))
+    mean, deviation = (
+        torch.tensor(v, device=x.device)[:, None, None] for v in (OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
+    )
     return (x - mean) / deviation
 
 
@@ -104,7 +106,9 @@ def load_own(folder: Path) -> Teacher:
         model = build_own(card)
         model.load_state_dict(load_file(folder / "model.safetensors"))
     except (OSError, RuntimeError, ValueError) as error:
-        raise WeightsError(f"{folder}: not a whole teacher ({str(error).splitlines()[0]}); train its stage again") from error
+        raise WeightsError(
+            f"{folder}: not a whole teacher ({str(error).splitlines()[0]}); train its stage again"
+        ) from error
     assert card.config is not None
     text = card.config["text_cfg"]
     pieces = Pieces.load(folder / "pieces.model")
@@ -118,7 +122,9 @@ def load_published(card: TeacherCard) -> Teacher:
         WeightsError: the architecture or the weights are not to be had.
     """
     try:
-        model = open_clip.create_model(card.architecture, pretrained=card.pretrained, require_pretrained=card.pretrained is not None)
+        model = open_clip.create_model(
+            card.architecture, pretrained=card.pretrained, require_pretrained=card.pretrained is not None
+        )
         return Teacher(model, open_clip.get_tokenizer(card.architecture), card)
     except Exception as error:  # open_clip and the Hub raise RuntimeError, OSError, ValueError and HTTP errors here
         raise WeightsError(

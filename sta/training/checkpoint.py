@@ -57,6 +57,6 @@ def load(accelerator: Accelerator, checkpoint: Path) -> None:
         accelerator.load_state(str(checkpoint))
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         raise TrainingError(
-            f"{checkpoint}: does not load ({str(error).splitlines()[0]}); it was saved by {processes} process(es), remove "
-            "it to start the stage again"
+            f"{checkpoint}: does not load ({str(error).splitlines()[0]}); it was saved by {processes} process(es), "
+            "remove it to start the stage again"
         ) from error

@@ -66,22 +66,41 @@ class Share:
 
 
 class Shuffled:
-    """The numbers 0..n-1 in endless epochs, each a seeded permutation: position -> item, nothing lost or doubled."""
+    """Items in endless epochs, each a seeded permutation: position -> item, nothing lost.
 
-    def __init__(self, items: np.ndarray, seed: int):
-        self.items, self.seed = np.asarray(items), seed
+    With `lengths`, windows of `batch` positions hold items of like length, so that little is padding: each
+    stretch of `STRETCH` batches is sorted by length and its batches shuffled, and an epoch is filled up to whole
+    batches with items of its own.
+    """
+
+    STRETCH = 16
+
+    def __init__(self, items: np.ndarray, seed: int, lengths: np.ndarray | None = None, batch: int = 1):
+        self.items, self.seed, self.lengths, self.batch = np.asarray(items), seed, lengths, batch
+        self.epoch_length = len(self.items) if lengths is None else -(-len(self.items) // batch) * batch
 
     def take(self, start: int, count: int) -> np.ndarray:
         """Items at positions start .. start + count."""
         if not len(self.items):
             return np.zeros(0, np.int64)
         positions = np.arange(start, start + count)
-        epochs, places = positions // len(self.items), positions % len(self.items)
+        epochs, places = positions // self.epoch_length, positions % self.epoch_length
         taken = np.empty(count, np.int64)
         for epoch in np.unique(epochs):
-            order = np.random.default_rng([self.seed, int(epoch)]).permutation(self.items)
-            taken[epochs == epoch] = order[places[epochs == epoch]]
+            taken[epochs == epoch] = self.items[self._order(int(epoch))[places[epochs == epoch]]]
         return taken
+
+    def _order(self, epoch: int) -> np.ndarray:
+        rng = np.random.default_rng([self.seed, epoch])
+        order = rng.permutation(len(self.items))
+        if self.lengths is None:
+            return order
+        order = np.resize(order, self.epoch_length)
+        batches: list[np.ndarray] = []
+        for stretch in np.split(order, range(self.STRETCH * self.batch, len(order), self.STRETCH * self.batch)):
+            stretch = stretch[np.argsort(self.lengths[stretch], kind="stable")]
+            batches += list(rng.permutation(stretch.reshape(-1, self.batch)))
+        return np.concatenate(batches)
 
 
 class _Steps(Dataset[dict[str, Tensor]]):
@@ -107,7 +126,7 @@ def build_optimizer(module: nn.Module, settings: Optimisation) -> torch.optim.Ad
     plain = [p for p in trainable if p.ndim < 2]
     assert len(decayed) + len(plain) == len({id(p) for p in trainable})
     groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=settings.lr, betas=(0.9, 0.98))
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=settings.lr, betas=(0.9, 0.98), fused=True)
 
 
 def train(task: Task, settings: Optimisation, folder: Path, seed: int, accelerator: Accelerator) -> Path:
@@ -126,9 +145,7 @@ def train(task: Task, settings: Optimisation, folder: Path, seed: int, accelerat
     model, optimizer, average = _prepare(task, settings, accelerator)
     first = _resume(accelerator, folder, average)
     log = _Log(folder / "log", first, accelerator.is_main_process)
-    batches = DataLoader(
-        _Steps(task, share), None, sampler=range(first, settings.steps), num_workers=settings.workers
-    )  # type: ignore[arg-type, unused-ignore]
+    batches = DataLoader(_Steps(task, share), None, sampler=range(first, settings.steps), num_workers=settings.workers)  # type: ignore[arg-type, unused-ignore]
     bar = Bar(task.name, settings.steps, "steps", first, accelerator.is_main_process)
     with deferred_signals() as stop, bar, log:
         for step, batch in zip(range(first, settings.steps), batches, strict=True):
@@ -154,7 +171,9 @@ def train(task: Task, settings: Optimisation, folder: Path, seed: int, accelerat
             if leaving or (done % settings.save_every == 0 and done < settings.steps):
                 checkpoint.save(accelerator, folder / "checkpoints", done)
             if leaving:
-                raise Interrupted(f"stage {task.name}: stopped at step {done} of {settings.steps} and saved; run it again")
+                raise Interrupted(
+                    f"stage {task.name}: stopped at step {done} of {settings.steps} and saved; run it again"
+                )
     return _finish(task, accelerator, model, average, folder)
 
 
@@ -167,7 +186,9 @@ def _prepare(
         if settings.ema and plugin.deepspeed_config["zero_optimization"]["stage"] == 3:
             raise TrainingError(f"stage {task.name}: an average of the weights (ema) needs ZeRO stage 2 or less, not 3")
     task.module.train()
-    average = AveragedModel(task.module, multi_avg_fn=_averaging(settings.ema), use_buffers=True) if settings.ema else None
+    average = (
+        AveragedModel(task.module, multi_avg_fn=_averaging(settings.ema), use_buffers=True) if settings.ema else None
+    )
     model, optimizer = accelerator.prepare(task.module, build_optimizer(task.module, settings))
     if average is not None:
         average.to(accelerator.device)
@@ -182,7 +203,8 @@ def _averaging(decay: float) -> Any:
     def update(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
         keep = min(decay, (1 + float(count)) / (10 + float(count)))
         floating = [(a, c) for a, c in zip(averaged, current, strict=True) if a.is_floating_point()]
-        torch._foreach_lerp_([a for a, _ in floating], [c.to(a.dtype) for a, c in floating], 1 - keep)
+        if floating:
+            torch._foreach_lerp_([a for a, _ in floating], [c.to(a.dtype) for a, c in floating], 1 - keep)
 
     return update
 
@@ -198,10 +220,14 @@ def _resume(accelerator: Accelerator, folder: Path, average: AveragedModel | Non
 def _check_finite(accelerator: Accelerator, loss: Any, losses: Mapping[str, Tensor], stage: str, step: int) -> None:
     if not bool(torch.isfinite(loss.detach())):
         bad = ", ".join(f"{k} {float(v):g}" for k, v in losses.items() if not bool(torch.isfinite(v)))
-        raise TrainingError(f"stage {stage}: the loss of step {step + 1} is not finite ({bad}); lower stages.*.lr or the weight")
+        raise TrainingError(
+            f"stage {stage}: the loss of step {step + 1} is not finite ({bad}); lower stages.*.lr or the weight"
+        )
 
 
-def _finish(task: Task, accelerator: Accelerator, model: nn.Module, average: AveragedModel | None, folder: Path) -> Path:
+def _finish(
+    task: Task, accelerator: Accelerator, model: nn.Module, average: AveragedModel | None, folder: Path
+) -> Path:
     trained = accelerator.unwrap_model(model)
     accelerator.wait_for_everyone()
     if average is not None:

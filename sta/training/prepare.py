@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from sta.training.workspace import Workspace, write_json
 
 ROWS_PER_TASK = 500
 MIN_SURVIVAL = 0.99
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def prepare(workspace: Workspace) -> Path:
@@ -50,11 +52,17 @@ def _ignore_interrupt() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
 
 
-def _on_all_cores(title: str, unit: str, total: int, work: Callable[..., int], tasks: Sequence[tuple[Any, ...]]) -> None:
-    """Run `work(*task)`, which returns the units it did, in fresh processes, one per core."""
+def _on_all_cores(
+    title: str, unit: str, total: int, work: Callable[..., int], tasks: Sequence[tuple[Any, ...]]
+) -> None:
+    """Run `work(*task)`, which returns the units it did, in fresh processes, one per core with one thread each."""
     workers = max(1, min(len(os.sched_getaffinity(0)), len(tasks)))
     context = multiprocessing.get_context("spawn")
-    with Bar(title, total, unit) as bar, ProcessPoolExecutor(workers, context, _ignore_interrupt) as pool:
+    with (
+        _environment(dict.fromkeys(THREAD_VARIABLES, "1")),
+        Bar(title, total, unit) as bar,
+        ProcessPoolExecutor(workers, context, _ignore_interrupt) as pool,
+    ):
         futures = [pool.submit(work, *task) for task in tasks]
         try:
             for future in as_completed(futures):
@@ -62,6 +70,18 @@ def _on_all_cores(title: str, unit: str, total: int, work: Callable[..., int], t
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Environment variables that processes started in the block inherit."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def _fill_garden(workspace: Workspace, folder: Path) -> None:
@@ -86,7 +106,7 @@ def _fill_folder(workspace: Workspace, folder: Path) -> None:
     rows = set_aside_unreadable(rows, settings, folder / "unreadable.jsonl")
     (folder / "shards").mkdir(exist_ok=True)
     for start in range(0, len(rows), ROWS_PER_SHARD):
-        write_shard(rows[start : start + ROWS_PER_SHARD], folder / "shards" / f"{start // ROWS_PER_SHARD:05d}.parquet")
+        write_shard(rows[start : start + ROWS_PER_SHARD], folder / "shards" / f"{start // ROWS_PER_SHARD:05d}.arrow")
 
 
 def _check_survival(workspace: Workspace) -> None:

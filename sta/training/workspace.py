@@ -108,7 +108,7 @@ def file_hash(path: Path) -> str:
 
 
 def fingerprint(folder: Path) -> str:
-    """Sixteen hex digits of the weights and configurations below a folder: what caches and token spaces are named by."""
+    """Sixteen hex digits of the weights and configurations below a folder; they name caches and token spaces."""
     files = sorted(p for p in folder.rglob("*") if p.suffix in (".safetensors", ".json", ".model"))
     return key_of([[str(p.relative_to(folder)), file_hash(p)] for p in files])
 

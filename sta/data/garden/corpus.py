@@ -98,7 +98,7 @@ class Garden:
     def write(self, number: int, folder: Path) -> int:
         """Make shard `number` in `folder` unless it is there; returns its scenes."""
         plan, scenes = self.shards()[number]
-        path = folder / "shards" / f"{number:05d}.parquet"
+        path = folder / "shards" / f"{number:05d}.arrow"
         if not path.exists():
             made = [pair for i in scenes for pair in _Maker(self, plan).rows(i)]
             truths = "".join(json.dumps(t, ensure_ascii=False) + "\n" for _, t in made)
@@ -135,7 +135,9 @@ class _Maker:
             if self.world.held_out(scene, self.garden.settings.held_out) == self.plan.new_combinations:
                 return scene
         which = "held-out" if self.plan.new_combinations else "training"
-        raise RecipeError(f"corpus.held_out {self.garden.settings.held_out}: no {which} combination is left in this world")
+        raise RecipeError(
+            f"corpus.held_out {self.garden.settings.held_out}: no {which} combination is left in this world"
+        )
 
     def _caption(self, scene: Scene, rng: np.random.Generator) -> dict[str, str]:
         """What a full caption says: every attribute that varies, each left out now and then, but never all."""
@@ -155,7 +157,9 @@ class _Maker:
         wording = int(rng.integers(2**31)) if wording is None else wording
         voice_seed = int(rng.integers(2**31)) if voice_seed is None else voice_seed
         text = self.grammars[code].describe(scene.kind, said, np.random.default_rng(wording))
-        audio, speaker = speak(self.cards[code], text, scene.mood, voice_seed, self.plan.new_voices, self.garden.settings.rate)
+        audio, speaker = speak(
+            self.cards[code], text, scene.mood, voice_seed, self.plan.new_voices, self.garden.settings.rate
+        )
         row = {
             "id": f"{self.plan.name}-{name}-{code}", "image": {"bytes": picture, "path": None},
             "audio": {"bytes": wav_bytes(audio), "path": None}, "text": text, "language": code, "speaker": speaker,

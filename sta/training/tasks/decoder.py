@@ -109,7 +109,10 @@ class DecoderTask(Task):
         group, size = self.groups[number], self.stage.batch
         shorts = int(self.stage.phrase_share * size) if len(self.short[group].items) else 0
         places = np.concatenate(
-            [self.full[group].take(turn * (size - shorts), size - shorts), self.short[group].take(turn * shorts, shorts)]
+            [
+                self.full[group].take(turn * (size - shorts), size - shorts),
+                self.short[group].take(turn * shorts, shorts),
+            ]
         )
         # The written share is spread over the batch, so that every rank has as much of it.
         written = np.arange(size) % 100 * self.stage.text_share % 1 + self.stage.text_share > 1
@@ -128,7 +131,9 @@ class DecoderTask(Task):
     def _written(self, group: str, rows: np.ndarray, step: int) -> dict[str, Tensor]:
         encoder = self.encoders[group]
         captions = [
-            encoder.shift_pieces(self.workspace.pieces[self.language[r]].encode(self.workspace.texts[r]), self.language[r])
+            encoder.shift_pieces(
+                self.workspace.pieces[self.language[r]].encode(self.workspace.texts[r]), self.language[r]
+            )
             for r in rows
         ]
         pieces, lengths = spread_pieces(captions, torch.Generator().manual_seed(step))

@@ -13,9 +13,9 @@ from sta.models.augment import augment_mel
 from sta.models.backbone import Backbone
 from sta.models.bottleneck import SpeechBottleneck, Tokens
 from sta.models.encoder import SpeechEncoder, spread_pieces
-from sta.models.layers import Attention, TransformerLayer, similarity_distillation
+from sta.models.layers import similarity_distillation
 from sta.recipe import DistillStage
-from sta.training.features import LENGTH_MULTIPLE, group_rows, picture_codes, teacher_features
+from sta.training.features import LENGTH_MULTIPLE, group_rows, teacher_features
 from sta.training.loop import Share, Shuffled, Task
 from sta.training.workspace import Workspace
 
@@ -23,33 +23,10 @@ MAX_SECONDS_TRAINED = 12
 SHORT = 0.55  # a recording below this share of the longest tenth's length counts as a short phrase
 
 
-class SketchHead(nn.Module):
-    """The picture's codes guessed from the tokens at once: the decoder's loss with every code masked.
-
-    It asks the tokens for what a picture needs (which colour belongs to which part, the mood's light) and is
-    thrown away after the stage.
-    """
-
-    def __init__(self, positions: int, codebook: int, token_width: int, width: int = 128):
-        super().__init__()
-        self.place = nn.Parameter(torch.randn(positions, width) * 0.1)
-        self.read = nn.Linear(token_width, width)
-        self.attend, self.among = Attention(width, 4), TransformerLayer(width, 4)
-        self.classify = nn.Linear(width, codebook)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens [B, K, C] to logits [B, N, V]."""
-        place = self.place.expand(len(tokens), -1, -1)
-        logits: Tensor = self.classify(self.among(place + self.attend(place, self.read(tokens))))
-        return logits
-
-
 class _Distillation(nn.Module):
-    def __init__(
-        self, encoder: SpeechEncoder, bottleneck: SpeechBottleneck, sketch: SketchHead | None, moods: int, stage: DistillStage
-    ):
+    def __init__(self, encoder: SpeechEncoder, bottleneck: SpeechBottleneck, moods: int, stage: DistillStage):
         super().__init__()
-        self.encoder, self.bottleneck, self.stage, self.sketch = encoder, bottleneck, stage, sketch
+        self.encoder, self.bottleneck, self.stage = encoder, bottleneck, stage
         self.mood = nn.Linear(bottleneck.config.tokens * bottleneck.config.width, max(moods, 1))
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -64,9 +41,11 @@ class _Distillation(nn.Module):
         if self.stage.losses.get("mood"):
             losses["mood"] = self._mood(speech, batch["mood"].masked_fill(~keep, -1))
         if self.stage.losses.get("text_branch"):
+            read = len(batch["text_pieces"])
             written = self.encoder.encode_text(batch["text_pieces"], batch["text_lengths"])
+            part = {k: v if k.endswith("bank") else v[:read] for k, v in batch.items()}
             losses["text_branch"] = sum(
-                self._against_teacher(self.bottleneck(written.frames, written.mask), batch).values(),
+                self._against_teacher(self.bottleneck(written.frames, written.mask), part).values(),
                 torch.zeros((), device=inputs.device),
             )
         return losses
@@ -75,11 +54,7 @@ class _Distillation(nn.Module):
         tau, full = self.stage.temperature, batch["full"].float()
         text = similarity_distillation(speech.embedding, batch["text"], batch["text_bank"], tau)
         image = similarity_distillation(speech.embedding, batch["image"], batch["image_bank"], tau)
-        losses = {"text": text.mean(), "image": (image * full).sum() / full.sum().clamp_min(1)}
-        if self.sketch is not None:
-            logits = self.sketch(speech.tokens).float()
-            losses["sketch"] = F.cross_entropy(logits.flatten(0, 1), batch["codes"].flatten())
-        return losses
+        return {"text": text.mean(), "image": (image * full).sum() / full.sum().clamp_min(1)}
 
     def _mood(self, speech: Tokens, mood: Tensor) -> Tensor:
         logits = self.mood(speech.tokens.flatten(1)).float()
@@ -101,7 +76,6 @@ class DistillTask(Task):
         self.workspace, self.stage = workspace, workspace.recipe.stages.distill
         self.weights = self.stage.losses
         self.image, self.text = teacher_features(workspace, device)
-        self.codes = picture_codes(workspace, device) if self.stage.losses.get("sketch") else None
         self.rows = group_rows(workspace, group)
         self.image_of, _ = workspace.corpus.image_index
         self.language, self.mood = workspace.corpus.column("language"), workspace.corpus.column("mood")
@@ -109,14 +83,16 @@ class DistillTask(Task):
         lengths = workspace.features.lengths[self.rows]
         short = lengths < SHORT * np.quantile(lengths, 0.9)
         self.is_short = dict(zip(self.rows.tolist(), short.tolist(), strict=True))
-        self.short = Shuffled(self.rows[short], workspace.recipe.seed)
-        self.full = Shuffled(self.rows[~short], workspace.recipe.seed + 1)
+        self.phrases = self._order(short)
+        self.mixed = self._order(self._with_phrases(~short, short))
 
     def _build(self, workspace: Workspace, group: str) -> _Distillation:
         recipe = workspace.recipe
         settings = recipe.encoder
         torch.manual_seed(recipe.seed)
-        description, weights = Backbone.describe(settings.backbone, settings.freeze_backbone) if settings.backbone else (None, {})
+        description, weights = (
+            Backbone.describe(settings.backbone, settings.freeze_backbone) if settings.backbone else (None, {})
+        )
         encoder = SpeechEncoder(
             {code: workspace.pieces[code].size for code in recipe.groups[group]},
             settings.width, settings.convolutions, settings.layers, settings.heads, settings.dropout, description,
@@ -124,24 +100,31 @@ class DistillTask(Task):
         if isinstance(encoder.acoustics, Backbone):
             encoder.acoustics.model.load_state_dict(weights)
         bottleneck = SpeechBottleneck(
-            settings.width, self.image.shape[1], recipe.bottleneck.tokens, recipe.bottleneck.width, recipe.bottleneck.layers
+            settings.width,
+            self.image.shape[1],
+            recipe.bottleneck.tokens,
+            recipe.bottleneck.width,
+            recipe.bottleneck.layers,
         )
-        sketch = None
-        if self.codes is not None:
-            sketch = SketchHead(self.codes.shape[1], recipe.tokenizer.codes, recipe.bottleneck.width)
         self.encoder = encoder
-        return _Distillation(encoder, bottleneck, sketch, len(workspace.moods), self.stage)
+        return _Distillation(encoder, bottleneck, len(workspace.moods), self.stage)
+
+    def _order(self, kept: np.ndarray) -> Shuffled:
+        rows = self.rows[kept]
+        return Shuffled(rows, self.workspace.recipe.seed, self.workspace.features.lengths[rows], self.stage.batch)
+
+    def _with_phrases(self, full: np.ndarray, short: np.ndarray) -> np.ndarray:
+        """The full captions, and as many of the phrases as make `phrases_later` of the whole."""
+        share = self.stage.phrases_later
+        wanted = int(full.sum() * share / (1 - share)) if share < 1 else len(short)
+        chosen = np.random.default_rng(self.workspace.recipe.seed).permutation(np.flatnonzero(short))[:wanted]
+        return np.union1d(np.flatnonzero(full), chosen)
 
     def _rows_of(self, step: int) -> np.ndarray:
-        """The step's global batch: short phrases only at first, then a share of them."""
-        size, first = self.stage.batch, int(self.stage.phrases_first * self.stage.steps)
-        if not len(self.short.items):
-            return self.full.take(step * size, size)
-        later = int(self.stage.phrases_later * size)
-        short_before = size * min(step, first) + later * max(0, step - first)
-        shorts = size if step < first else later
-        full_before = (size - later) * max(0, step - first)
-        return np.concatenate([self.short.take(short_before, shorts), self.full.take(full_before, size - shorts)])
+        """The step's global batch: short phrases only at first, then all."""
+        first = int(self.stage.phrases_first * self.stage.steps) if len(self.phrases.items) else 0
+        order, turn = (self.phrases, step) if step < first else (self.mixed, step - first)
+        return order.take(turn * self.stage.batch, self.stage.batch)
 
     def batch(self, step: int, share: Share) -> dict[str, Tensor]:
         rows = share.of(self._rows_of(step))
@@ -150,7 +133,7 @@ class DistillTask(Task):
             rows.tolist(), LENGTH_MULTIPLE, MAX_SECONDS_TRAINED * frames_a_second
         )
         moods, images = self.workspace.moods, self.image_of[rows]
-        batch = {
+        return {
             "features": torch.from_numpy(features),
             "lengths": torch.from_numpy(lengths),
             "language": torch.tensor([self.encoder.language_index(self.language[r]) for r in rows]),
@@ -161,9 +144,6 @@ class DistillTask(Task):
             **self._bank(step),
             **self._pieces(rows, step),
         }
-        if self.codes is not None:
-            batch["codes"] = torch.from_numpy(self.codes[images])
-        return batch
 
     def _bank(self, step: int) -> dict[str, Tensor]:
         """Negatives, the same on every rank: the teacher is frozen, so any of its features may serve."""
@@ -176,11 +156,13 @@ class DistillTask(Task):
 
     def _pieces(self, rows: np.ndarray, step: int) -> dict[str, Tensor]:
         captions = [
-            self.encoder.shift_pieces(self.workspace.pieces[self.language[r]].encode(self.workspace.texts[r]), self.language[r])
+            self.encoder.shift_pieces(
+                self.workspace.pieces[self.language[r]].encode(self.workspace.texts[r]), self.language[r]
+            )
             for r in rows
         ]
-        generator = torch.Generator().manual_seed(step)
-        spread, lengths = spread_pieces(captions, generator)
+        generator = torch.Generator().manual_seed(step)  # half the captions are read as well as heard
+        spread, lengths = spread_pieces(captions[: -(-len(captions) // 2)], generator)
         return {
             "pieces": torch.tensor([p for c in captions for p in c]),
             "piece_counts": torch.tensor([len(c) for c in captions]),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -30,7 +31,9 @@ class _Reading(nn.Module):
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         logits = self.reader(_disturbed(to_unit_range(batch["pixels"])))
         slots = list(logits)
-        losses = [F.cross_entropy(logits[s].float(), batch["values"][:, i], ignore_index=-1) for i, s in enumerate(slots)]
+        losses = [
+            F.cross_entropy(logits[s].float(), batch["values"][:, i], ignore_index=-1) for i, s in enumerate(slots)
+        ]
         return {"read": torch.stack([x.nan_to_num() for x in losses]).sum()}
 
 
@@ -57,7 +60,7 @@ class ReaderTask(Task):
     """Classification of every slot on pictures drawn on the fly, of all combinations."""
 
     name = "reader"
-    weights = {"read": 1.0}
+    weights: Mapping[str, float] = MappingProxyType({"read": 1.0})
 
     def __init__(self, workspace: Workspace):
         corpus = workspace.recipe.corpus

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -24,7 +26,7 @@ class _Clip(nn.Module):
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         out = self.clip(prepare_pixels(batch["pixels"], self.size), batch["texts"])
-        loss = self.contrast(out["image_features"].float(), out["text_features"].float(), out["logit_scale"].exp())
+        loss = self.contrast(out["image_features"].float(), out["text_features"].float(), out["logit_scale"])
         return {"clip": loss}
 
 
@@ -32,7 +34,7 @@ class TeacherTask(Task):
     """Contrastive language-image training (Radford et al. 2021) on pictures and captions in every language."""
 
     name = "teacher"
-    weights = {"clip": 1.0}
+    weights: Mapping[str, float] = MappingProxyType({"clip": 1.0})
 
     def __init__(self, workspace: Workspace, share: Share):
         self.workspace = workspace

@@ -23,7 +23,9 @@ class _Reconstruction(nn.Module):
         pictures = to_unit_range(batch["pixels"])
         drawn, quantized = self.tokenizer(pictures)
         drawn = drawn.float()
-        edge = sum((F.l1_loss(drawn.diff(dim=d), pictures.diff(dim=d)) for d in (2, 3)), torch.zeros((), device=drawn.device))
+        edge = sum(
+            (F.l1_loss(drawn.diff(dim=d), pictures.diff(dim=d)) for d in (2, 3)), torch.zeros((), device=drawn.device)
+        )
         return {
             "l1": F.l1_loss(drawn, pictures), "mse": F.mse_loss(drawn, pictures), "edge": edge,
             "commit": quantized.commit,

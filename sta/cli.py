@@ -1,0 +1,297 @@
+"""The `sta` command. Every error that a user can cause is one sentence on stderr and exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sta.errors import AudioError, StaError
+
+if TYPE_CHECKING:
+    from sta.pipeline import SpeechToImagePipeline
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    options = build_parser().parse_args(arguments)
+    _quieten()
+    from sta.training.runtime import interruptible
+
+    try:
+        with interruptible():
+            options.run(options)
+    except StaError as error:
+        if options.debug:
+            raise
+        print(f"sta: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _quieten() -> None:
+    """Keep other packages' chatter off the terminal."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("DS_ACCELERATOR", "cpu" if not _has_gpu() else "cuda")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.filterwarnings("ignore", module=r"(diffusers|transformers|torch|deepspeed|accelerate)\..*")
+
+
+def _has_gpu() -> bool:
+    return any(Path("/dev").glob("nvidia[0-9]*"))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line; the same option means the same everywhere."""
+    parser = argparse.ArgumentParser("sta", description="Direct speech-to-image generation in any language.")
+    debug = argparse.ArgumentParser(add_help=False)
+    debug.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: object, help_text: str, where: object = None) -> argparse.ArgumentParser:
+        sub = (where or commands).add_parser(name, help=help_text, description=help_text, parents=[debug])  # type: ignore[attr-defined]
+        sub.set_defaults(run=run)
+        return sub
+
+    one = command("run", run, "Do every stage of a recipe, from nothing to a report; finished stages are skipped.")
+    _add_recipe(one)
+
+    one = command("train", train, "Do one stage of a recipe (the same as `accelerate launch -m sta.train`).")
+    _add_recipe(one)
+    one.add_argument("--stage", required=True, help="prepare, teacher, tokenizer, distill-pooled, decoder, reader, ...")
+
+    one = command("draw", draw, "Draw recordings (WAV, FLAC, MP3, OGG; any rate; mono or stereo).")
+    one.add_argument("files", nargs="+", metavar="FILE")
+    one.add_argument("--language", required=True, metavar="CODE", help="language spoken, such as en or ar")
+    _add_weights(one)
+    one.add_argument("--out", type=Path, default=Path("drawings"), help="folder for the pictures (default: drawings)")
+    one.add_argument("--pictures", type=_positive, default=1, help="pictures of each recording (default: 1)")
+    one.add_argument("--seed", type=int, default=0, help="the same seed draws the same pictures (default: 0)")
+    one.add_argument("--steps", type=_positive, help="steps of the sampler (default: the release's)")
+    one.add_argument("--guidance", type=float, help="strength of guidance, 1 is none (default: the release's)")
+    one.add_argument("--start", type=float, default=0.0, help="seconds to skip at the start of each recording")
+    one.add_argument("--seconds", type=float, help="draw only so many seconds; long recordings need it")
+
+    one = command("speak", speak, "Say a sentence with the synthesiser of a language and write a WAV file.")
+    one.add_argument("text")
+    one.add_argument("--language", required=True, metavar="CODE")
+    one.add_argument("--mood", default="neutral", help="neutral, happy, sad, angry or fearful (default: neutral)")
+    one.add_argument("--voice", help="speaker's name (default: drawn by --seed)")
+    one.add_argument("--seed", type=int, default=0)
+    one.add_argument("--out", type=Path, default=Path("speech.wav"), help="file to write (default: speech.wav)")
+
+    one = command("evaluate", evaluate, "Evaluate a finished run again and write its report.")
+    one.add_argument("folder", type=Path, metavar="RUN", help="the run's folder, such as runs/garden-mini")
+    one.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")
+
+    language = commands.add_parser("language", help="Check a language file.")
+    kinds = language.add_subparsers(required=True, metavar="COMMAND")
+    one = command("check", language_check, "Validate a language file and say a sentence of it.", kinds)
+    one.add_argument("file", help="path or name, such as languages/sw.yaml or en")
+
+    command("doctor", doctor, "Say what this machine can do: devices, precision, launch files, voices, disk.")
+    return parser
+
+
+def _add_recipe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", help="path, or name of a packaged recipe such as garden-mini")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as stages.decoder.steps=500")
+    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder that holds the runs (default: runs)")
+    parser.add_argument("--seed", type=int, help="the recipe's seed")
+
+
+def _add_weights(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--weights", type=Path, help="release folder (default: $STA_WEIGHTS, else the newest of runs/*/release)"
+    )
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
+    return int(text)
+
+
+# ---- commands ---------------------------------------------------------------------------------------------
+
+
+def run(options: argparse.Namespace) -> None:
+    """Every stage in order, then the release, the report and its table."""
+    from rich.console import Console
+
+    from sta.training.stages import open_run, run_stage, stage_names
+
+    workspace = open_run(_recipe(options), options.out)
+    for name in stage_names(workspace.recipe):
+        run_stage(workspace, name)
+    from sta.evaluation import evaluate as measure
+    from sta.release import write_release
+
+    release = write_release(workspace)
+    measure(workspace, release).table(Console())
+    print(f"pictures and numbers: {workspace.folder / 'evaluation' / 'report.html'}")
+    print(f"draw with it: sta draw FILE --language {workspace.recipe.languages[0]} --weights {release}")
+
+
+def train(options: argparse.Namespace) -> None:
+    """One stage, on this process's share of the launch."""
+    from sta.training.stages import open_run, run_stage
+
+    print(run_stage(open_run(_recipe(options), options.out), options.stage))
+
+
+def _recipe(options: argparse.Namespace):  # type: ignore[no-untyped-def]
+    from sta.recipe import load_recipe
+
+    seed = [] if options.seed is None else [f"seed={options.seed}"]
+    return load_recipe(options.recipe, [*options.overrides, *seed])
+
+
+def draw(options: argparse.Namespace) -> None:
+    """Draw each recording; all are read before anything is drawn, and a picture is written whole or not at all."""
+    from sta.data.audio import read_audio
+
+    waves = [read_audio(f, start=options.start, seconds=options.seconds) for f in options.files]
+    names = _picture_names(options)
+    pipe = _load(options)
+    import torch
+
+    for name, wave in zip(names, waves, strict=True):
+        generators = [torch.Generator().manual_seed(options.seed + k) for k in range(options.pictures)]
+        images = pipe(
+            wave, language=options.language, num_images_per_prompt=options.pictures, generator=generators,
+            num_inference_steps=options.steps, guidance_scale=options.guidance,
+        ).images  # fmt: skip
+        for number, image in enumerate(images):
+            path = name if options.pictures == 1 else name.with_stem(f"{name.stem}-{number + 1}")
+            _save_picture(image, path)
+            print(path)
+
+
+def _picture_names(options: argparse.Namespace) -> list[Path]:
+    """Where each recording's picture goes; makes the folder before anything slow is done."""
+    names = [options.out / f"{Path(f).stem}.png" for f in options.files]
+    twice = next((n for n in names if names.count(n) > 1), None)
+    if twice:
+        raise StaError(f"two recordings would both be drawn to {twice}; draw them with different --out folders")
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StaError(f"--out {options.out}: the folder cannot be made ({error.strerror}); choose another") from error
+    if not os.access(options.out, os.W_OK):
+        raise StaError(f"--out {options.out}: the folder cannot be written to; choose another")
+    return names
+
+
+def _save_picture(image, path: Path) -> None:  # type: ignore[no-untyped-def]
+    import io
+
+    from sta.data.cache import write_atomically
+
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    write_atomically(path, buffer.getvalue())
+
+
+def _load(options: argparse.Namespace) -> SpeechToImagePipeline:
+    from sta.release import load_release
+
+    pipe = load_release(_weights(options.weights))
+    pipe.pack(options.language)
+    import torch
+
+    return pipe.to("cuda") if torch.cuda.is_available() else pipe
+
+
+def _weights(given: Path | None) -> Path:
+    """The release meant: the one given, $STA_WEIGHTS, or the newest below runs/."""
+    named = given or (Path(os.environ["STA_WEIGHTS"]) if os.environ.get("STA_WEIGHTS") else None)
+    if named is not None:
+        return named
+    found = sorted(Path("runs").glob("*/release"), key=lambda p: p.stat().st_mtime)
+    if not found:
+        raise StaError("no weights here: name a release with --weights, or make one with `sta run garden-mini`")
+    return found[-1]
+
+
+def speak(options: argparse.Namespace) -> None:
+    """Say a sentence in a mood and write it as a WAV file."""
+    import numpy as np
+
+    from sta.cards import load_language
+    from sta.data.audio import write_wav
+    from sta.data.garden.prosody import delivery
+    from sta.data.garden.world import MOODS
+    from sta.data.speech import speakers, synthesiser
+    from sta.errors import VoiceError
+
+    card = load_language(options.language)
+    if options.mood not in MOODS:
+        raise VoiceError(f"mood '{options.mood}' is not one of {', '.join(MOODS)}")
+    train, test = speakers(card.speech.voices, card.speech.test_voices)
+    by_name = {voice.name: voice for voice in [*train, *test]}
+    rng = np.random.default_rng(options.seed)
+    name = options.voice or train[int(rng.integers(len(train)))].name
+    if name not in by_name:
+        raise VoiceError(f"voice '{name}' does not speak {card.code} (known: {', '.join(sorted(by_name))})")
+    engine = synthesiser(card.speech.synthesiser)
+    wave = engine.speak(options.text, by_name[name], delivery(options.mood, rng), card.speech.words_per_minute)
+    try:
+        write_wav(options.out, wave)
+    except OSError as error:
+        raise AudioError(f"{options.out}: cannot be written ({error.strerror}); choose another --out") from error
+    print(f"{options.out} ({len(wave) / 16_000:.1f} s, {name}, {options.mood})")
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Measure a run again, with its recipe as resolved."""
+    import shutil
+
+    from rich.console import Console
+
+    from sta.evaluation import evaluate as measure
+    from sta.recipe import load_recipe
+    from sta.training.workspace import Workspace
+
+    recipe_file = options.folder / "recipe.yaml"
+    if not recipe_file.exists():
+        raise StaError(
+            f"{options.folder}: not a run's folder, it has no recipe.yaml; name one such as runs/garden-mini"
+        )
+    workspace = Workspace(load_recipe(recipe_file), options.folder.resolve().parent)
+    if not (options.folder / "release").exists():
+        raise StaError(f"{options.folder}: has no release/ yet; `sta run` finishes it")
+    old = options.folder / "evaluation"
+    if old.exists():
+        shutil.rmtree(old)
+    report = measure(workspace, options.folder / "release")
+    report.table(Console())
+    if options.json:
+        report.write(options.json)
+    print(f"pictures and numbers: {old / 'report.html'}")
+
+
+def language_check(options: argparse.Namespace) -> None:
+    """Validate a language file: card, normaliser, grammar, voices; then say one sentence of it."""
+    from sta.data.language import check
+
+    for line in check(options.file):
+        print(line)
+
+
+def doctor(options: argparse.Namespace) -> None:
+    """What this machine can do."""
+    from sta.doctor import report
+
+    for line in report():
+        print(line)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""Validation of a language file: everything a recipe would need of it, before any hour is spent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from sta import yamlfile
+from sta.cards import LanguageCard, load_language
+from sta.data.garden.grammar import Grammar
+from sta.data.garden.prosody import delivery
+from sta.data.garden.world import SLOTS, World
+from sta.data.speech import speakers, synthesiser
+from sta.data.text import normalise
+from sta.errors import RecipeError
+
+FULL_WORLD = World({slot: values for slot, (_, values) in SLOTS.items()})
+SENTENCES = 200
+
+
+def check(name_or_path: str) -> Iterator[str]:
+    """Check a language file and yield one line per thing that holds.
+
+    Raises:
+        RecipeError: names file, key and value, and what would be accepted.
+        VoiceError: the synthesiser lacks a voice.
+    """
+    path = yamlfile.find(name_or_path, "languages")
+    card = load_language(str(path))
+    yield f"{path}: {card.name} ({card.code}), {card.native_name}, {card.script}, {card.direction}"
+    text = _normalised(card, card.test_sentence, path)
+    yield f"normaliser: '{card.test_sentence}' -> '{text}'"
+    train, test = speakers(card.speech.voices, card.speech.test_voices)
+    wave = synthesiser(card.speech.synthesiser).speak(
+        card.test_sentence, test[0], delivery("neutral", np.random.default_rng(0)), card.speech.words_per_minute
+    )
+    seconds = len(wave) / 16_000
+    yield f"speech: {len(train)} training and {len(test)} test speakers; the test sentence takes {seconds:.1f} s"
+    if card.garden is None:
+        yield "garden: no grammar, so this language trains on folders only"
+        return
+    texts = list(_sentences(card))
+    characters = sorted({c for t in texts for c in _normalised(card, t, path)})
+    yield f"garden: {len(set(texts))} of {len(texts)} sentences differ, {len(characters)} characters after normalising"
+    yield from (f"  {t}" for t in texts[:3])
+
+
+def _sentences(card: LanguageCard) -> Iterator[str]:
+    grammar, rng = Grammar(card, FULL_WORLD), np.random.default_rng(0)
+    for _ in range(SENTENCES):
+        scene = FULL_WORLD.sample(rng)
+        said = {s: v for s, v in scene.attributes.items() if rng.random() > 0.3}
+        yield grammar.describe(scene.kind, said, rng)
+
+
+def _normalised(card: LanguageCard, text: str, path: Path) -> str:
+    normalised = normalise(text, card.normaliser)
+    if not normalised.strip():
+        raise RecipeError(f"{path}: key 'normaliser' {list(card.normaliser)} leaves nothing of '{text}'")
+    return normalised

@@ -1,0 +1,55 @@
+"""What this machine can do, for `sta doctor`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from sta import yamlfile
+from sta.cards import load_language
+from sta.data.speech import speakers, synthesiser
+from sta.errors import StaError
+from sta.training.runtime import has_fast_bf16
+
+PACKAGES = ("torch", "transformers", "open_clip_torch", "diffusers", "accelerate", "deepspeed", "datasets", "evaluate")
+GIB = 2**30
+
+
+def report() -> Iterator[str]:
+    """One line per finding."""
+    yield "packages: " + ", ".join(f"{p} {metadata.version(p)}" for p in PACKAGES)
+    yield from _devices()
+    yield from _voices()
+    free = shutil.disk_usage(Path.cwd()).free / GIB
+    yield f"disk: {free:.0f} GiB free here" + ("" if free > 4 else "; garden-mini needs 4")
+
+
+def _devices() -> Iterator[str]:
+    gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    cores = len(os.sched_getaffinity(0))
+    yield f"processor: {cores} cores, {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / GIB:.0f} GiB"
+    for gpu in gpus:
+        yield f"gpu: {gpu.name}, {gpu.total_memory / GIB:.0f} GiB"
+    yield f"precision: {'bf16' if has_fast_bf16() else 'fp32 (no bfloat16 instructions)'}"
+    name = f"gpu-{len(gpus)}" if gpus else "cpu-2"
+    file = yamlfile.packaged("recipes") / "accelerate" / f"{name}.yaml"
+    if file.exists() and (gpus or cores > 1):
+        yield f"launch: accelerate launch --config_file {file} -m sta.train RECIPE --stage STAGE"
+    compiler = shutil.which("c++") or shutil.which("g++")
+    yield f"deepspeed: {'compiler ' + compiler if compiler else 'no C++ compiler, which its CPU kernels need'}"
+
+
+def _voices() -> Iterator[str]:
+    for code in yamlfile.names("languages"):
+        card = load_language(code)
+        try:
+            synthesiser(card.speech.synthesiser)
+            train, test = speakers(card.speech.voices, card.speech.test_voices)
+            yield f"voices: {card.name} ({code}), {len(train)} to train and {len(test)} to test"
+        except StaError as error:
+            yield f"voices: {card.name} ({code}): {error}"

@@ -1,0 +1,329 @@
+"""The evaluate stage: draw the test recordings, read the drawings, and say where the loss is.
+
+Systems, from the whole to its parts: `speech` (the pipeline), `tokens-probe` (what the tokens hold),
+`truth-to-decoder` (the decoder fed with the true caption through the text branch), `tokenizer` (the real
+picture through the codes), `shuffled` (each recording's tokens given to another: the chance line made flesh).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sta.data.audio import wav_bytes
+from sta.data.cache import build_folder
+from sta.data.garden.corpus import world_of
+from sta.data.garden.world import World
+from sta.data.rows import TEST_SPLITS
+from sta.metrics import fidelity, retrieval
+from sta.metrics.attributes import Swap, attribute_rows, mood_rows, swap_rows
+from sta.metrics.page import Example, write_grid, write_page
+from sta.metrics.probe import probe
+from sta.metrics.rows import Report, Row, Where, bootstrap
+from sta.models.bottleneck import Tokens
+from sta.models.reader import AttributeReader
+from sta.models.teacher import Teacher
+from sta.models.vq import to_unit_range
+from sta.pipeline import SpeechToImagePipeline, repeat_tokens
+from sta.recipe import GardenCorpus
+from sta.release import load_release
+from sta.training.features import load_teacher_of, teacher_features
+from sta.training.progress import Bar
+from sta.training.stages import environment
+from sta.training.workspace import Workspace
+
+BATCH = 32
+PROBE_ROWS = 3000
+
+
+@dataclass
+class _Judge:
+    """What reads pictures: the attribute reader and the world it answers for; None where no truth is known."""
+
+    reader: AttributeReader
+    world: World
+
+    def read(self, pictures: Tensor) -> list[dict[str, str]]:
+        """Readings of pictures [n, 3, H, W] in [-1, 1]."""
+        return self.reader.read(pictures)
+
+
+class _KindAndColour(nn.Module):
+    """Logits of the classes that the inception score is computed on: kind times the colour of its first part."""
+
+    def __init__(self, reader: AttributeReader):
+        super().__init__()
+        self.reader = reader
+
+    def forward(self, images: Tensor) -> Tensor:
+        """uint8 [n, 3, H, W] to [n, classes]."""
+        logits = {k: v.log_softmax(-1) for k, v in self.reader(images.float() / 127.5 - 1).items()}
+        kinds = list(self.reader.config.slots["kind"])
+        parts = {"bird": "head", "flower": "petals"}
+        return torch.cat(
+            [logits["kind"][:, [i]] + logits[parts[k]] for i, k in enumerate(kinds) if parts[k] in logits], 1
+        )
+
+
+class _ReaderFeatures(nn.Module):
+    def __init__(self, reader: AttributeReader):
+        super().__init__()
+        self.reader = reader
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.reader.features(images.float() / 127.5 - 1)
+
+
+class _TeacherFeatures(nn.Module):
+    def __init__(self, teacher: Teacher):
+        super().__init__()
+        self.teacher = teacher
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.teacher.encode_images(images.permute(0, 2, 3, 1))
+
+
+class Evaluation:
+    """One evaluation of a run: `rows()` measures, `examples()` draws what the page shows."""
+
+    def __init__(self, workspace: Workspace, pipe: SpeechToImagePipeline):
+        self.workspace, self.pipe, self.settings = workspace, pipe, workspace.recipe.evaluation
+        self.corpus, self.seed = workspace.corpus, workspace.recipe.seed
+        self.ids, self.moods = self.corpus.column("id"), self.corpus.column("mood")
+        self.image_of, _ = self.corpus.image_index
+        self.judge = self._judge()
+        self.splits = [s for s in TEST_SPLITS if len(self.corpus.select(s))]
+        self.hardest = self.splits[-1]
+        self.drawn: list[Tensor] = []
+        self.shown: list[np.ndarray] = []
+
+    def _judge(self) -> _Judge | None:
+        settings = self.workspace.recipe.corpus
+        if not isinstance(settings, GardenCorpus):
+            return None
+        reader = AttributeReader.from_pretrained(self.workspace.final("reader") / "reader").eval()
+        return _Judge(reader, world_of(settings.world))
+
+    # ---- parts ----------------------------------------------------------------------------------------
+
+    def pick(self, split: str, language: str) -> np.ndarray:
+        """The rows evaluated of a split: the first ones, at most `evaluation.items`."""
+        return self.corpus.select(split, language)[: self.settings.items]
+
+    def hear(self, rows: np.ndarray, language: str) -> Tokens:
+        """Tokens of recordings, in the order of `rows`."""
+        order = np.argsort(self.workspace.features.lengths[rows], kind="stable")
+        parts = []
+        for start in range(0, len(rows), BATCH):
+            batch = rows[order[start : start + BATCH]]
+            parts.append(self.pipe.encode_speech([self.corpus.waveform(int(r)) for r in batch], language))
+        back = torch.from_numpy(np.argsort(order))
+        return Tokens(*(torch.cat([getattr(p, f) for p in parts])[back] for f in ("tokens", "embedding", "kl")))
+
+    def draw(self, tokens: Tokens, seeds: Sequence[int]) -> Tensor:
+        """Pictures [n, 3, H, W] in [-1, 1], each from a seed of its own, so that batches do not matter."""
+        parts = []
+        for start in range(0, len(seeds), BATCH):
+            generators = [torch.Generator().manual_seed(s) for s in seeds[start : start + BATCH]]
+            part = Tokens(*(x[start : start + BATCH] for x in (tokens.tokens, tokens.embedding, tokens.kl)))
+            parts.append(self.pipe.tokenizer.decode(self.pipe.draw_codes(part, generator=generators)).cpu())
+        return torch.cat(parts)
+
+    def seeds(self, rows: np.ndarray) -> list[int]:
+        return [self.seed * 1_000_003 + int(r) for r in rows]
+
+    def real(self, rows: np.ndarray) -> Tensor:
+        """The recordings' own pictures [n, 3, H, W] in [-1, 1]."""
+        return to_unit_range(torch.from_numpy(np.array(self.workspace.pixels[self.image_of[rows]])))
+
+    def said(self, rows: np.ndarray) -> list[dict[str, str]]:
+        """What each caption says of its picture, the kind included."""
+        truths = [self.corpus.truths[self.ids[r]] for r in rows]
+        return [{"kind": t.kind, **t.said} for t in truths]
+
+    def marks(self, readings: Sequence[Mapping[str, str]], rows: np.ndarray, **where: Any) -> list[Row]:
+        """Rows of attributes and mood for readings of pictures drawn for `rows`."""
+        assert self.judge is not None
+        known = [r for r in range(len(rows)) if self.moods[rows[r]] is not None]
+        moods = [self.moods[rows[r]] for r in known], [readings[r]["mood"] for r in known]
+        return [
+            *attribute_rows(self.said(rows), readings, self.judge.world, **where),
+            *mood_rows(*moods, self.judge.world, **where),
+        ]
+
+    # ---- the report -----------------------------------------------------------------------------------
+
+    def rows(self) -> list[Row]:
+        """Every number of the report."""
+        found: list[Row] = []
+        steps = len(self.workspace.recipe.languages) * (len(self.splits) + 2) + 1
+        with Bar("evaluate", steps, "parts") as bar:
+            for language in self.workspace.recipe.languages:
+                for split in self.splits:
+                    found += self._split(language, split)
+                    bar.advance()
+                if self.judge is not None:
+                    found += self._bounds(language, self.hardest)
+                    bar.advance()
+                    found += self._swaps(language)
+                bar.advance()
+            found += self._fidelity()
+        return found
+
+    def _split(self, language: str, split: str) -> list[Row]:
+        where = Where(language=language, split=split, condition="clean", system="speech")
+        rows = self.pick(split, language)
+        tokens = self.hear(rows, language)
+        pictures = self.draw(tokens, self.seeds(rows))
+        self.drawn.append(pictures)
+        self.shown.append(rows)
+        found = [Row.of("bits", bootstrap(tokens.bits.cpu().numpy()), len(rows), **where)]
+        found += self._retrieval(tokens, rows, where)
+        if self.judge is None:
+            return found
+        reading = self.judge.read(self.real(rows))
+        pairs = zip(reading, self.all_of(rows), strict=True)
+        right = np.array([np.mean([read[k] == v for k, v in truth.items() if k in read]) for read, truth in pairs])
+        found.append(Row.of("reader", bootstrap(right), len(rows), **where))
+        return found + self.marks(self.judge.read(pictures), rows, **where)
+
+    def all_of(self, rows: np.ndarray) -> list[dict[str, str]]:
+        """Everything true of each picture, said or not."""
+        truths = [self.corpus.truths[self.ids[r]] for r in rows]
+        return [{"kind": t.kind, **t.attributes, "mood": self.moods[r]} for t, r in zip(truths, rows, strict=True)]
+
+    def _retrieval(self, tokens: Tokens, rows: np.ndarray, where: Where) -> list[Row]:
+        image, _ = teacher_features(self.workspace, self.pipe.device)
+        names = [str(i) for i in self.image_of[rows]]
+        ids, unique = retrieval.unique_images(names, torch.from_numpy(image[self.image_of[rows]]))
+        return retrieval.retrieval_rows(tokens.embedding.cpu(), unique, names, ids, **where)
+
+    def _bounds(self, language: str, split: str) -> list[Row]:
+        """The systems that bound the pipeline or must be at chance."""
+        assert self.judge is not None
+        rows, found = self.pick(split, language), []
+        tokens = self.hear(rows, language)
+        away = torch.from_numpy(np.roll(np.arange(len(rows)), len(rows) // 2))
+        shuffled = Tokens(tokens.tokens[away], tokens.embedding[away], tokens.kl[away])
+        texts = [self.corpus.column("text")[r] for r in rows]
+        pictures = {
+            "shuffled": self.draw(shuffled, self.seeds(rows)),
+            "truth-to-decoder": self.draw(self.pipe.encode_text(texts, language), self.seeds(rows)),
+            "tokenizer": self._reconstruct(rows),
+        }
+        for system, drawn in pictures.items():
+            where = Where(language=language, split=split, condition="clean", system=system)
+            found += self.marks(self.judge.read(drawn), rows, **where)
+        where = Where(language=language, split=split, condition="clean", system="tokenizer")
+        errors = (pictures["tokenizer"] - self.real(rows)).pow(2).flatten(1).mean(1).numpy()
+        psnr = bootstrap(10 * np.log10(4 / np.maximum(errors, 1e-10)))
+        found.append(Row.of("psnr", psnr, len(rows), **where))
+        return found + self._probe(tokens, rows, language, split)
+
+    def _reconstruct(self, rows: np.ndarray) -> Tensor:
+        tokenizer = self.pipe.tokenizer
+        with torch.no_grad():
+            return tokenizer.decode(tokenizer.encode(self.real(rows).to(self.pipe.device))).cpu()
+
+    def _probe(self, tokens: Tokens, rows: np.ndarray, language: str, split: str) -> list[Row]:
+        assert self.judge is not None
+        known = self.corpus.select("train", language)
+        known = np.random.default_rng(self.seed).permutation(known)[:PROBE_ROWS]
+        said = [{**s, "mood": self.moods[r]} for s, r in zip(self.said(known), known, strict=True)]
+        slots = self.judge.reader.config.slots
+        readings = probe(self.hear(known, language).tokens.cpu(), said, tokens.tokens.cpu(), slots)
+        return self.marks(readings, rows, language=language, split=split, condition="clean", system="tokens-probe")
+
+    def _swaps(self, language: str) -> list[Row]:
+        """S2IGAN's test: one colour word changes, and only that part may."""
+        assert self.judge is not None
+        rows = self.corpus.select("swap", language)
+        by_id = {self.ids[r]: int(r) for r in rows}
+        firsts = sorted(i for i in by_id if i.endswith(f"a-{language}"))[: self.settings.items]
+        pairs = np.array([[by_id[i], by_id[i.replace(f"a-{language}", f"b-{language}")]] for i in firsts])
+        readings = [
+            self.judge.read(self.draw(self.hear(pairs[:, side], language), self.seeds(pairs[:, 0]))) for side in (0, 1)
+        ]
+        said = [self.said(pairs[:, side]) for side in (0, 1)]
+        swaps = [Swap(*four) for four in zip(*said, *readings, strict=True)]
+        return swap_rows(
+            swaps, self.judge.world, language=language, split=self.hardest, condition="clean", system="speech"
+        )
+
+    def _fidelity(self) -> list[Row]:
+        """FID and inception score over all drawn test pictures together."""
+        where = Where(language="all", split="all", condition="clean", system="speech")
+        drawn = ((torch.cat(self.drawn) + 1) * 127.5).round().to(torch.uint8)
+        real = ((self.real(np.concatenate(self.shown)) + 1) * 127.5).round().to(torch.uint8)
+        extractor = (
+            _TeacherFeatures(load_teacher_of(self.workspace))
+            if self.judge is None
+            else _ReaderFeatures(self.judge.reader)
+        )
+        features = [fidelity.extract(extractor, images) for images in (real, drawn)]
+        self.extractor = fidelity.extractor_meta(extractor, features[0])
+        found = fidelity.fid_rows(*features, seed=self.seed, **where)
+        if self.judge is not None:
+            logits = fidelity.extract(_KindAndColour(self.judge.reader), drawn)
+            found += fidelity.inception_score_rows(logits, seed=self.seed, **where)
+            self.extractor["is_classifier"] = "the attribute reader's kind x colour of head or petals"
+        return found
+
+    def examples(self) -> list[Example]:
+        """What the page shows: recordings of the hardest split, several drawings each."""
+        shown = []
+        for language in self.workspace.recipe.languages:
+            rows, times = self.pick(self.hardest, language)[: self.settings.pictures], self.settings.samples
+            seeds = [s + k for s in self.seeds(rows) for k in range(times)]
+            pictures = self.draw(repeat_tokens(self.hear(rows, language), times), seeds)
+            readings = self.judge.read(pictures) if self.judge else []
+            for number, row in enumerate(rows):
+                mine = slice(number * times, (number + 1) * times)
+                shown.append(self._example(int(row), language, pictures[mine], readings[mine]))
+        return shown
+
+    def _example(self, row: int, language: str, pictures: Tensor, readings: list[dict[str, str]]) -> Example:
+        from PIL import Image
+
+        from sta.models.vq import to_pixels
+
+        truth = self.said(np.array([row]))[0] if self.judge else {}
+        return Example(
+            caption=self.corpus.column("text")[row], language=language,
+            direction=self.workspace.cards[language].direction, mood=self.moods[row] or "", split=self.hardest,
+            audio=wav_bytes(self.corpus.waveform(row)), truth=self.corpus.picture(row),
+            drawn=[Image.fromarray(p.numpy()) for p in to_pixels(pictures)], said=truth, read=readings,
+        )  # fmt: skip
+
+
+def evaluate(workspace: Workspace, release: Path) -> Report:
+    """Measure a run's release; writes `evaluation/report.json`, `report.html` and `grid.png`."""
+    folder = workspace.folder / "evaluation"
+
+    def fill(partial: Path) -> None:
+        evaluation = Evaluation(workspace, load_release(release))
+        rows, examples = evaluation.rows(), evaluation.examples()
+        report = Report(_meta(workspace) | evaluation.extractor, rows)
+        report.write(partial / "report.json")
+        write_page(partial / "report.html", report, examples, workspace.recipe.name)
+        write_grid(partial / "grid.png", examples)
+
+    build_folder(folder, fill)
+    return Report.read(folder / "report.json")
+
+
+def _meta(workspace: Workspace) -> dict[str, Any]:
+    recipe, seconds = workspace.recipe, {}
+    for path in sorted(workspace.folder.glob("*/log/metrics.jsonl")):
+        seconds[path.parent.parent.name] = json.loads(path.read_text().splitlines()[-1])["seconds"]
+    return {
+        "recipe": recipe.name, "seed": recipe.seed, "languages": recipe.languages,
+        "sampling": recipe.sampling.model_dump(), "training_seconds": seconds, **environment(),
+    }  # fmt: skip

@@ -1,0 +1,365 @@
+"""`SpeechToImagePipeline`: recordings in, pictures out, by diffusers' conventions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils import BaseOutput
+from PIL import Image
+from torch import Tensor
+
+from sta.cards import LanguageCard
+from sta.data.audio import SAMPLE_RATE, check_waveform, read_audio
+from sta.data.text import Pieces, normalise
+from sta.errors import AudioError, WeightsError
+from sta.models.bottleneck import SpeechBottleneck, Tokens
+from sta.models.decoder import CodeDecoder
+from sta.models.diffusion import guide
+from sta.models.encoder import SpeechEncoder, read_ctc, spread_pieces
+from sta.models.scheduler import Generators, MaskReplaceScheduler
+from sta.models.vq import VQTokenizer, to_pixels
+
+Audio = str | Path | bytes | np.ndarray | Tensor
+LENGTH_MULTIPLE = 64
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+
+
+@dataclass
+class SpeechToImageOutput(BaseOutput):
+    """`images`: PIL pictures, or an array as `output_type` says; `tokens`: what the decoder was given."""
+
+    images: Any
+    tokens: Tokens
+
+
+@dataclass
+class LanguagePack:
+    """What the pipeline needs to hear one language: its encoder, which languages may share, and its text side."""
+
+    card: LanguageCard
+    pieces: Pieces
+    group: str
+    encoder: SpeechEncoder
+    bottleneck: SpeechBottleneck
+
+
+class SpeechToImagePipeline(DiffusionPipeline):
+    """Draws what is said.
+
+    Args:
+        decoder, tokenizer, scheduler: the picture side, which defines the token space.
+        token_space: fingerprint that every language pack must name.
+        num_inference_steps, guidance_scale: defaults of a call, as found on validation.
+    """
+
+    model_cpu_offload_seq = "decoder->tokenizer"
+    _callback_tensor_inputs = ("codes",)
+
+    decoder: CodeDecoder
+    tokenizer: VQTokenizer
+    scheduler: MaskReplaceScheduler
+
+    def __init__(
+        self,
+        decoder: CodeDecoder,
+        tokenizer: VQTokenizer,
+        scheduler: MaskReplaceScheduler,
+        token_space: str = "",
+        num_inference_steps: int = 12,
+        guidance_scale: float = 2.0,
+    ):
+        super().__init__()
+        self.register_modules(decoder=decoder, tokenizer=tokenizer, scheduler=scheduler)
+        self.register_to_config(
+            token_space=token_space, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale
+        )
+        self.languages: dict[str, LanguagePack] = {}
+
+    # ---- saving and loading ---------------------------------------------------------------------------
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """Write the release layout: model_index.json, a folder per component, `languages/<code>/`."""
+        super().save_pretrained(str(save_directory), **kwargs)
+        for code, pack in self.languages.items():
+            self._save_language(Path(save_directory) / "languages" / code, pack)
+
+    def _save_language(self, folder: Path, pack: LanguagePack) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        index = {"code": pack.card.code, "encoder": pack.group, "token_space": self.config.token_space}
+        (folder / "language.json").write_text(json.dumps(index, indent=2) + "\n")
+        (folder / "card.json").write_text(pack.card.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        (folder / "pieces.model").write_bytes(pack.pieces.serialized())
+        shared = folder.parent / pack.group
+        if not (shared / "bottleneck").exists():
+            pack.encoder.save_pretrained(shared / "encoder")
+            pack.bottleneck.save_pretrained(shared / "bottleneck")
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> SpeechToImagePipeline:
+        """Load a release from a folder, or from the Hub by name.
+
+        Raises:
+            WeightsError: the release is missing, incomplete, truncated, or its parts do not belong together.
+        """
+        folder = _local(str(pretrained_model_name_or_path))
+        try:
+            pipe = super().from_pretrained(str(folder), **kwargs)
+        except Exception as error:  # diffusers and safetensors raise many kinds for a broken folder
+            raise WeightsError(
+                f"{folder}: not a whole release ({str(error).splitlines()[0]}); copy it again, or make one by `sta run`"
+            ) from error
+        assert isinstance(pipe, SpeechToImagePipeline)
+        for path in sorted((folder / "languages").glob("*/language.json")):
+            pipe.add_language(path.parent)
+        return pipe
+
+    def add_language(self, folder: str | Path) -> None:
+        """Add a language released for the same token space: its `languages/<code>` folder.
+
+        Raises:
+            WeightsError: a file is missing or broken, or the language speaks another token space.
+        """
+        folder = Path(folder)
+        try:
+            index = json.loads((folder / "language.json").read_text())
+            card = LanguageCard.model_validate_json((folder / "card.json").read_text(encoding="utf-8"))
+            shared = folder.parent / index["encoder"]
+            known = {p.group: p for p in self.languages.values()}.get(index["encoder"])
+            encoder = known.encoder if known else SpeechEncoder.from_pretrained(shared / "encoder")
+            bottleneck = known.bottleneck if known else SpeechBottleneck.from_pretrained(shared / "bottleneck")
+            pieces = Pieces.load(folder / "pieces.model")
+        except Exception as error:  # as above: many kinds for a broken folder
+            raise WeightsError(f"{folder}: not a whole language pack ({str(error).splitlines()[0]})") from error
+        if index["token_space"] != self.config.token_space:
+            raise WeightsError(
+                f"{folder}: speaks token space {index['token_space']}, this decoder reads {self.config.token_space}; "
+                "use the language pack released for this decoder"
+            )
+        self.add_pack(LanguagePack(card, pieces, index["encoder"], encoder, bottleneck))
+
+    def add_pack(self, pack: LanguagePack) -> None:
+        """Add a language whose networks are in memory."""
+        pack.encoder.to(self.device).eval()
+        pack.bottleneck.to(self.device).eval()
+        self.languages[pack.card.code] = pack
+
+    def to(self, *args: Any, **kwargs: Any) -> SpeechToImagePipeline:
+        super().to(*args, **kwargs)
+        for pack in self.languages.values():
+            pack.encoder.to(self.device)
+            pack.bottleneck.to(self.device)
+        return self
+
+    # ---- the steps of a call --------------------------------------------------------------------------
+
+    def pack(self, language: str) -> LanguagePack:
+        """The pack of a language.
+
+        Raises:
+            WeightsError: the release does not know it; names those it knows.
+        """
+        if language not in self.languages:
+            known = ", ".join(self.languages) or "none"
+            raise WeightsError(f"language '{language}' is not in this release (known: {known}); train or add its pack")
+        return self.languages[language]
+
+    @torch.no_grad()
+    def encode_speech(self, audio: Audio | Sequence[Audio], language: str, sampling_rate: int = SAMPLE_RATE) -> Tokens:
+        """Recordings to tokens [B, K, C] and embeddings [B, E].
+
+        Raises:
+            AudioError: a recording cannot be read or drawn.
+        """
+        frames, mask, _, _ = self._hear(_waves(audio, sampling_rate), self.pack(language))
+        tokens: Tokens = self.pack(language).bottleneck(frames, mask)
+        return tokens
+
+    @torch.no_grad()
+    def encode_text(self, text: str | Sequence[str], language: str) -> Tokens:
+        """Written captions to tokens, as a perfect reading would give: nothing is misheard."""
+        pack = self.pack(language)
+        texts = [text] if isinstance(text, str) else list(text)
+        ids = [
+            pack.encoder.shift_pieces(pack.pieces.encode(normalise(t, pack.card.normaliser)), language) for t in texts
+        ]
+        pieces, lengths = (x.to(self.device) for x in spread_pieces(ids))
+        frames = pack.encoder.encode_text(pieces, lengths)
+        tokens: Tokens = pack.bottleneck(frames.frames, frames.mask)
+        return tokens
+
+    @torch.no_grad()
+    def transcribe(self, audio: Audio | Sequence[Audio], language: str, sampling_rate: int = SAMPLE_RATE) -> list[str]:
+        """What the CTC head read: one normalised caption per recording."""
+        pack = self.pack(language)
+        _, _, logits, lengths = self._hear(_waves(audio, sampling_rate), pack)
+        first = pack.encoder.first_piece[language]
+        return [pack.pieces.decode([i - first for i in ids]) for ids in read_ctc(logits, lengths)]
+
+    def _hear(self, waves: list[np.ndarray], pack: LanguagePack) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        features = [pack.encoder.features(w) for w in waves]
+        lengths = torch.tensor([len(f) for f in features], device=self.device)
+        longest = -(-int(lengths.max()) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+        batch = np.zeros((len(waves), longest, features[0].shape[1]), features[0].dtype)
+        for row, feature in enumerate(features):
+            batch[row, : len(feature)] = feature
+        index = pack.encoder.language_index(pack.card.code)
+        language = torch.full((len(waves),), index, device=self.device)
+        out = pack.encoder(pack.encoder.inputs(torch.from_numpy(batch).to(self.device)), lengths, language)
+        return out.frames, out.mask, out.ctc_logits, out.ctc_lengths
+
+    def prepare_latents(self, batch: int, latents: Tensor | None = None) -> Tensor:
+        """The starting codes [B, N]: all mask, or those given."""
+        if latents is None:
+            return torch.full((batch, self.decoder.codes), self.scheduler.mask_id, device=self.device)
+        if latents.shape != (batch, self.decoder.codes):
+            raise ValueError(f"latents have shape {tuple(latents.shape)}, expected {(batch, self.decoder.codes)}")
+        return latents.to(self.device)
+
+    def check_inputs(
+        self, output_type: str, callback_tensors: Sequence[str], steps: int, guidance_scale: float
+    ) -> None:
+        if output_type not in OUTPUT_TYPES:
+            raise ValueError(f"output_type '{output_type}' is not one of {', '.join(OUTPUT_TYPES)}")
+        unknown = [name for name in callback_tensors if name not in self._callback_tensor_inputs]
+        if unknown:
+            raise ValueError(f"callback tensors {unknown} are not among {self._callback_tensor_inputs}")
+        if steps < 1 or guidance_scale < 1:
+            raise ValueError(f"num_inference_steps {steps} and guidance_scale {guidance_scale} must both be at least 1")
+
+    @torch.no_grad()
+    def draw_codes(
+        self,
+        tokens: Tokens,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        generator: Generators = None,
+        latents: Tensor | None = None,
+        callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
+        callback_tensors: Sequence[str] = ("codes",),
+    ) -> Tensor:
+        """Tokens [B, K, C] to codes [B, N]: the sampling loop."""
+        steps = num_inference_steps or self.config.num_inference_steps
+        scale = self.config.guidance_scale if guidance_scale is None else guidance_scale
+        codes = self.prepare_latents(len(tokens.tokens), latents)
+        self.scheduler.set_timesteps(steps, self.device)
+        for number, t in enumerate(self.scheduler.timesteps.tolist()):
+            logits = self._belief(codes, t, tokens, scale)
+            codes = self.scheduler.step(logits, t, codes, generator).prev_sample
+            if callback_on_step_end is not None:
+                given = {}
+                for name in callback_tensors:
+                    given[name] = {"codes": codes}[name]
+                codes = (callback_on_step_end(self, number, t, given) or {}).pop("codes", codes)
+        return codes
+
+    def _belief(self, codes: Tensor, t: int, tokens: Tokens, scale: float) -> Tensor:
+        """Guided logits of x_0 [B, N, V]: one pass over the batch, doubled where there is guidance."""
+        share = torch.full((len(codes),), t / self.scheduler.config.num_train_timesteps, device=self.device)
+        dtype = self.decoder.dtype
+        heard, embedding = tokens.tokens.to(dtype), tokens.embedding.to(dtype)
+        if scale == 1:
+            logits: Tensor = self.decoder(codes, share, heard, embedding)
+            return logits
+        drop = torch.arange(2, device=self.device).repeat_interleave(len(codes)).bool()
+        twice = [torch.cat([x, x]) for x in (codes, share, heard, embedding)]
+        conditional, unconditional = self.decoder(*twice, drop).float().chunk(2)
+        return guide(conditional, unconditional, scale)
+
+    def decode_codes(self, codes: Tensor, output_type: str = "pil") -> Any:
+        """Codes [B, N] to pictures in the form that `output_type` names."""
+        if output_type == "latent":
+            return codes
+        pictures = (self.tokenizer.decode(codes) + 1) / 2  # [B, 3, H, W] in [0, 1]
+        if output_type == "pt":
+            return pictures
+        if output_type == "np":
+            return pictures.cpu().permute(0, 2, 3, 1).numpy()
+        return [Image.fromarray(p.numpy()) for p in to_pixels(pictures.cpu() * 2 - 1)]
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        audio: Audio | Sequence[Audio],
+        sampling_rate: int = SAMPLE_RATE,
+        language: str = "en",
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        num_images_per_prompt: int = 1,
+        generator: Generators = None,
+        latents: Tensor | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("codes",),
+    ) -> SpeechToImageOutput | tuple[Any, Tokens]:
+        """Draw what is said in one recording or several.
+
+        Args:
+            audio: a path or a file's bytes (WAV, FLAC, MP3, OGG), a waveform [T] or [channels, T], or a list of these.
+            sampling_rate: of waveforms given as arrays, Hz; files carry their own.
+            language: code of the language spoken.
+            num_inference_steps: steps of the sampler; default as found on validation.
+            guidance_scale: 1 is none; default as found on validation.
+            num_images_per_prompt: pictures of each recording.
+            generator: one, or one per picture, for the same pictures again.
+            latents: starting codes [B, N]; all mask by default.
+            output_type: `pil`, `np` [B, H, W, 3] in [0, 1], `pt` [B, 3, H, W] in [0, 1], or `latent` (codes).
+            return_dict: False gives the tuple (images, tokens).
+            callback_on_step_end: called as `(pipe, step, timestep, {"codes": ...})`; may return other codes.
+
+        Raises:
+            AudioError: a recording cannot be read or drawn.
+            WeightsError: the release does not know the language.
+            ValueError: another argument is out of range; names what is accepted.
+        """
+        steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
+        scale = self.config.guidance_scale if guidance_scale is None else guidance_scale
+        self.check_inputs(output_type, callback_on_step_end_tensor_inputs, steps, scale)
+        tokens = repeat_tokens(self.encode_speech(audio, language, sampling_rate), num_images_per_prompt)
+        codes = self.draw_codes(
+            tokens, steps, scale, generator, latents, callback_on_step_end, callback_on_step_end_tensor_inputs
+        )
+        images = self.decode_codes(codes, output_type)
+        return SpeechToImageOutput(images=images, tokens=tokens) if return_dict else (images, tokens)
+
+
+def repeat_tokens(tokens: Tokens, times: int) -> Tokens:
+    """Each item's tokens `times` times, side by side."""
+    return Tokens(*(x.repeat_interleave(times, 0) for x in (tokens.tokens, tokens.embedding, tokens.kl)))
+
+
+def _waves(audio: Audio | Sequence[Audio], sampling_rate: int) -> list[np.ndarray]:
+    several = audio if isinstance(audio, list | tuple) else [audio]
+    if not several:
+        raise AudioError("no recording was given; pass a path, a file's bytes or a waveform")
+    return [_wave(a, sampling_rate) for a in several]  # type: ignore[arg-type]
+
+
+def _wave(audio: Audio, sampling_rate: int) -> np.ndarray:
+    if isinstance(audio, str | Path | bytes):
+        return read_audio(audio)
+    return check_waveform(np.asarray(audio.cpu() if isinstance(audio, Tensor) else audio), sampling_rate)
+
+
+def _local(name_or_path: str) -> Path:
+    """The release's folder: the path itself, or where the Hub's files of that name were downloaded to."""
+    folder = Path(name_or_path)
+    if folder.is_dir():
+        return folder
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name_or_path))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise WeightsError(
+            f"{name_or_path}: no such release folder, and no such name on the Hub that this machine can reach "
+            f"({str(error).splitlines()[0]})"
+        ) from error

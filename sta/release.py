@@ -1,0 +1,86 @@
+"""Releases: a run's trained parts as one folder in diffusers' layout, with checksums, verified by loading it back."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from sta.data.cache import build_folder
+from sta.errors import WeightsError
+from sta.models.decoder import CodeDecoder
+from sta.models.scheduler import MaskReplaceScheduler
+from sta.models.vq import VQTokenizer
+from sta.pipeline import LanguagePack, SpeechToImagePipeline
+from sta.training.features import load_speech
+from sta.training.tasks.decoder import REPLACED
+from sta.training.workspace import Workspace, file_hash, fingerprint
+
+SUMS = "SHA256SUMS"
+
+
+def assemble(workspace: Workspace) -> SpeechToImagePipeline:
+    """The pipeline of a run, from what its stages left."""
+    recipe = workspace.recipe
+    scheduler = MaskReplaceScheduler(
+        codebook=recipe.tokenizer.codes, num_train_timesteps=recipe.decoder.timesteps, replaced=REPLACED,
+        truncation=recipe.sampling.truncation, reveal=recipe.sampling.order,
+    )  # fmt: skip
+    decoder_final, tokenizer_final = workspace.final("decoder"), workspace.final("tokenizer")
+    pipe = SpeechToImagePipeline(
+        CodeDecoder.from_pretrained(decoder_final / "decoder").eval(),
+        VQTokenizer.from_pretrained(tokenizer_final / "tokenizer").eval(),
+        scheduler,
+        token_space=fingerprint(decoder_final / "decoder"),
+        num_inference_steps=recipe.sampling.steps,
+        guidance_scale=recipe.sampling.guidance,
+    )
+    for group, codes in recipe.groups.items():
+        encoder, bottleneck = load_speech(workspace, group, "decoder")
+        for code in codes:
+            pipe.add_pack(LanguagePack(workspace.cards[code], workspace.pieces[code], group, encoder, bottleneck))
+    return pipe
+
+
+def write_release(workspace: Workspace) -> Path:
+    """Write `release/` of a run, whole or not at all, and load it back."""
+
+    def fill(folder: Path) -> None:
+        assemble(workspace).save_pretrained(folder)
+        shutil.copy(workspace.folder / "recipe.yaml", folder / "recipe.yaml")
+        write_sums(folder)
+
+    folder = build_folder(workspace.folder / "release", fill)
+    verify(folder)
+    return folder
+
+
+def write_sums(folder: Path) -> None:
+    """Write SHA256SUMS over every file of the folder, as `sha256sum -c` reads it."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != SUMS)
+    (folder / SUMS).write_text("".join(f"{file_hash(p)}  {p.relative_to(folder)}\n" for p in files), encoding="utf-8")
+
+
+def verify(folder: Path) -> None:
+    """Check every file against SHA256SUMS.
+
+    Raises:
+        WeightsError: a file is missing or changed; names it.
+    """
+    sums = folder / SUMS
+    if not sums.exists():
+        raise WeightsError(
+            f"{folder}: not a release, it has no {SUMS}; `sta run RECIPE` writes one to runs/<name>/release"
+        )
+    for line in sums.read_text(encoding="utf-8").splitlines():
+        digest, _, name = line.partition("  ")
+        path = folder / name
+        if not path.exists():
+            raise WeightsError(f"{path}: missing from the release; copy the release again")
+        if file_hash(path) != digest:
+            raise WeightsError(f"{path}: truncated or changed since the release was made; copy the release again")
+
+
+def load_release(folder: Path) -> SpeechToImagePipeline:
+    """Verify and load a release."""
+    verify(folder)
+    return SpeechToImagePipeline.from_pretrained(folder)
