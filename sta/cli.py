@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-from sta.errors import AudioError, StaError
+from sta.errors import AudioError, Interrupted, StaError
 
 if TYPE_CHECKING:
     from sta.pipeline import SpeechToImagePipeline
@@ -18,21 +19,43 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
-    options = build_parser().parse_args(arguments)
+    options = _parse(arguments)
     _quieten()
-    from sta.training.runtime import interruptible
-
     try:
+        from sta.training.runtime import interruptible
+
         with interruptible():
             options.run(options)
+        sys.stdout.flush()
     except StaError as error:
         if options.debug:
             raise
         print(f"sta: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:  # before `interruptible` was imported, or asked twice
+        print("sta: stopped on SIGINT; run the same command again to continue", file=sys.stderr)
+        return Interrupted.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options; recordings and overrides may also stand after an option, where argparse does not look for them."""
+    parser = build_parser()
+    options, rest = parser.parse_known_args(arguments)
+    several = vars(options).get("files", vars(options).get("overrides"))
+    if several is None or any(r.startswith("-") for r in rest):
+        return parser.parse_args(arguments)
+    several += rest
+    return options
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line too."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"sta: {message}; `{self.prog} --help` lists what there is\n")
 
 
 def _quieten() -> None:
@@ -49,7 +72,7 @@ def _has_gpu() -> bool:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line; the same option means the same everywhere."""
-    parser = argparse.ArgumentParser("sta", description="Direct speech-to-image generation in any language.")
+    parser = _Parser("sta", description="Direct speech-to-image generation in any language.")
     debug = argparse.ArgumentParser(add_help=False)
     debug.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -72,9 +95,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_weights(one)
     one.add_argument("--out", type=Path, default=Path("drawings"), help="folder for the pictures (default: drawings)")
     one.add_argument("--pictures", type=_positive, default=1, help="pictures of each recording (default: 1)")
-    one.add_argument("--seed", type=int, default=0, help="the same seed draws the same pictures (default: 0)")
+    one.add_argument("--seed", type=_seed, default=0, help="the same seed draws the same pictures (default: 0)")
     one.add_argument("--steps", type=_positive, help="steps of the sampler (default: the release's)")
-    one.add_argument("--guidance", type=float, help="strength of guidance, 1 is none (default: the release's)")
+    one.add_argument("--guidance", type=_guidance, help="strength of guidance, 1 is none (default: the release's)")
     one.add_argument("--start", type=float, default=0.0, help="seconds to skip at the start of each recording")
     one.add_argument("--seconds", type=float, help="draw only so many seconds; long recordings need it")
 
@@ -83,7 +106,7 @@ def build_parser() -> argparse.ArgumentParser:
     one.add_argument("--language", required=True, metavar="CODE")
     one.add_argument("--mood", default="neutral", help="neutral, happy, sad, angry or fearful (default: neutral)")
     one.add_argument("--voice", help="speaker's name (default: drawn by --seed)")
-    one.add_argument("--seed", type=int, default=0)
+    one.add_argument("--seed", type=_seed, default=0)
     one.add_argument("--out", type=Path, default=Path("speech.wav"), help="file to write (default: speech.wav)")
 
     one = command("evaluate", evaluate, "Evaluate a finished run again and write its report.")
@@ -103,7 +126,7 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", help="path, or name of a packaged recipe such as garden-mini")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as stages.decoder.steps=500")
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder that holds the runs (default: runs)")
-    parser.add_argument("--seed", type=int, help="the recipe's seed")
+    parser.add_argument("--seed", type=_seed, help="the recipe's seed")
 
 
 def _add_weights(parser: argparse.ArgumentParser) -> None:
@@ -113,9 +136,25 @@ def _add_weights(parser: argparse.ArgumentParser) -> None:
 
 
 def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
     return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 0 to 2^63 - 1")
+    return int(text)
+
+
+def _guidance(text: str) -> float:
+    try:
+        scale = float(text)
+    except ValueError:
+        scale = math.nan
+    if not 1 <= scale < math.inf:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of at least 1")
+    return scale
 
 
 # ---- commands ---------------------------------------------------------------------------------------------
@@ -143,7 +182,9 @@ def train(options: argparse.Namespace) -> None:
     """One stage, on this process's share of the launch."""
     from sta.training.stages import open_run, run_stage
 
-    print(run_stage(open_run(_recipe(options), options.out), options.stage))
+    final = run_stage(open_run(_recipe(options), options.out), options.stage)
+    if os.environ.get("RANK", "0") == "0":
+        print(final)
 
 
 def _recipe(options: argparse.Namespace):  # type: ignore[no-untyped-def]
@@ -175,17 +216,16 @@ def draw(options: argparse.Namespace) -> None:
 
 
 def _picture_names(options: argparse.Namespace) -> list[Path]:
-    """Where each recording's picture goes; makes the folder before anything slow is done."""
+    """Where each recording's picture goes; a folder that cannot be is told before anything slow is done."""
     names = [options.out / f"{Path(f).stem}.png" for f in options.files]
     twice = next((n for n in names if names.count(n) > 1), None)
     if twice:
         raise StaError(f"two recordings would both be drawn to {twice}; draw them with different --out folders")
-    try:
-        options.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StaError(f"--out {options.out}: the folder cannot be made ({error.strerror}); choose another") from error
-    if not os.access(options.out, os.W_OK):
-        raise StaError(f"--out {options.out}: the folder cannot be written to; choose another")
+    there = next(p for p in (options.out, *options.out.absolute().parents) if os.path.lexists(p))
+    if not there.is_dir():
+        raise StaError(f"--out {options.out}: {there} is not a folder; choose another")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise StaError(f"--out {options.out}: {there} cannot be written to; choose another")
     return names
 
 
@@ -200,8 +240,11 @@ def _save_picture(image, path: Path) -> None:  # type: ignore[no-untyped-def]
 
 
 def _load(options: argparse.Namespace) -> SpeechToImagePipeline:
+    from diffusers.utils import logging
+
     from sta.release import load_release
 
+    logging.disable_progress_bar()
     pipe = load_release(_weights(options.weights))
     pipe.pack(options.language)
     import torch
@@ -232,6 +275,8 @@ def speak(options: argparse.Namespace) -> None:
     from sta.errors import VoiceError
 
     card = load_language(options.language)
+    if options.out.is_dir():
+        raise AudioError(f"--out {options.out} is a folder; name a file in it, such as {options.out / 'speech.wav'}")
     if options.mood not in MOODS:
         raise VoiceError(f"mood '{options.mood}' is not one of {', '.join(MOODS)}")
     train, test = speakers(card.speech.voices, card.speech.test_voices)
@@ -242,10 +287,7 @@ def speak(options: argparse.Namespace) -> None:
         raise VoiceError(f"voice '{name}' does not speak {card.code} (known: {', '.join(sorted(by_name))})")
     engine = synthesiser(card.speech.synthesiser)
     wave = engine.speak(options.text, by_name[name], delivery(options.mood, rng), card.speech.words_per_minute)
-    try:
-        write_wav(options.out, wave)
-    except OSError as error:
-        raise AudioError(f"{options.out}: cannot be written ({error.strerror}); choose another --out") from error
+    write_wav(options.out, wave)
     print(f"{options.out} ({len(wave) / 16_000:.1f} s, {name}, {options.mood})")
 
 
@@ -259,22 +301,29 @@ def evaluate(options: argparse.Namespace) -> None:
     from sta.recipe import load_recipe
     from sta.training.workspace import Workspace
 
-    recipe_file = options.folder / "recipe.yaml"
-    if not recipe_file.exists():
-        raise StaError(
-            f"{options.folder}: not a run's folder, it has no recipe.yaml; name one such as runs/garden-mini"
-        )
-    workspace = Workspace(load_recipe(recipe_file), options.folder.resolve().parent)
-    if not (options.folder / "release").exists():
-        raise StaError(f"{options.folder}: has no release/ yet; `sta run` finishes it")
-    old = options.folder / "evaluation"
-    if old.exists():
-        shutil.rmtree(old)
-    report = measure(workspace, options.folder / "release")
+    folder = options.folder.parent if options.folder.name == "release" else options.folder
+    if not (folder / "recipe.yaml").exists():
+        raise StaError(f"{folder}: not a run's folder, it has no recipe.yaml; name one such as runs/garden-mini")
+    workspace = Workspace(load_recipe(folder / "recipe.yaml"), folder.resolve().parent)
+    if workspace.folder != folder.resolve():
+        raise StaError(f"{folder}: holds the run '{workspace.recipe.name}'; give the folder that name again")
+    if not (folder / "release").exists():
+        raise StaError(f"{folder}: has no release/ yet; `sta run` finishes it")
+    new, old = folder / "evaluation", folder / "evaluation.old"
+    if new.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        new.replace(old)
+    try:
+        report = measure(workspace, folder / "release")
+    except BaseException:
+        if old.exists():
+            old.replace(new)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
     report.table(Console())
     if options.json:
         report.write(options.json)
-    print(f"pictures and numbers: {old / 'report.html'}")
+    print(f"pictures and numbers: {new / 'report.html'}")
 
 
 def language_check(options: argparse.Namespace) -> None:

@@ -22,11 +22,18 @@ GIB = 2**30
 
 def report() -> Iterator[str]:
     """One line per finding."""
-    yield "packages: " + ", ".join(f"{p} {metadata.version(p)}" for p in PACKAGES)
+    yield "packages: " + ", ".join(f"{p} {_version(p)}" for p in PACKAGES)
     yield from _devices()
     yield from _voices()
     free = shutil.disk_usage(Path.cwd()).free / GIB
     yield f"disk: {free:.0f} GiB free here" + ("" if free > 4 else "; garden-mini needs 4")
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "missing"
 
 
 def _devices() -> Iterator[str]:
@@ -46,10 +53,10 @@ def _devices() -> Iterator[str]:
 
 def _voices() -> Iterator[str]:
     for code in yamlfile.names("languages"):
-        card = load_language(code)
         try:
+            card = load_language(code)
             synthesiser(card.speech.synthesiser)
             train, test = speakers(card.speech.voices, card.speech.test_voices)
             yield f"voices: {card.name} ({code}), {len(train)} to train and {len(test)} to test"
         except StaError as error:
-            yield f"voices: {card.name} ({code}): {error}"
+            yield f"voices: {code}: {error}"

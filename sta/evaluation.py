@@ -28,19 +28,21 @@ from sta.metrics.page import Example, write_grid, write_page
 from sta.metrics.probe import probe
 from sta.metrics.rows import Report, Row, Where, bootstrap
 from sta.models.bottleneck import Tokens
+from sta.models.layers import length_mask
+from sta.models.loading import load_network
 from sta.models.reader import AttributeReader
 from sta.models.teacher import Teacher
 from sta.models.vq import to_unit_range
 from sta.pipeline import SpeechToImagePipeline, repeat_tokens
 from sta.recipe import GardenCorpus
 from sta.release import load_release
-from sta.training.features import load_teacher_of, teacher_features
+from sta.training.features import cached_frames, fast, group_rows, load_teacher_of, teacher_features
 from sta.training.progress import Bar
 from sta.training.stages import environment
 from sta.training.workspace import Workspace
 
 BATCH = 32
-PROBE_ROWS = 3000
+PROBE_ROWS = 4000
 
 
 @dataclass
@@ -108,7 +110,7 @@ class Evaluation:
         settings = self.workspace.recipe.corpus
         if not isinstance(settings, GardenCorpus):
             return None
-        reader = AttributeReader.from_pretrained(self.workspace.final("reader") / "reader").eval()
+        reader = load_network(AttributeReader, self.workspace.final("reader") / "reader")
         return _Judge(reader, world_of(settings.world))
 
     # ---- parts ----------------------------------------------------------------------------------------
@@ -123,7 +125,8 @@ class Evaluation:
         parts = []
         for start in range(0, len(rows), BATCH):
             batch = rows[order[start : start + BATCH]]
-            parts.append(self.pipe.encode_speech([self.corpus.waveform(int(r)) for r in batch], language))
+            with fast(self.pipe.device):
+                parts.append(self.pipe.encode_speech([self.corpus.waveform(int(r)) for r in batch], language))
         back = torch.from_numpy(np.argsort(order))
         return Tokens(*(torch.cat([getattr(p, f) for p in parts])[back] for f in ("tokens", "embedding", "kl")))
 
@@ -238,8 +241,21 @@ class Evaluation:
         known = np.random.default_rng(self.seed).permutation(known)[:PROBE_ROWS]
         said = [{**s, "mood": self.moods[r]} for s, r in zip(self.said(known), known, strict=True)]
         slots = self.judge.reader.config.slots
-        readings = probe(self.hear(known, language).tokens.cpu(), said, tokens.tokens.cpu(), slots)
+        readings = probe(self._heard_in_training(known, language).cpu(), said, tokens.tokens.cpu(), slots)
         return self.marks(readings, rows, language=language, split=split, condition="clean", system="tokens-probe")
+
+    @torch.no_grad()
+    def _heard_in_training(self, rows: np.ndarray, language: str) -> Tensor:
+        """Tokens [n, K, C] of training rows, from the frames that the decoder stage cached."""
+        pack = self.pipe.pack(language)
+        frames = cached_frames(self.workspace, pack.group, self.pipe.device)
+        places = np.searchsorted(group_rows(self.workspace, pack.group), rows)
+        parts = []
+        for start in range(0, len(places), BATCH):
+            values, lengths = frames.padded(places[start : start + BATCH].tolist(), 1)
+            mask = length_mask(torch.from_numpy(lengths), values.shape[1]).to(self.pipe.device)
+            parts.append(pack.bottleneck(torch.from_numpy(values).float().to(self.pipe.device), mask).tokens)
+        return torch.cat(parts)
 
     def _swaps(self, language: str) -> list[Row]:
         """S2IGAN's test: one colour word changes, and only that part may."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import Tensor
@@ -18,11 +18,12 @@ from torch import Tensor
 from sta.cards import LanguageCard
 from sta.data.audio import SAMPLE_RATE, check_waveform, read_audio
 from sta.data.text import Pieces, normalise
-from sta.errors import AudioError, WeightsError
+from sta.errors import AudioError, CorpusError, WeightsError
 from sta.models.bottleneck import SpeechBottleneck, Tokens
 from sta.models.decoder import CodeDecoder
 from sta.models.diffusion import guide
 from sta.models.encoder import SpeechEncoder, read_ctc, spread_pieces
+from sta.models.loading import load_network
 from sta.models.scheduler import Generators, MaskReplaceScheduler
 from sta.models.vq import VQTokenizer, to_pixels
 
@@ -89,10 +90,11 @@ class SpeechToImagePipeline(DiffusionPipeline):
         super().save_pretrained(str(save_directory), **kwargs)
         for code, pack in self.languages.items():
             self._save_language(Path(save_directory) / "languages" / code, pack)
+        _forget_paths(Path(save_directory))
 
     def _save_language(self, folder: Path, pack: LanguagePack) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        index = {"code": pack.card.code, "encoder": pack.group, "token_space": self.config.token_space}
+        index = {"code": pack.card.code, "encoder": pack.group, "token_space": self.config["token_space"]}
         (folder / "language.json").write_text(json.dumps(index, indent=2) + "\n")
         (folder / "card.json").write_text(pack.card.model_dump_json(indent=2) + "\n", encoding="utf-8")
         (folder / "pieces.model").write_bytes(pack.pieces.serialized())
@@ -109,13 +111,21 @@ class SpeechToImagePipeline(DiffusionPipeline):
             WeightsError: the release is missing, incomplete, truncated, or its parts do not belong together.
         """
         folder = _local(str(pretrained_model_name_or_path))
+        if not (folder / "model_index.json").exists():
+            raise WeightsError(f"{folder}: not a release, it has no model_index.json; `sta run RECIPE` makes one")
+        # Loaded here because diffusers would fill weights that a file lacks with fresh ones, or unpickle a .bin.
+        kinds = {"decoder": CodeDecoder, "tokenizer": VQTokenizer}
+        parts = {name: load_network(kind, folder / name) for name, kind in kinds.items() if name not in kwargs}
         try:
-            pipe = super().from_pretrained(str(folder), **kwargs)
-        except Exception as error:  # diffusers and safetensors raise many kinds for a broken folder
+            pipe = super().from_pretrained(str(folder), **parts, **kwargs)
+        except Exception as error:  # diffusers raises many kinds for a broken folder
             raise WeightsError(
-                f"{folder}: not a whole release ({str(error).splitlines()[0]}); copy it again, or make one by `sta run`"
+                f"{folder}: not a whole release ({_first_line(error)}); copy it again, or make one by `sta run`"
             ) from error
         assert isinstance(pipe, SpeechToImagePipeline)
+        dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
+        if isinstance(dtype, torch.dtype):
+            pipe.to(dtype)
         for path in sorted((folder / "languages").glob("*/language.json")):
             pipe.add_language(path.parent)
         return pipe
@@ -132,14 +142,16 @@ class SpeechToImagePipeline(DiffusionPipeline):
             card = LanguageCard.model_validate_json((folder / "card.json").read_text(encoding="utf-8"))
             shared = folder.parent / index["encoder"]
             known = {p.group: p for p in self.languages.values()}.get(index["encoder"])
-            encoder = known.encoder if known else SpeechEncoder.from_pretrained(shared / "encoder")
-            bottleneck = known.bottleneck if known else SpeechBottleneck.from_pretrained(shared / "bottleneck")
+            encoder = known.encoder if known else load_network(SpeechEncoder, shared / "encoder")
+            bottleneck = known.bottleneck if known else load_network(SpeechBottleneck, shared / "bottleneck")
             pieces = Pieces.load(folder / "pieces.model")
-        except Exception as error:  # as above: many kinds for a broken folder
-            raise WeightsError(f"{folder}: not a whole language pack ({str(error).splitlines()[0]})") from error
-        if index["token_space"] != self.config.token_space:
+        except (OSError, ValueError, KeyError, TypeError, CorpusError) as error:
             raise WeightsError(
-                f"{folder}: speaks token space {index['token_space']}, this decoder reads {self.config.token_space}; "
+                f"{folder}: not a whole language pack ({_first_line(error)}); copy the release again"
+            ) from error
+        if index["token_space"] != self.config["token_space"]:
+            raise WeightsError(
+                f"{folder}: speaks token space {index['token_space']}, this decoder reads {self.config['token_space']}; "
                 "use the language pack released for this decoder"
             )
         self.add_pack(LanguagePack(card, pieces, index["encoder"], encoder, bottleneck))
@@ -230,7 +242,7 @@ class SpeechToImagePipeline(DiffusionPipeline):
         unknown = [name for name in callback_tensors if name not in self._callback_tensor_inputs]
         if unknown:
             raise ValueError(f"callback tensors {unknown} are not among {self._callback_tensor_inputs}")
-        if steps < 1 or guidance_scale < 1:
+        if not (steps >= 1 and guidance_scale >= 1):  # nor may they be NaN
             raise ValueError(f"num_inference_steps {steps} and guidance_scale {guidance_scale} must both be at least 1")
 
     @torch.no_grad()
@@ -245,8 +257,8 @@ class SpeechToImagePipeline(DiffusionPipeline):
         callback_tensors: Sequence[str] = ("codes",),
     ) -> Tensor:
         """Tokens [B, K, C] to codes [B, N]: the sampling loop."""
-        steps = num_inference_steps or self.config.num_inference_steps
-        scale = self.config.guidance_scale if guidance_scale is None else guidance_scale
+        steps = num_inference_steps or self.config["num_inference_steps"]
+        scale = self.config["guidance_scale"] if guidance_scale is None else guidance_scale
         codes = self.prepare_latents(len(tokens.tokens), latents)
         self.scheduler.set_timesteps(steps, self.device)
         for number, t in enumerate(self.scheduler.timesteps.tolist()):
@@ -261,7 +273,7 @@ class SpeechToImagePipeline(DiffusionPipeline):
 
     def _belief(self, codes: Tensor, t: int, tokens: Tokens, scale: float) -> Tensor:
         """Guided logits of x_0 [B, N, V]: one pass over the batch, doubled where there is guidance."""
-        share = torch.full((len(codes),), t / self.scheduler.config.num_train_timesteps, device=self.device)
+        share = torch.full((len(codes),), t / self.scheduler.config["num_train_timesteps"], device=self.device)
         dtype = self.decoder.dtype
         heard, embedding = tokens.tokens.to(dtype), tokens.embedding.to(dtype)
         if scale == 1:
@@ -272,6 +284,7 @@ class SpeechToImagePipeline(DiffusionPipeline):
         conditional, unconditional = self.decoder(*twice, drop).float().chunk(2)
         return guide(conditional, unconditional, scale)
 
+    @torch.no_grad()
     def decode_codes(self, codes: Tensor, output_type: str = "pil") -> Any:
         """Codes [B, N] to pictures in the form that `output_type` names."""
         if output_type == "latent":
@@ -298,7 +311,7 @@ class SpeechToImagePipeline(DiffusionPipeline):
         return_dict: bool = True,
         callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("codes",),
-    ) -> SpeechToImageOutput | tuple[Any, Tokens]:
+    ) -> SpeechToImageOutput:
         """Draw what is said in one recording or several.
 
         Args:
@@ -319,15 +332,19 @@ class SpeechToImagePipeline(DiffusionPipeline):
             WeightsError: the release does not know the language.
             ValueError: another argument is out of range; names what is accepted.
         """
-        steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
-        scale = self.config.guidance_scale if guidance_scale is None else guidance_scale
+        steps = self.config["num_inference_steps"] if num_inference_steps is None else num_inference_steps
+        scale = self.config["guidance_scale"] if guidance_scale is None else guidance_scale
         self.check_inputs(output_type, callback_on_step_end_tensor_inputs, steps, scale)
+        if num_images_per_prompt < 1:
+            raise ValueError(f"num_images_per_prompt {num_images_per_prompt} must be at least 1")
         tokens = repeat_tokens(self.encode_speech(audio, language, sampling_rate), num_images_per_prompt)
+        if isinstance(generator, list) and len(generator) != len(tokens.tokens):
+            raise ValueError(f"{len(generator)} generators were given for {len(tokens.tokens)} pictures; give as many")
         codes = self.draw_codes(
             tokens, steps, scale, generator, latents, callback_on_step_end, callback_on_step_end_tensor_inputs
         )
         images = self.decode_codes(codes, output_type)
-        return SpeechToImageOutput(images=images, tokens=tokens) if return_dict else (images, tokens)
+        return SpeechToImageOutput(images=images, tokens=tokens) if return_dict else (images, tokens)  # type: ignore[return-value]
 
 
 def repeat_tokens(tokens: Tokens, times: int) -> Tokens:
@@ -345,7 +362,19 @@ def _waves(audio: Audio | Sequence[Audio], sampling_rate: int) -> list[np.ndarra
 def _wave(audio: Audio, sampling_rate: int) -> np.ndarray:
     if isinstance(audio, str | Path | bytes):
         return read_audio(audio)
-    return check_waveform(np.asarray(audio.cpu() if isinstance(audio, Tensor) else audio), sampling_rate)
+    return check_waveform(np.asarray(audio.detach().cpu() if isinstance(audio, Tensor) else audio), sampling_rate)
+
+
+def _forget_paths(folder: Path) -> None:
+    """Drop where each part was loaded from, which diffusers writes down: it says nothing where a release goes."""
+    for path in [folder / "model_index.json", *folder.rglob("config.json")]:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if config.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _local(name_or_path: str) -> Path:
@@ -361,5 +390,5 @@ def _local(name_or_path: str) -> Path:
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise WeightsError(
             f"{name_or_path}: no such release folder, and no such name on the Hub that this machine can reach "
-            f"({str(error).splitlines()[0]})"
+            f"({_first_line(error)})"
         ) from error

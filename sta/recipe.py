@@ -153,7 +153,7 @@ class DistillStage(Optimisation):
 class DecoderStage(Optimisation):
     """Training of the decoder on speech tokens."""
 
-    losses: dict[Literal["vlb", "x0", "rate"], Weight] = {"vlb": 0.0, "x0": 1.0, "rate": 1e-4}
+    losses: dict[Literal["vlb", "x0", "rate", "text"], Weight] = {"vlb": 0.0, "x0": 1.0, "rate": 1e-4, "text": 0.1}
     condition_drop: Share = Field(0.1, description="chance that the condition is hidden, for guidance")
     text_share: Share = Field(0.25, description="share of the batch conditioned through the text branch")
     phrase_share: Share = Field(0.1, description="share of short phrases among the recordings")

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sta.data.cache import build_folder
 from sta.errors import WeightsError
 from sta.models.decoder import CodeDecoder
+from sta.models.loading import load_network
 from sta.models.scheduler import MaskReplaceScheduler
 from sta.models.vq import VQTokenizer
 from sta.pipeline import LanguagePack, SpeechToImagePipeline
-from sta.training.features import load_speech
-from sta.training.tasks.decoder import REPLACED
-from sta.training.workspace import Workspace, file_hash, fingerprint
+
+if TYPE_CHECKING:
+    from sta.training.workspace import Workspace
 
 SUMS = "SHA256SUMS"
 
 
 def assemble(workspace: Workspace) -> SpeechToImagePipeline:
     """The pipeline of a run, from what its stages left."""
+    # Drawing needs nothing of training, whose imports (datasets, open_clip) take more than a second.
+    from sta.training.features import load_speech
+    from sta.training.tasks.decoder import REPLACED
+    from sta.training.workspace import fingerprint
+
     recipe = workspace.recipe
     scheduler = MaskReplaceScheduler(
         codebook=recipe.tokenizer.codes, num_train_timesteps=recipe.decoder.timesteps, replaced=REPLACED,
@@ -27,8 +35,8 @@ def assemble(workspace: Workspace) -> SpeechToImagePipeline:
     )  # fmt: skip
     decoder_final, tokenizer_final = workspace.final("decoder"), workspace.final("tokenizer")
     pipe = SpeechToImagePipeline(
-        CodeDecoder.from_pretrained(decoder_final / "decoder").eval(),
-        VQTokenizer.from_pretrained(tokenizer_final / "tokenizer").eval(),
+        load_network(CodeDecoder, decoder_final / "decoder"),
+        load_network(VQTokenizer, tokenizer_final / "tokenizer"),
         scheduler,
         token_space=fingerprint(decoder_final / "decoder"),
         num_inference_steps=recipe.sampling.steps,
@@ -57,7 +65,7 @@ def write_release(workspace: Workspace) -> Path:
 def write_sums(folder: Path) -> None:
     """Write SHA256SUMS over every file of the folder, as `sha256sum -c` reads it."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != SUMS)
-    (folder / SUMS).write_text("".join(f"{file_hash(p)}  {p.relative_to(folder)}\n" for p in files), encoding="utf-8")
+    (folder / SUMS).write_text("".join(f"{_file_hash(p)}  {p.relative_to(folder)}\n" for p in files), encoding="utf-8")
 
 
 def verify(folder: Path) -> None:
@@ -67,17 +75,26 @@ def verify(folder: Path) -> None:
         WeightsError: a file is missing or changed; names it.
     """
     sums = folder / SUMS
+    if not folder.is_dir():
+        raise WeightsError(f"{folder}: no such folder; name a release, such as runs/garden-mini/release")
     if not sums.exists():
         raise WeightsError(
             f"{folder}: not a release, it has no {SUMS}; `sta run RECIPE` writes one to runs/<name>/release"
         )
-    for line in sums.read_text(encoding="utf-8").splitlines():
+    for line in sums.read_text(encoding="utf-8", errors="replace").splitlines():
         digest, _, name = line.partition("  ")
         path = folder / name
-        if not path.exists():
+        if not name:
+            raise WeightsError(f"{sums}: '{line[:80]}' is no line of checksums; copy the release again")
+        if not path.is_file():
             raise WeightsError(f"{path}: missing from the release; copy the release again")
-        if file_hash(path) != digest:
+        if _file_hash(path) != digest:
             raise WeightsError(f"{path}: truncated or changed since the release was made; copy the release again")
+
+
+def _file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_release(folder: Path) -> SpeechToImagePipeline:

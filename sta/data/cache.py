@@ -34,7 +34,11 @@ def build_folder(final: Path, fill: Callable[[Path], None], *, resume: bool = Fa
         partial.mkdir(parents=True, exist_ok=True)
         fill(partial)
         os.replace(partial, final)
-    except OSError as error:
+    except BaseException as error:
+        if not resume:
+            shutil.rmtree(partial, ignore_errors=True)
+        if not isinstance(error, OSError):
+            raise
         raise StaError(
             f"{final}: cannot be written ({error.strerror or error}); free space or choose another --out"
         ) from error
@@ -43,7 +47,7 @@ def build_folder(final: Path, fill: Callable[[Path], None], *, resume: bool = Fa
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file that is complete or absent."""
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_bytes(data)

@@ -13,13 +13,20 @@ from sta.data.cache import build_folder, key_of
 from sta.data.store import Ragged
 from sta.models.bottleneck import SpeechBottleneck
 from sta.models.encoder import SpeechEncoder
+from sta.models.loading import load_network
 from sta.models.teacher import Teacher, load_own, load_published
 from sta.models.vq import VQTokenizer, to_unit_range
 from sta.training.progress import Bar
+from sta.training.runtime import has_fast_bf16
 from sta.training.workspace import Workspace, fingerprint
 
 BATCH = 256
 LENGTH_MULTIPLE = 64
+
+
+def fast(device: torch.device) -> torch.autocast:
+    """bfloat16 where the machine has it in hardware: for frozen networks whose output is cached."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bf16())
 
 
 def load_teacher_of(workspace: Workspace) -> Teacher:
@@ -44,10 +51,12 @@ def _fill_teacher(workspace: Workspace, folder: Path, device: torch.device) -> N
         seen, read = [], []
         for start in range(0, len(pixels), BATCH):
             part = torch.from_numpy(np.array(pixels[start : start + BATCH])).to(device)
-            seen.append(teacher.encode_images(part).cpu().numpy())
+            with fast(device):
+                seen.append(teacher.encode_images(part).cpu().numpy())
             bar.advance(len(part))
         for start in range(0, len(texts), BATCH):
-            read.append(teacher.encode_texts(texts[start : start + BATCH]).cpu().numpy())
+            with fast(device):
+                read.append(teacher.encode_texts(texts[start : start + BATCH]).cpu().numpy())
             bar.advance(len(read[-1]))
     np.save(folder / "image.npy", np.concatenate(seen))
     np.save(folder / "text.npy", np.concatenate(read))
@@ -59,7 +68,7 @@ def picture_codes(workspace: Workspace, device: torch.device) -> np.ndarray:
     folder = workspace.cache / f"codes-{fingerprint(final)}"
 
     def fill(partial: Path) -> None:
-        tokenizer = VQTokenizer.from_pretrained(final / "tokenizer").eval().to(device)
+        tokenizer = load_network(VQTokenizer, final / "tokenizer").to(device)
         pixels, codes = workspace.pixels, []
         with Bar("codes of the pictures", len(pixels), "pictures") as bar, torch.no_grad():
             for start in range(0, len(pixels), BATCH):
@@ -75,9 +84,7 @@ def load_speech(workspace: Workspace, group: str, stage: str | None = None) -> t
     """Encoder and bottleneck of a group as distilled, or the bottleneck as `stage` tuned it; in evaluation mode."""
     distilled = workspace.final(f"distill-{group}")
     tuned = workspace.final(stage) / f"bottleneck-{group}" if stage else distilled / "bottleneck"
-    encoder = SpeechEncoder.from_pretrained(distilled / "encoder").eval()
-    bottleneck = SpeechBottleneck.from_pretrained(tuned if tuned.exists() else distilled / "bottleneck").eval()
-    return encoder, bottleneck
+    return load_network(SpeechEncoder, distilled / "encoder"), load_network(SpeechBottleneck, tuned)
 
 
 def batches_by_length(features: Ragged, rows: np.ndarray, size: int = 64) -> list[np.ndarray]:
@@ -111,7 +118,8 @@ def cached_frames(workspace: Workspace, group: str, device: torch.device) -> Rag
         kept: dict[int, np.ndarray] = {}
         with Bar(f"frames of {group}", len(rows), "recordings") as bar:
             for batch in batches_by_length(workspace.features, rows):
-                frames, mask, _, _ = encode_rows(encoder, workspace, batch, device)
+                with fast(device):
+                    frames, mask, _, _ = encode_rows(encoder, workspace, batch, device)
                 for row, frame, valid in zip(batch, frames, mask, strict=True):
                     kept[int(row)] = frame[valid].half().cpu().numpy()
                 bar.advance(len(batch))

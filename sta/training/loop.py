@@ -165,7 +165,8 @@ def train(task: Task, settings: Optimisation, folder: Path, seed: int, accelerat
             # ---------------------------------------------------------------------------------------------
             done = step + 1
             if done % settings.log_every == 0 or done == settings.steps:
-                log.write(done, done * settings.batch, {"loss": loss, "norm": norm, **losses})
+                means = _over_ranks(accelerator, {"loss": loss, **losses})
+                log.write(done, done * settings.batch, {**means, "norm": norm})
             bar.advance(note=f"loss {log.last:.3f}" if log.last is not None else "")
             leaving = stop.anywhere(accelerator)
             if leaving or (done % settings.save_every == 0 and done < settings.steps):
@@ -183,6 +184,7 @@ def _prepare(
     plugin = getattr(accelerator.state, "deepspeed_plugin", None)
     if plugin is not None:
         plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = settings.batch // accelerator.num_processes
+        plugin.deepspeed_config["gradient_clipping"] = settings.clip
         if settings.ema and plugin.deepspeed_config["zero_optimization"]["stage"] == 3:
             raise TrainingError(f"stage {task.name}: an average of the weights (ema) needs ZeRO stage 2 or less, not 3")
     task.module.train()
@@ -223,6 +225,12 @@ def _check_finite(accelerator: Accelerator, loss: Any, losses: Mapping[str, Tens
         raise TrainingError(
             f"stage {stage}: the loss of step {step + 1} is not finite ({bad}); lower stages.*.lr or the weight"
         )
+
+
+def _over_ranks(accelerator: Accelerator, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The mean of each value over the ranks: what one process would have seen of the whole batch."""
+    stacked = torch.stack([value.detach().float() for value in values.values()])
+    return dict(zip(values, accelerator.reduce(stacked, "mean"), strict=True))
 
 
 def _finish(

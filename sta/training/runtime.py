@@ -42,10 +42,20 @@ def start(precision: str = "auto") -> Accelerator:
     mixed = {"auto": "bf16" if has_fast_bf16() else "no", "bf16": "bf16", "fp32": "no"}[precision]
     handlers: list[object] = [DistributedDataParallelKwargs(find_unused_parameters=True)]
     launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if launched > 1 and not torch.cuda.is_available():
-        # Without a backend named, accelerate leaves DeepSpeed's CPU ranks believing that they are alone.
+    deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
+    processors = launched > 1 and not torch.cuda.is_available()
+    if processors:
+        # Without a backend named, accelerate leaves DeepSpeed's CPU ranks believing that they are alone; without
+        # `cpu`, it leaves ranks started by torchrun with a model that is not synchronised.
         handlers.append(InitProcessGroupKwargs(backend="gloo"))
-    accelerator = Accelerator(mixed_precision=mixed, kwargs_handlers=handlers)
+    accelerator = Accelerator(
+        cpu=processors and not deepspeed, mixed_precision="no" if deepspeed else mixed, kwargs_handlers=handlers
+    )
+    if deepspeed and mixed == "bf16":
+        # DeepSpeed's own bf16 casts the weights and leaves the inputs; its autocast is what accelerate does elsewhere.
+        accelerator.state.deepspeed_plugin.deepspeed_config["torch_autocast"] = {
+            "enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": [],
+        }  # fmt: skip
     if accelerator.num_processes != launched:
         raise TrainingError(
             f"the launcher started {launched} processes but accelerate sees {accelerator.num_processes}; "

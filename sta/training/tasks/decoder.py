@@ -13,14 +13,16 @@ from sta.models.bottleneck import SpeechBottleneck, Tokens
 from sta.models.decoder import CodeDecoder
 from sta.models.diffusion import Schedule, corrupt, linear_schedule, variational_loss
 from sta.models.encoder import SpeechEncoder, spread_pieces
+from sta.models.layers import similarity_distillation
 from sta.recipe import DecoderStage
-from sta.training.features import cached_frames, group_rows, load_speech, picture_codes
+from sta.training.features import cached_frames, group_rows, load_speech, picture_codes, teacher_features
 from sta.training.loop import Share, Shuffled, Task
 from sta.training.tasks.distill import SHORT
 from sta.training.workspace import Workspace
 
 REPLACED = 0.1
 FRAME_MULTIPLE = 16
+BANK = 512  # captions whose teacher features keep the embedding where the distill stage put it
 
 
 class _Denoising(nn.Module):
@@ -28,10 +30,10 @@ class _Denoising(nn.Module):
 
     def __init__(
         self, decoder: CodeDecoder, encoders: dict[str, SpeechEncoder], bottlenecks: dict[str, SpeechBottleneck],
-        schedule: Schedule, stage: DecoderStage,
+        schedule: Schedule, stage: DecoderStage, temperature: float,
     ):  # fmt: skip
         super().__init__()
-        self.decoder, self.schedule, self.stage = decoder, schedule, stage
+        self.decoder, self.schedule, self.stage, self.temperature = decoder, schedule, stage, temperature
         self.encoders, self.bottlenecks = nn.ModuleDict(encoders), nn.ModuleDict(bottlenecks)
         self.encoders.requires_grad_(False)
         self.bottlenecks.requires_grad_(stage.tune_bottleneck)
@@ -50,6 +52,10 @@ class _Denoising(nn.Module):
         drop = torch.rand(len(x0), device=x0.device) < self.stage.condition_drop
         logits = self.decoder(xt, t / self.schedule.timesteps, tokens.tokens, tokens.embedding, drop).float()
         losses = {"rate": tokens.kl.mean(), "x0": F.cross_entropy(logits.flatten(0, 1), x0.flatten())}
+        if self.stage.losses.get("text") and self.stage.tune_bottleneck:
+            losses["text"] = similarity_distillation(
+                tokens.embedding, batch["text"], batch["text_bank"], self.temperature
+            ).mean()
         if self.stage.losses.get("vlb"):
             losses["vlb"] = variational_loss(logits, x0, xt, t, self.schedule)
         return losses
@@ -77,7 +83,7 @@ class DecoderTask(Task):
     def __init__(self, workspace: Workspace, device: torch.device):
         self.workspace, self.stage = workspace, workspace.recipe.stages.decoder
         self.weights, self.groups = self.stage.losses, list(workspace.recipe.groups)
-        self.codes = picture_codes(workspace, device)
+        self.codes, (_, self.text) = picture_codes(workspace, device), teacher_features(workspace, device)
         self.frames = {g: cached_frames(workspace, g, device) for g in self.groups}
         self.rows = {g: group_rows(workspace, g) for g in self.groups}
         self.image_of, _ = workspace.corpus.image_index
@@ -102,7 +108,8 @@ class DecoderTask(Task):
             **recipe.decoder.model_dump(exclude={"timesteps"}),
         )  # fmt: skip
         schedule = linear_schedule(recipe.decoder.timesteps, recipe.tokenizer.codes, REPLACED)
-        return _Denoising(decoder, self.encoders, bottlenecks, schedule, self.stage)
+        temperature = recipe.stages.distill.temperature
+        return _Denoising(decoder, self.encoders, bottlenecks, schedule, self.stage, temperature)
 
     def batch(self, step: int, share: Share) -> dict[str, Tensor]:
         number, turn = step % len(self.groups), step // len(self.groups)
@@ -119,12 +126,18 @@ class DecoderTask(Task):
         places, written = share.of(places), share.of(written)
         heard, read = places[~written], places[written]
         rows = self.rows[group]
+        shown = rows[np.concatenate([heard, read])]
+        bank = np.random.default_rng([self.workspace.recipe.seed, step]).choice(
+            rows, min(BANK, len(rows)), replace=False
+        )
         frames, lengths = self.frames[group].padded(heard.tolist(), FRAME_MULTIPLE)
         batch = {
             "group": torch.tensor(number),
             "frames": torch.from_numpy(frames),
             "frames_mask": torch.arange(frames.shape[1]) < torch.from_numpy(lengths)[:, None],
-            "codes": torch.from_numpy(self.codes[self.image_of[rows[np.concatenate([heard, read])]]]),
+            "codes": torch.from_numpy(self.codes[self.image_of[shown]]),
+            "text": torch.from_numpy(self.text[shown]),
+            "text_bank": torch.from_numpy(self.text[bank]),
         }
         return batch | self._written(group, rows[read], step) if len(read) else batch
 

@@ -1,0 +1,78 @@
+"""Augmentation of log-mel features."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sta.models.augment import _warp, augment_mel
+from sta.models.layers import length_mask
+
+
+@pytest.fixture
+def mel(generator: torch.Generator) -> torch.Tensor:
+    return torch.randn(4, 192, 80, generator=generator)
+
+
+LENGTHS = torch.tensor([192, 150, 64, 20])
+
+
+def test_strength_zero_changes_nothing(mel: torch.Tensor) -> None:
+    changed, lengths = augment_mel(mel, LENGTHS, 0)
+    assert changed is mel
+    assert lengths is LENGTHS
+
+
+@pytest.mark.parametrize("strength", [0.1, 1.0, 2.0])
+def test_lengths_fit_the_batch(mel: torch.Tensor, strength: float) -> None:
+    torch.manual_seed(0)
+    for _ in range(10):
+        changed, lengths = augment_mel(mel, LENGTHS, strength)
+        assert changed.shape[0::2] == (4, 80)
+        assert changed.shape[1] % 64 == 0
+        assert int(lengths.min()) > 0
+        assert int(lengths.max()) <= changed.shape[1]
+        assert changed.isfinite().all()
+        ratio = lengths / LENGTHS
+        assert (ratio >= 1 / (1 + 0.05 * strength) - 0.06).all()
+        assert (ratio <= 1 / (1 - 0.05 * strength) + 0.01).all()
+    assert not lengths.equal(LENGTHS)
+
+
+def test_each_item_is_changed_on_its_own_and_by_the_seed() -> None:
+    same = torch.randn(1, 128, 80, generator=torch.Generator().manual_seed(0)).expand(3, -1, -1)
+    lengths = torch.full((3,), 128)
+    torch.manual_seed(0)
+    one, one_lengths = augment_mel(same, lengths, 1.0)
+    assert not one[0].equal(one[1])
+    torch.manual_seed(0)
+    two, two_lengths = augment_mel(same, lengths, 1.0)
+    assert one.equal(two)
+    assert one_lengths.equal(two_lengths)
+
+
+def test_what_is_said_stays_within_the_length() -> None:
+    """Valid frames hold one, padding holds zero: after the warp the same is true but for the last frame or two."""
+    torch.manual_seed(0)
+    mask = length_mask(LENGTHS, 192)
+    mel = mask[..., None].float().expand(4, 192, 80)
+    for _ in range(10):
+        warped, lengths = _warp(mel, LENGTHS, 0.08, 0.05)
+        valid = length_mask(lengths, warped.shape[1])
+        for row in range(4):
+            n = int(lengths[row])
+            assert warped[row, : n - 2].min() > 0.99
+            if row:
+                assert warped[row, n + 2 :].abs().max() < 0.01
+        assert valid.sum(1).equal(lengths)
+
+
+def test_time_runs_forward() -> None:
+    torch.manual_seed(0)
+    ramp = torch.arange(128.0)[None, :, None].expand(2, 128, 80)
+    warped, lengths = _warp(ramp, torch.tensor([128, 128]), 0.0, 0.05)
+    for row in range(2):
+        n = int(lengths[row])
+        pace = warped[row, :n, 0].diff()
+        assert abs(float(pace[2:-2].mean()) - 128 / n) < 0.02
+        assert float(warped[row, 0, 0]) < 1

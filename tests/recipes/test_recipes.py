@@ -1,0 +1,109 @@
+"""Every recipe on disk runs all its stages, for two steps each at toy size, and what it releases draws."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from accelerate.state import AcceleratorState
+from PIL import Image
+
+from sta import yamlfile
+from sta.cards import load_language
+from sta.cli import main
+from sta.data.audio import write_wav
+from sta.data.garden.corpus import speak, world_of
+from sta.data.garden.draw import draw
+from sta.data.garden.grammar import Grammar
+from sta.metrics.rows import Report
+from sta.recipe import GardenCorpus, WorldSettings, load_recipe
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+STAGES = ("teacher", "tokenizer", "distill", "decoder", "reader")
+SMALL = (
+    *("encoder.backbone=null", "encoder.width=32", "encoder.convolutions=1", "encoder.layers=1", "encoder.heads=2"),
+    *("bottleneck.tokens=2", "bottleneck.width=8", "bottleneck.layers=1"),
+    *("tokenizer.codes=16", "tokenizer.width=16", "decoder.width=32", "decoder.layers=1", "decoder.heads=2"),
+    *(f"stages.{stage}.{size}" for stage in STAGES for size in ("steps=2", "batch=4")),
+    *("teacher=garden-clip", "stages.distill.negatives=8", "corpus.size=32", "sampling.steps=2"),
+    *("evaluation.items=4", "evaluation.pictures=1", "evaluation.samples=1"),
+)
+SMALL_GARDEN = ("corpus.scenes=12", "corpus.validation=4", "corpus.test=4", "corpus.swaps=2")
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator() -> Iterator[None]:
+    """accelerate keeps one state per process; a test must not find the precision of another."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's own corpus: ten recordings of English, the picture of each, and `metadata.jsonl`."""
+    root = tmp_path_factory.mktemp("own")
+    card, world = load_language("en"), world_of(WorldSettings())
+    grammar, rng = Grammar(card, world), np.random.default_rng(0)
+    lines = []
+    for number in range(10):
+        scene = world.sample(rng)
+        text = grammar.describe(scene.kind, scene.attributes, rng)
+        wave, speaker = speak(card, text, scene.mood, number, False)
+        write_wav(root / f"{number}.wav", wave)
+        draw(scene, 48).save(root / f"{number}.png")
+        split = ("train", "validation", "test")[max(0, number - 4) // 2]
+        line = {"audio": f"{number}.wav", "image": f"{number}.png", "text": text, "language": "en"}
+        lines.append(json.dumps({**line, "speaker": speaker, "mood": scene.mood, "split": split}))
+    (root / "metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return root
+
+
+def check_run(run: Path, language: str, work: Path) -> None:
+    """The run's folder is whole, and its release draws a spoken sentence, the same for the same seed."""
+    report = Report.read(run / "evaluation" / "report.json")
+    assert {row.language for row in report.rows} >= {language}
+    assert "<html" in (run / "evaluation" / "report.html").read_text(encoding="utf-8")
+    with Image.open(run / "evaluation" / "grid.png") as grid:
+        grid.verify()
+    for name in ("model_index.json", "SHA256SUMS", "recipe.yaml"):
+        assert (run / "release" / name).is_file()
+    assert not list(run.rglob("*.partial"))
+
+    said = work / "said.wav"
+    assert main(["speak", load_language(language).test_sentence, "--language", language, "--out", str(said)]) == 0
+    drawn = []
+    for out in (work / "first", work / "again"):
+        arguments = ["draw", str(said), "--language", language, "--weights", str(run / "release"), "--out", str(out)]
+        assert main([*arguments, "--seed", "3"]) == 0
+        drawn.append((out / "said.png").read_bytes())
+    assert drawn[0] == drawn[1]
+    with Image.open(work / "first" / "said.png") as picture:
+        assert picture.size == (32, 32)
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda f: f.stem)
+def test_recipe_runs_from_nothing_to_a_drawing(file: Path, tmp_path: Path, folder: Path) -> None:
+    recipe = load_recipe(file)
+    corpus = SMALL_GARDEN if isinstance(recipe.corpus, GardenCorpus) else (f"corpus.root={folder}", "languages=[en]")
+    assert main(["run", str(file), *SMALL, *corpus, "--out", str(tmp_path)]) == 0
+    check_run(tmp_path / recipe.name, "en" if "en" in recipe.languages else recipe.languages[0], tmp_path)
+
+
+def test_folder_corpus_runs_from_nothing_to_a_drawing(tmp_path: Path, folder: Path) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text(
+        f"extends: garden-tiny\nname: own\nlanguages: [en]\ncorpus: {{name: folder, root: {folder}, size: 32}}\n"
+    )
+    assert main(["run", str(file), *SMALL, "--out", str(tmp_path / "runs")]) == 0
+    assert not (tmp_path / "runs" / "own" / "reader").exists(), "only Garden knows the truth about its pictures"
+    check_run(tmp_path / "runs" / "own", "en", tmp_path)
+
+
+def test_every_recipe_on_disk_is_run() -> None:
+    assert {file.stem for file in RECIPES} == set(yamlfile.names("recipes")) >= {"garden-mini", "garden-tiny"}

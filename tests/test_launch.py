@@ -1,0 +1,158 @@
+"""Real launches of two processes: with torchrun alone and under DeepSpeed, stopped by a signal and continued."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))
+STEPS, SAVE_EVERY, LIMIT = 80, 20, 240
+TINY = (
+    *("languages=[en]", "corpus.scenes=12", "corpus.phrases=0", "corpus.validation=2", "corpus.test=2"),
+    *("corpus.swaps=1", "tokenizer.codes=16", "tokenizer.width=16"),
+    *("stages.tokenizer.batch=8", "stages.tokenizer.log_every=1", f"stages.tokenizer.save_every={SAVE_EVERY}"),
+)
+
+pytestmark = pytest.mark.slow
+needs_compiler = pytest.mark.skipif(
+    not (shutil.which("c++") or shutil.which("g++")), reason="DeepSpeed builds a kernel, which needs a C++ compiler"
+)
+TWO_PROCESSES = [pytest.param("cpu-2"), pytest.param("cpu-2-zero2", marks=needs_compiler)]
+
+
+# ---- starting and stopping ----------------------------------------------------------------------------------
+
+
+def arguments(out: Path, name: str, stage: str, *overrides: str) -> list[str]:
+    return ["garden-tiny", *TINY, f"name={name}", *overrides, "--stage", stage, "--out", str(out)]
+
+
+def launch(config: str) -> list[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    file = ROOT / "recipes" / "accelerate" / f"{config}.yaml"
+    start = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file)]
+    return [*start, "--main_process_port", str(port), "-m", "sta.train"]
+
+
+@contextlib.contextmanager
+def started(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The command, which is gone with its workers when the block is left."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT)
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.terminate()  # the launcher takes its workers, which have groups of their own, with it
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(60)
+                process.kill()
+
+
+def finish(command: Sequence[str], log: Path) -> None:
+    with started(command, log) as process:
+        code = process.wait(LIMIT)
+    assert code == 0, log.read_text()[-3000:]
+
+
+def stop_after_first_checkpoint(command: Sequence[str], checkpoints: Path, log: Path) -> int:
+    """Send SIGTERM to the launcher alone, as a scheduler does, once a checkpoint is there; its exit code."""
+    with started(command, log) as process:
+        end = time.monotonic() + LIMIT
+        while not list(checkpoints.glob("step-*[0-9]/state.json")):
+            assert process.poll() is None, log.read_text()[-3000:]
+            assert time.monotonic() < end, "no checkpoint in time"
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        return process.wait(LIMIT)
+
+
+def logged(stage: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (stage / "log" / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(stage: Path) -> dict[str, torch.Tensor]:
+    files = list((stage / "final").rglob("*.safetensors"))
+    assert files
+    return {f"{file.name}/{name}": value for file in files for name, value in load_file(file).items()}
+
+
+# ---- tests --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of runs with the corpus and `one`, two steps of the tokenizer in one process."""
+    out = tmp_path_factory.mktemp("runs")
+    for stage in ("prepare", "tokenizer"):
+        overrides = ("stages.tokenizer.steps=2", "precision=fp32")
+        finish([sys.executable, "-m", "sta.train", *arguments(out, "one", stage, *overrides)], out / f"one-{stage}.log")
+    return out
+
+
+@pytest.mark.parametrize("config", TWO_PROCESSES)
+def test_two_processes_train_one_model(alone: Path, config: str) -> None:
+    """Both ranks' shares make the loss of the whole batch; a stop on SIGTERM is continued to the end."""
+    stage = alone / config / "tokenizer"
+    overrides = (f"stages.tokenizer.steps={STEPS}", "precision=fp32")
+    training = arguments(alone, config, "tokenizer", *overrides)
+
+    code = stop_after_first_checkpoint([*launch(config), *training], stage / "checkpoints", alone / f"{config}-1.log")
+    assert code != 0
+    assert not (stage / "final").exists(), "the stage ended before the signal came; raise STEPS"
+    newest = max(p for p in (stage / "checkpoints").iterdir() if "partial" not in p.name)
+    assert json.loads((newest / "state.json").read_text())["processes"] == 2
+    assert len(list(newest.glob("random_states_*.pkl"))) == 2
+
+    finish([*launch(config), *training], alone / f"{config}-2.log")
+    assert [line["step"] for line in logged(stage)] == list(range(1, STEPS + 1))
+    assert all(torch.isfinite(value).all() for value in weights(stage).values())
+    first, reference = logged(stage)[0], logged(alone / "one" / "tokenizer")[0]
+    assert first["loss"] == pytest.approx(reference["loss"], rel=1e-4)
+    assert first["norm"] == pytest.approx(reference["norm"], rel=1e-3), "the ranks' gradients are not averaged"
+    assert first["samples"] == reference["samples"] == 8
+
+
+@needs_compiler
+def test_deepspeed_follows_the_precision_of_the_recipe(alone: Path) -> None:
+    """bfloat16 under DeepSpeed is autocast, as elsewhere: near the float32 loss, and float32 weights at the end."""
+    overrides = ("stages.tokenizer.steps=2", "precision=bf16")
+    finish([*launch("cpu-2-zero2"), *arguments(alone, "zero2-bf16", "tokenizer", *overrides)], alone / "zero2-bf16.log")
+    stage = alone / "zero2-bf16" / "tokenizer"
+    assert {value.dtype for value in weights(stage).values()} == {torch.float32}
+    loss, reference = logged(stage)[0]["loss"], logged(alone / "one" / "tokenizer")[0]["loss"]
+    assert loss == pytest.approx(reference, rel=0.02)
+    assert loss != reference
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
+def test_launch_file_is_one_that_accelerate_reads(file: Path) -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    config = load_config_from_file(str(file))
+    assert config.num_processes == int(file.stem.split("-")[1])
+    assert config.mixed_precision == "no", "the recipe's precision decides"
+    assert (config.distributed_type.value == "DEEPSPEED") == file.stem.endswith("zero2")
+    assert "use_cpu" not in yaml.safe_load(file.read_text()), "it would hide DeepSpeed's CPU ranks from each other"
+
+
+def test_launch_files_are_those_that_the_readme_names() -> None:
+    assert {file.stem for file in FILES} == {"cpu-2", "cpu-2-zero2", "gpu-1", "gpu-8", "gpu-8-zero2"}

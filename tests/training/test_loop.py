@@ -1,0 +1,383 @@
+"""The training loop: stopped and continued is as never stopped, whatever stopped it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from sta.errors import Interrupted, TrainingError
+from sta.recipe import Optimisation
+from sta.training import checkpoint, runtime
+from sta.training.loop import Share, Shuffled, Task, build_optimizer, learning_rate, train
+
+STEPS = 9
+
+
+class Regression(nn.Module):
+    """Noise in the step, a buffer that moves, and a parameter that is never used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line, self.norm, self.idle = nn.Linear(3, 2), nn.BatchNorm1d(2), nn.Linear(2, 2)
+        self.idle.requires_grad_(False)
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        noisy = batch["x"] + 0.1 * torch.randn_like(batch["x"])
+        error = (self.norm(self.line(noisy)) - batch["y"]).pow(2).mean()
+        return {"mse": error, "size": self.line.weight.pow(2).sum(), "seen": batch["x"].mean()}
+
+
+class Line(Task):
+    """A line through synthetic points; `at` is the step whose batch does something first."""
+
+    name = "line"
+    weights = {"mse": 1.0, "size": 0.01}  # noqa: RUF012
+
+    def __init__(self, at: int | None = None, do: Any = None):
+        torch.manual_seed(0)
+        self.module, self.at, self.do, self.asked = Regression(), at, do, []  # type: ignore[var-annotated]
+
+    def batch(self, step: int, share: Share) -> dict[str, Tensor]:
+        self.asked.append(step)
+        x = torch.from_numpy(np.random.default_rng([7, step]).standard_normal((4, 3)).astype(np.float32))
+        y = x[:, :2] * 2 - 1
+        if step == self.at:
+            x = self.do(x)
+        return {"x": x, "y": y}
+
+    def export(self, module: nn.Module, folder: Path) -> None:
+        save_file(module.state_dict(), folder / "weights.safetensors")
+
+
+def settings(**changes: Any) -> Optimisation:
+    return Optimisation(
+        **{"steps": STEPS, "batch": 4, "lr": 0.05, "warmup": 2, "log_every": 1, "save_every": 3, **changes}
+    )
+
+
+def run(task: Task, folder: Path, **changes: Any) -> Path:
+    return train(task, settings(**changes), folder, 3, runtime.start("fp32"))
+
+
+def terminate(x: Tensor) -> Tensor:
+    os.kill(os.getpid(), signal.SIGTERM)
+    return x
+
+
+def crash(x: Tensor) -> Tensor:
+    raise RuntimeError("the machine went away")
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    return load_file(folder / "final" / "weights.safetensors")
+
+
+def metrics(folder: Path) -> list[dict[str, float]]:
+    lines = (folder / "log" / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("straight")
+    run(Line(), folder, ema=0.9)
+    return folder
+
+
+def assert_as_straight(folder: Path, straight: Path) -> None:
+    one, two = weights(folder), weights(straight)
+    assert one.keys() == two.keys()
+    for name in one:
+        assert one[name].equal(two[name]), name
+    assert metrics(folder) == metrics(straight)
+    assert not (folder / "checkpoints").exists()
+
+
+def test_it_logs_every_loss_and_their_weighted_sum(straight: Path) -> None:
+    log = metrics(straight)
+    assert [x["step"] for x in log] == list(range(1, STEPS + 1))
+    assert [x["samples"] for x in log] == [4 * n for n in range(1, STEPS + 1)]
+    assert set(log[0]) == {"step", "samples", "loss", "norm", "mse", "size", "seen"}
+    assert log[0]["loss"] == pytest.approx(log[0]["mse"] + 0.01 * log[0]["size"], abs=1e-5)
+    assert sorted(p.name for p in straight.iterdir()) == ["final", "log"]
+
+
+def test_it_learns(tmp_path: Path) -> None:
+    run(Line(), tmp_path, steps=60, log_every=10)
+    log = metrics(tmp_path)
+    assert [x["step"] for x in log] == [10, 20, 30, 40, 50, 60]
+    assert log[-1]["mse"] < 0.6 * log[0]["mse"]
+
+
+def test_twice_is_the_same(straight: Path, tmp_path: Path) -> None:
+    run(Line(), tmp_path, ema=0.9)
+    assert_as_straight(tmp_path, straight)
+
+
+@pytest.mark.parametrize("at", [0, 2, 3, 7, STEPS - 1])
+def test_stopped_and_continued_is_as_never_stopped(at: int, straight: Path, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted, match=rf"stage line: stopped at step {at + 1} of {STEPS} and saved") as stop:
+        run(Line(at, terminate), tmp_path, ema=0.9)
+    assert stop.value.exit_code == 75
+    assert not (tmp_path / "final").exists()
+    again = Line()
+    run(again, tmp_path, ema=0.9)
+    assert again.asked == list(range(at + 1, STEPS))
+    assert_as_straight(tmp_path, straight)
+
+
+def test_stopped_twice(straight: Path, tmp_path: Path) -> None:
+    for at in (1, 5):
+        with pytest.raises(Interrupted):
+            run(Line(at, terminate), tmp_path, ema=0.9)
+    run(Line(), tmp_path, ema=0.9)
+    assert_as_straight(tmp_path, straight)
+
+
+@pytest.mark.parametrize(("at", "first"), [(2, 0), (4, 3), (8, 6)])
+def test_a_crash_costs_the_steps_since_the_last_checkpoint(at: int, first: int, straight: Path, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="went away"):
+        run(Line(at, crash), tmp_path, ema=0.9)
+    again = Line()
+    run(again, tmp_path, ema=0.9)
+    assert again.asked == list(range(first, STEPS))
+    assert_as_straight(tmp_path, straight)
+
+
+def test_without_an_average_too(tmp_path: Path) -> None:
+    run(Line(), tmp_path / "one")
+    with pytest.raises(Interrupted):
+        run(Line(4, terminate), tmp_path / "two")
+    run(Line(), tmp_path / "two")
+    assert_as_straight(tmp_path / "two", tmp_path / "one")
+
+
+def test_the_average_is_not_the_last_weights(straight: Path, tmp_path: Path) -> None:
+    run(Line(), tmp_path)
+    assert not weights(tmp_path)["line.weight"].equal(weights(straight)["line.weight"])
+    assert not weights(tmp_path)["norm.running_mean"].equal(weights(straight)["norm.running_mean"])
+    assert metrics(tmp_path) == metrics(straight)  # and it does not change the training
+
+
+def test_a_finished_stage_is_not_done_again(straight: Path) -> None:
+    task = Line()
+    assert run(task, straight, ema=0.9) == straight / "final"
+    assert task.asked == []
+
+
+def test_signals_are_handed_back(straight: Path, tmp_path: Path) -> None:
+    before = [signal.getsignal(s) for s in runtime.SIGNALS]
+    with pytest.raises(Interrupted):
+        run(Line(0, terminate), tmp_path)
+    assert [signal.getsignal(s) for s in runtime.SIGNALS] == before
+
+
+# --- what must stop a training ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops(value: float, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"stage line: the loss of step 5 is not finite \(mse (nan|inf)") as error:
+        run(Line(4, lambda x: torch.full_like(x, value)), tmp_path)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "final").exists()
+    assert checkpoint.latest(tmp_path / "checkpoints") == (3, tmp_path / "checkpoints" / "step-0000003")
+
+
+class Steep(nn.Module):
+    """The square root of nothing: a finite loss whose gradient is infinite."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line = nn.Linear(3, 1)
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"mse": (self.line(batch["x"]) * 0).sqrt().mean()}
+
+
+@pytest.mark.xfail(strict=True, reason="only the loss is looked at; after the last step NaN weights become `final`")
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_gradient_that_is_not_finite_stops_before_it_is_saved(steps: int, tmp_path: Path) -> None:
+    task = Line()
+    task.module = Steep()
+    with pytest.raises(TrainingError, match="gradient"):
+        run(task, tmp_path, steps=steps, save_every=1)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def fail_at(count: int, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """Let the `count`-th save write something and then fail."""
+    calls, save = iter(range(1, 99)), Accelerator.save_state
+
+    def save_state(self: Accelerator, folder: str, *args: Any, **kwargs: Any) -> Any:
+        done = save(self, folder, *args, **kwargs)
+        if next(calls) == count:
+            raise error
+        return done
+
+    monkeypatch.setattr(Accelerator, "save_state", save_state)
+
+
+def test_a_save_that_fails_leaves_the_one_before(
+    tmp_path: Path, straight: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        fail_at(2, patch, OSError(28, "No space left on device"))
+        with pytest.raises(
+            TrainingError, match=r"step-0000006: the checkpoint cannot be written \(No space left"
+        ) as error:
+            run(Line(), tmp_path, ema=0.9)
+    assert "\n" not in str(error.value)
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-0000003"]
+    run(Line(), tmp_path, ema=0.9)
+    assert_as_straight(tmp_path, straight)
+
+
+class SafetensorError(Exception):
+    """As safetensors has it: no OSError."""
+
+
+@pytest.mark.xfail(strict=True, reason="a full disk is SafetensorError or RuntimeError inside save_state, not OSError")
+@pytest.mark.parametrize(
+    "error", [SafetensorError("I/O error: No space left"), RuntimeError("PytorchStreamWriter failed")]
+)
+def test_a_full_disk_as_the_libraries_tell_it(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_at(2, monkeypatch, error)
+    with pytest.raises(TrainingError, match="cannot be written"):
+        run(Line(), tmp_path)
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-0000003"]
+
+
+def test_the_newest_two_checkpoints_are_kept(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        run(Line(7, terminate), tmp_path, save_every=2)
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-0000006", "step-0000008"]
+
+
+def test_half_a_checkpoint_is_passed_over(tmp_path: Path) -> None:
+    for name in ("step-0000002", "step-0000009.partial", "step-0000005"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "state.json").write_text(json.dumps({"step": int(name[5:12]), "processes": 1}))
+    (tmp_path / "step-0000005" / "state.json").unlink()
+    assert checkpoint.latest(tmp_path) == (2, tmp_path / "step-0000002")
+    assert checkpoint.latest(tmp_path / "nothing") is None
+
+
+def test_a_checkpoint_of_another_network_is_said(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        run(Line(1, terminate), tmp_path)
+    other = Line()
+    other.module.line = nn.Linear(3, 4)  # type: ignore[attr-defined]
+    other.module.norm = nn.BatchNorm1d(4)  # type: ignore[attr-defined]
+    with pytest.raises(TrainingError, match=r"step-0000002: does not load .*saved by 1 process") as error:
+        run(other, tmp_path)
+    assert "\n" not in str(error.value)
+
+
+# --- order, rate, optimiser -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 7, 30])
+def test_each_epoch_is_a_permutation(count: int) -> None:
+    items = np.arange(100, 100 + count)
+    order = Shuffled(items, seed=1)
+    epochs = [order.take(e * count, count) for e in range(3)]
+    assert all(sorted(e) == items.tolist() for e in epochs)
+    if count > 5:
+        assert not (epochs[0] == epochs[1]).all()
+        assert not (Shuffled(items, seed=2).take(0, count) == epochs[0]).all()
+    start = count // 2
+    np.testing.assert_array_equal(order.take(start, 2 * count), np.concatenate(epochs)[start : start + 2 * count])
+
+
+def test_nothing_to_take() -> None:
+    assert len(Shuffled(np.zeros(0, np.int64), 0).take(5, 3)) == 0
+    assert len(Shuffled(np.arange(3), 0).take(5, 0)) == 0
+
+
+@pytest.mark.parametrize(("count", "batch"), [(64, 8), (67, 8), (5, 8), (300, 4), (1000, 8)])
+def test_batches_are_alike_in_length_and_nothing_is_lost(count: int, batch: int) -> None:
+    rng = np.random.default_rng(0)
+    items, lengths = np.arange(count) + 50, rng.integers(50, 1000, count)
+    order = Shuffled(items, 1, lengths, batch)
+    assert order.epoch_length % batch == 0
+    for epoch in range(3):
+        taken = order.take(epoch * order.epoch_length, order.epoch_length)
+        seen = np.bincount(taken - 50, minlength=count)
+        assert seen.min() >= 1
+        assert seen.sum() - count < batch
+    if count >= 64:
+        spread = np.mean([np.ptp(lengths[b - 50]) for b in taken.reshape(-1, batch)])
+        plain = Shuffled(items, 1).take(0, count // batch * batch).reshape(-1, batch)
+        assert spread < 0.5 * np.mean([np.ptp(lengths[b - 50]) for b in plain])
+        mean = [lengths[b - 50].mean() for b in taken.reshape(-1, batch)]
+        assert mean != sorted(mean), "the batches must not come in order of length"
+
+
+def test_ranks_share_a_batch_without_loss() -> None:
+    items = np.arange(12)
+    parts = [Share(rank, 3).of(items) for rank in range(3)]
+    assert sorted(np.concatenate(parts)) == items.tolist()
+    assert {len(p) for p in parts} == {4}
+    assert Share().of(items).tolist() == items.tolist()
+
+
+def test_the_rate_warms_up_and_falls() -> None:
+    shape = settings(steps=100, warmup=10, lr=2.0)
+    rates = [learning_rate(step, shape) for step in range(100)]
+    np.testing.assert_allclose(rates[:10], 0.2 * np.arange(1, 11))
+    assert max(rates) == pytest.approx(2.0)
+    assert all(a >= b for a, b in pairwise(rates[9:]))
+    assert rates[55] == pytest.approx(2.0 * (0.02 + 0.98 / 2))
+    assert 0.04 <= rates[-1] < 0.042
+    assert learning_rate(500, shape) == pytest.approx(0.04)
+    assert learning_rate(0, settings(warmup=0, lr=2.0)) == pytest.approx(2.0)
+    assert learning_rate(0, settings(steps=5, warmup=5)) > 0
+
+
+def test_every_trainable_parameter_is_optimised_once() -> None:
+    module = Regression()
+    optimizer = build_optimizer(module, settings(weight_decay=0.3))
+    grouped = [p for group in optimizer.param_groups for p in group["params"]]
+    trainable = [p for p in module.parameters() if p.requires_grad]
+    assert sorted(map(id, grouped)) == sorted(map(id, trainable))
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert decay[id(module.line.weight)] == 0.3
+    assert decay[id(module.line.bias)] == decay[id(module.norm.weight)] == 0
+    assert id(module.idle.weight) not in decay
+
+
+def test_tied_parameters_are_optimised_once() -> None:
+    module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    module[1].weight = module[0].weight
+    assert len([p for g in build_optimizer(module, settings()).param_groups for p in g["params"]]) == 3
+
+
+def test_seeds_of_steps_differ() -> None:
+    seeds = {
+        runtime.step_seed(s, name, step, rank)
+        for s in (0, 1)
+        for name in ("a", "b")
+        for step in range(9)
+        for rank in (0, 1)
+    }
+    assert len(seeds) == 2 * 2 * 9 * 2
+
+
+@pytest.fixture(autouse=True)
+def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
