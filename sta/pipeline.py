@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,7 @@ class SpeechToImagePipeline(DiffusionPipeline):
         num_inference_steps, guidance_scale: defaults of a call, as found on validation.
     """
 
-    model_cpu_offload_seq = "decoder->tokenizer"
+    model_cpu_offload_seq = "decoder->tokenizer"  # type: ignore[assignment]
     _callback_tensor_inputs = ("codes",)
 
     decoder: CodeDecoder
@@ -85,9 +86,9 @@ class SpeechToImagePipeline(DiffusionPipeline):
 
     # ---- saving and loading ---------------------------------------------------------------------------
 
-    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """Write the release layout: model_index.json, a folder per component, `languages/<code>/`."""
-        super().save_pretrained(str(save_directory), **kwargs)
+        super().save_pretrained(str(save_directory), *args, **kwargs)
         for code, pack in self.languages.items():
             self._save_language(Path(save_directory) / "languages" / code, pack)
         _forget_paths(Path(save_directory))
@@ -104,7 +105,9 @@ class SpeechToImagePipeline(DiffusionPipeline):
             pack.bottleneck.save_pretrained(shared / "bottleneck")
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> SpeechToImagePipeline:
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
+    ) -> SpeechToImagePipeline:
         """Load a release from a folder, or from the Hub by name.
 
         Raises:
@@ -151,22 +154,21 @@ class SpeechToImagePipeline(DiffusionPipeline):
             ) from error
         if index["token_space"] != self.config["token_space"]:
             raise WeightsError(
-                f"{folder}: speaks token space {index['token_space']}, this decoder reads {self.config['token_space']}; "
-                "use the language pack released for this decoder"
+                f"{folder}: speaks token space {index['token_space']}, this decoder reads "
+                f"{self.config['token_space']}; use the language pack released for this decoder"
             )
         self.add_pack(LanguagePack(card, pieces, index["encoder"], encoder, bottleneck))
 
     def add_pack(self, pack: LanguagePack) -> None:
         """Add a language whose networks are in memory."""
-        pack.encoder.to(self.device).eval()
-        pack.bottleneck.to(self.device).eval()
+        pack.encoder.to(self.device).eval()  # type: ignore[arg-type]
+        pack.bottleneck.to(self.device).eval()  # type: ignore[arg-type]
         self.languages[pack.card.code] = pack
 
     def to(self, *args: Any, **kwargs: Any) -> SpeechToImagePipeline:
         super().to(*args, **kwargs)
         for pack in self.languages.values():
-            pack.encoder.to(self.device)
-            pack.bottleneck.to(self.device)
+            self.add_pack(pack)
         return self
 
     # ---- the steps of a call --------------------------------------------------------------------------
@@ -263,7 +265,7 @@ class SpeechToImagePipeline(DiffusionPipeline):
         self.scheduler.set_timesteps(steps, self.device)
         for number, t in enumerate(self.scheduler.timesteps.tolist()):
             logits = self._belief(codes, t, tokens, scale)
-            codes = self.scheduler.step(logits, t, codes, generator).prev_sample
+            codes = self.scheduler.step(logits, t, codes, generator, return_dict=False)[0]
             if callback_on_step_end is not None:
                 given = {}
                 for name in callback_tensors:

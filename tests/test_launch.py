@@ -132,13 +132,18 @@ def test_two_processes_train_one_model(alone: Path, config: str) -> None:
 
 
 @needs_compiler
-def test_deepspeed_follows_the_precision_of_the_recipe(alone: Path) -> None:
+def test_every_stage_trains_under_deepspeed(alone: Path) -> None:
     """bfloat16 under DeepSpeed is autocast, as elsewhere: near the float32 loss, and float32 weights at the end."""
-    overrides = ("stages.tokenizer.steps=2", "precision=bf16")
-    finish([*launch("cpu-2-zero2"), *arguments(alone, "zero2-bf16", "tokenizer", *overrides)], alone / "zero2-bf16.log")
-    stage = alone / "zero2-bf16" / "tokenizer"
-    assert {value.dtype for value in weights(stage).values()} == {torch.float32}
-    loss, reference = logged(stage)[0]["loss"], logged(alone / "one" / "tokenizer")[0]["loss"]
+    stages = ("teacher", "tokenizer", "distill-pooled", "decoder", "reader")
+    overrides = ["precision=bf16", "stages.distill.ema=0.9"]
+    for stage in stages:
+        overrides += [f"stages.{stage.partition('-')[0]}.steps=2"]
+    for stage in stages:
+        finish([*launch("cpu-2-zero2"), *arguments(alone, "zero2", stage, *overrides)], alone / f"zero2-{stage}.log")
+        trained = weights(alone / "zero2" / stage)
+        assert {value.dtype for value in trained.values() if value.is_floating_point()} == {torch.float32}
+        assert all(torch.isfinite(value).all() for value in trained.values())
+    loss, reference = (logged(alone / run / "tokenizer")[0]["loss"] for run in ("zero2", "one"))
     assert loss == pytest.approx(reference, rel=0.02)
     assert loss != reference
 

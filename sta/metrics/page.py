@@ -16,7 +16,8 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader
 from PIL import Image, ImageDraw, ImageFont
 
-from sta.metrics.rows import METRICS, SPLITS, SYSTEMS, Report, Row, known_first, write_atomically
+from sta.data.cache import write_atomically
+from sta.metrics.rows import METRICS, SPLITS, SYSTEMS, Report, Row, known_first
 
 LADDER = ("attributes", "colours", "exact", "mood")
 
@@ -62,7 +63,7 @@ def write_page(path: Path | str, report: Report, examples: Sequence[Example], ti
         languages=[_language(name, report.rows) for name in dict.fromkeys(r.language for r in report.rows)],
         gallery=_gallery(examples),
     )
-    write_atomically(path, page.encode())
+    write_atomically(Path(path), page.encode())
 
 
 def _plain(value: Any) -> str:
@@ -205,7 +206,7 @@ def write_grid(path: Path | str, examples: Sequence[Example], columns: int = 2, 
     for index, example in enumerate(examples):
         corner = (index % columns * width + 12, index // columns * height + 10)
         _paste_example(sheet, example, corner, side, font, width - 18)
-    write_atomically(path, _png(sheet))
+    write_atomically(Path(path), _png(sheet))
 
 
 def _paste_example(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sta.data.cache import write_atomically
 from sta.errors import StaError
 
 if TYPE_CHECKING:
@@ -165,18 +165,6 @@ def known_first(names: Iterable[str], known: Iterable[str]) -> list[str]:
     return [n for n in order if n in found] + [n for n in found if n not in order]
 
 
-def write_atomically(path: Path | str, data: bytes) -> None:
-    """Write `data` so that `path` is either complete or as it was before; makes the folder."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(data)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 @dataclass(frozen=True)
 class Report:
     """A run's numbers: `meta` says what was measured and how, `rows` hold one number each."""
@@ -188,7 +176,7 @@ class Report:
         """Write `report.json`, complete or not at all; what is not finite becomes null."""
         content = {"meta": self.meta, "rows": [dataclasses.asdict(row) for row in self.rows]}
         text = json.dumps(_finite(content), ensure_ascii=False, indent=1, allow_nan=False)
-        write_atomically(path, (text + "\n").encode())
+        write_atomically(Path(path), (text + "\n").encode())
 
     @classmethod
     def read(cls, path: Path | str) -> Report:

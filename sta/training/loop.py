@@ -185,6 +185,8 @@ def _prepare(
     if plugin is not None:
         plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = settings.batch // accelerator.num_processes
         plugin.deepspeed_config["gradient_clipping"] = settings.clip
+        for scalar in (p for p in task.module.parameters() if p.ndim == 0):
+            scalar.ds_optim_param = True  # not broadcast, which fails for scalars: every rank has it from the seed
         if settings.ema and plugin.deepspeed_config["zero_optimization"]["stage"] == 3:
             raise TrainingError(f"stage {task.name}: an average of the weights (ema) needs ZeRO stage 2 or less, not 3")
     task.module.train()

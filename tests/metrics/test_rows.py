@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from sta.errors import StaError
-from sta.metrics.rows import METRICS, SPLITS, Interval, Report, Row, Where, bootstrap, known_first, write_atomically
+from sta.metrics.rows import METRICS, SPLITS, Interval, Report, Row, Where, bootstrap, known_first
 
 WHERE: Where = {"language": "en", "split": "both", "condition": "clean", "system": "speech"}
 numbers = st.lists(st.floats(-100, 100), min_size=1, max_size=40)
@@ -127,20 +127,6 @@ def test_what_is_no_report_is_named(tmp_path: Path, text: str) -> None:
 def test_missing_report_is_named(tmp_path: Path) -> None:
     with pytest.raises(StaError, match="nowhere.json"):
         Report.read(tmp_path / "nowhere.json")
-
-
-def test_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "report.json"
-    write_atomically(path, b"old")
-
-    def fail(*_: object) -> None:
-        raise OSError("disk full")
-
-    monkeypatch.setattr(Path, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
-        write_atomically(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert [p.name for p in tmp_path.iterdir()] == ["report.json"]
 
 
 def test_known_first() -> None:

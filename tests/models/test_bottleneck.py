@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -68,7 +69,7 @@ def test_hidden_frames_change_nothing(bottleneck: SpeechBottleneck) -> None:
 @torch.no_grad()
 def test_order_of_frames_matters(bottleneck: SpeechBottleneck, teller: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The bottleneck reads a set: positions and the convolutions of the encoder each tell it the order."""
-    encoder = tiny_encoder()
+    encoder: Any = tiny_encoder()
     if teller == "positions":
         for layer in encoder.context:
             layer.near.weight.zero_()

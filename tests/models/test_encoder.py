@@ -303,6 +303,7 @@ def test_losses_that_weigh_nothing_are_not_computed() -> None:
     assert set(distillation(**stage)(batch())) == {"ctc", "rate", "image", "text"}  # type: ignore[arg-type]
 
 
+@torch.no_grad()
 def test_pictures_weigh_only_where_the_caption_is_full() -> None:
     module = distillation(acoustic_drop=0.0, augment=0.0).eval()
     whole, other = batch(), batch()
