@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from sta.errors import AudioError, Interrupted, StaError
+from sta.stopping import interruptible
 
 if TYPE_CHECKING:
     from sta.pipeline import SpeechToImagePipeline
@@ -22,8 +23,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     _quieten()
     try:
-        from sta.training.runtime import interruptible
-
         with interruptible():
             options.run(options)
         sys.stdout.flush()
@@ -32,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"sta: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:  # before `interruptible` was imported, or asked twice
+    except KeyboardInterrupt:  # asked twice
         print("sta: stopped on SIGINT; run the same command again to continue", file=sys.stderr)
         return Interrupted.exit_code
     except BrokenPipeError:

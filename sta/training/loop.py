@@ -27,9 +27,10 @@ from torch.utils.tensorboard import SummaryWriter
 from sta.data.cache import build_folder
 from sta.errors import Interrupted, TrainingError
 from sta.recipe import Optimisation
+from sta.stopping import deferred_signals
 from sta.training import checkpoint
 from sta.training.progress import Bar
-from sta.training.runtime import deferred_signals, step_seed
+from sta.training.runtime import step_seed, stop_anywhere
 
 
 class Task(ABC):
@@ -168,7 +169,7 @@ def train(task: Task, settings: Optimisation, folder: Path, seed: int, accelerat
                 means = _over_ranks(accelerator, {"loss": loss, **losses})
                 log.write(done, done * settings.batch, {**means, "norm": norm})
             bar.advance(note=f"loss {log.last:.3f}" if log.last is not None else "")
-            leaving = stop.anywhere(accelerator)
+            leaving = stop_anywhere(accelerator, stop)
             if leaving or (done % settings.save_every == 0 and done < settings.steps):
                 checkpoint.save(accelerator, folder / "checkpoints", done)
             if leaving:

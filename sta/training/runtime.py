@@ -1,22 +1,17 @@
-"""Where training meets accelerate and the machine: processes, precision, signals, seeds."""
+"""Where training meets accelerate and the machine: processes, precision, seeds."""
 
 from __future__ import annotations
 
 import os
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import zlib
 from pathlib import Path
-from types import FrameType
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
-from sta.errors import Interrupted, TrainingError
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from sta.errors import TrainingError
+from sta.stopping import StopRequest
 
 
 def has_fast_bf16() -> bool:
@@ -66,57 +61,12 @@ def start(precision: str = "auto") -> Accelerator:
 
 def step_seed(seed: int, stage: str, step: int, rank: int) -> int:
     """The seed of everything random in one step on one rank: a resumed run draws what it would have drawn."""
-    import zlib
-
     return zlib.crc32(f"{seed}/{stage}/{step}/{rank}".encode())
 
 
-class StopRequest:
-    """Whether SIGINT or SIGTERM came; the training loop looks between steps and saves before it leaves."""
-
-    def __init__(self) -> None:
-        self.signal: int | None = None
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:
-            raise KeyboardInterrupt  # asked twice: leave now
-        self.signal = number
-
-    def anywhere(self, accelerator: Accelerator) -> bool:
-        """Whether any rank was asked to stop; every rank gets the same answer."""
-        if accelerator.num_processes == 1:
-            return self.signal is not None
-        flag = torch.tensor([float(self.signal is not None)], device=accelerator.device)
-        return bool(accelerator.reduce(flag, "sum").item() > 0)
-
-
-@contextmanager
-def deferred_signals() -> Iterator[StopRequest]:
-    """Turn SIGINT and SIGTERM into a request while the block runs."""
-    request = StopRequest()
-    with _handlers(request):
-        yield request
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Turn SIGTERM and SIGINT into `Interrupted` while the block runs: clean-up happens, nothing is half-written."""
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        raise Interrupted(f"stopped on {signal.Signals(number).name}; run the same command again to continue")
-
-    with _handlers(leave):
-        yield
-
-
-@contextmanager
-def _handlers(handler: object) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals can only be handled in the main thread
-        return
-    before = {number: signal.signal(number, handler) for number in SIGNALS}  # type: ignore[arg-type]
-    try:
-        yield
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)
+def stop_anywhere(accelerator: Accelerator, request: StopRequest) -> bool:
+    """Whether any rank was asked to stop; every rank gets the same answer."""
+    if accelerator.num_processes == 1:
+        return request.signal is not None
+    flag = torch.tensor([float(request.signal is not None)], device=accelerator.device)
+    return bool(accelerator.reduce(flag, "sum").item() > 0)

@@ -1,0 +1,45 @@
+"""Parts of the evaluation that need no trained run."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import sta.evaluation
+from sta.evaluation import Evaluation
+from sta.models.bottleneck import Tokens
+from tests.release_fixtures import SIZE, STEPS, tiny_pipeline, wave
+
+
+@pytest.fixture(scope="module")
+def evaluation() -> Evaluation:
+    """Only what `draw` uses."""
+    evaluation = Evaluation.__new__(Evaluation)
+    evaluation.pipe = tiny_pipeline()
+    return evaluation
+
+
+@pytest.fixture(scope="module")
+def tokens(evaluation: Evaluation) -> Tokens:
+    return evaluation.pipe.encode_speech([wave(seed=s) for s in range(5)], "en")
+
+
+def test_draw_does_not_depend_on_batches(
+    evaluation: Evaluation, tokens: Tokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+    for batch in (1, 2, 5, 32):
+        monkeypatch.setattr(sta.evaluation, "BATCH", batch)
+        drawn.append(evaluation.draw(tokens, seeds=[9, 8, 7, 6, 5]))
+        torch.testing.assert_close(drawn[-1], drawn[0], atol=1e-4, rtol=0)
+    assert drawn[0].shape == (5, 3, SIZE, SIZE)
+    assert drawn[0].abs().max() <= 1
+
+
+def test_draw_is_what_the_pipeline_draws(evaluation: Evaluation, tokens: Tokens) -> None:
+    """The numbers are of the pictures that a user gets with the same seed."""
+    image = evaluation.pipe(
+        wave(seed=3), generator=torch.Generator().manual_seed(6), num_inference_steps=STEPS, output_type="pt"
+    ).images
+    drawn = evaluation.draw(tokens, seeds=[9, 8, 7, 6, 5])[3]
+    torch.testing.assert_close((drawn + 1) / 2, image[0], atol=1e-4, rtol=0)
