@@ -31,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"sta: {error}", file=sys.stderr)
         return error.exit_code
+    except Interrupted as stopped:
+        print(f"sta: {stopped}", file=sys.stderr)
+        return Interrupted.exit_code
     except KeyboardInterrupt:  # asked twice
         print("sta: stopped on SIGINT; run the same command again to continue", file=sys.stderr)
         return Interrupted.exit_code
@@ -239,11 +242,8 @@ def _save_picture(image, path: Path) -> None:  # type: ignore[no-untyped-def]
 
 
 def _load(options: argparse.Namespace) -> SpeechToImagePipeline:
-    from diffusers.utils import logging
-
     from sta.release import load_release
 
-    logging.disable_progress_bar()
     pipe = load_release(_weights(options.weights))
     pipe.pack(options.language)
     import torch

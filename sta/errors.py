@@ -34,8 +34,10 @@ class TrainingError(StaError):
     """A training run that must not go on, such as one with a non-finite loss."""
 
 
-class Interrupted(StaError):
+class Interrupted(BaseException):
     """A stop on SIGINT or SIGTERM after the state was saved; the same command continues.
+
+    Not an `Exception`, so that nothing takes it for a failure and goes on.
 
     The exit code is EX_TEMPFAIL of sysexits.h, which schedulers read as "try again".
     """

@@ -285,7 +285,7 @@ class Evaluation:
         )
         features = [fidelity.extract(extractor, images) for images in (real, drawn)]
         self.extractor = fidelity.extractor_meta(extractor, features[0])
-        found = fidelity.fid_rows(*features, seed=self.seed, **where)
+        found = fidelity.fid_rows(features[0], features[1], seed=self.seed, **where)
         if self.judge is not None:
             logits = fidelity.extract(_KindAndColour(self.judge.reader), drawn)
             found += fidelity.inception_score_rows(logits, seed=self.seed, **where)

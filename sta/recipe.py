@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from sta import yamlfile
@@ -20,7 +19,7 @@ Weight = Annotated[float, Field(ge=0)]
 class Strict(BaseModel):
     """Base of every section: unknown keys, wrong types and later changes are errors."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class WorldSettings(Strict):
@@ -191,7 +190,7 @@ class Recipe(Strict):
     """One experiment, from the corpus to the report."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     languages: Annotated[list[str], Field(min_length=1)]
     teacher: str = Field("garden-clip", description="teacher card, by name or path")
     corpus: Annotated[GardenCorpus | FolderCorpus, Field(discriminator="name")]
@@ -244,7 +243,7 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
 
 def dump_recipe(recipe: Recipe) -> str:
     """The recipe as YAML with every default written out."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return yamlfile.dump(recipe.model_dump(mode="json"))
 
 
 def _extended(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
@@ -254,18 +253,29 @@ def _extended(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     base = data.pop("extends", None)
     if base is None:
         return data
+    if not isinstance(base, str):
+        raise RecipeError(f"{path}: key 'extends' is {base!r}: must be the name or path of one recipe")
     beside = path.parent / f"{base}.yaml"
-    parent = beside if beside.is_file() else yamlfile.find(base, "recipes")
+    try:
+        parent = beside if beside.is_file() else yamlfile.find(base, "recipes")
+    except RecipeError as error:
+        raise RecipeError(f"{path}: key 'extends': {error}") from error
     return _merge(_extended(parent, (*seen, path.resolve())), data)
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """`over` laid on `base`, mapping by mapping; a corpus of another name replaces the whole section."""
-    if "name" in over and "name" in base and "stages" not in base and over["name"] != base["name"]:
-        return over
     both = {**base, **over}
-    nested = {k: _merge(base[k], v) for k, v in over.items() if isinstance(v, dict) and isinstance(base.get(k), dict)}
+    nested = {
+        k: _merge(base[k], v)
+        for k, v in over.items()
+        if isinstance(v, dict) and isinstance(base.get(k), dict) and not _other_corpus(k, base[k], v)
+    }
     return {**both, **nested}
+
+
+def _other_corpus(key: str, base: dict[str, Any], over: dict[str, Any]) -> bool:
+    return key == "corpus" and "name" in over and over["name"] != base.get("name")
 
 
 def _apply(data: dict[str, Any], override: str) -> None:
@@ -278,6 +288,6 @@ def _apply(data: dict[str, Any], override: str) -> None:
         target = target.setdefault(part, {})
         if not isinstance(target, dict):
             raise RecipeError(f"override '{override}': key '{part}' holds {target!r}, which has no keys below it")
-    if isinstance(value, dict) and isinstance(target.get(last), dict):
+    if isinstance(value, dict) and isinstance(target.get(last), dict) and not _other_corpus(last, target[last], value):
         value = _merge(target[last], value)
     target[last] = value

@@ -39,6 +39,24 @@ _StrictLoader.add_implicit_resolver(
 )
 
 
+class _StrictDumper(yaml.SafeDumper):
+    """Quotes whatever `_StrictLoader` would not read back as a string."""
+
+
+_StrictDumper.yaml_implicit_resolvers = {
+    first: [
+        *_StrictLoader.yaml_implicit_resolvers.get(first, []),
+        *yaml.SafeDumper.yaml_implicit_resolvers.get(first, []),
+    ]
+    for first in {*_StrictLoader.yaml_implicit_resolvers, *yaml.SafeDumper.yaml_implicit_resolvers}
+}
+
+
+def dump(data: Any) -> str:
+    """YAML text that `parse` reads back as it was."""
+    return yaml.dump(data, Dumper=_StrictDumper, sort_keys=False, allow_unicode=True)
+
+
 def packaged(folder: str) -> Path:
     """Where the cards or recipes of `folder` lie: beside the package in a checkout, inside it in a wheel."""
     checkout = PACKAGE.parent / folder
@@ -77,7 +95,10 @@ def parse(text: str, source: str) -> Any:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        raise RecipeError(f"{source}{where}: not valid YAML: {getattr(error, 'problem', None) or error}") from error
+        problem = str(getattr(error, "problem", None) or error).splitlines()[0]
+        raise RecipeError(f"{source}{where}: not valid YAML: {problem}") from error
+    except ValueError as error:  # such as a date with a thirteenth month
+        raise RecipeError(f"{source}: not valid YAML: {error}") from error
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -111,7 +132,7 @@ def load(path: str | Path, model: type[Model]) -> Model:
 
 def _sentence(error: ValidationError, model: type[BaseModel], source: str) -> str:
     first, count = error.errors()[0], error.error_count()
-    location = [str(part) for part in first["loc"]]
+    location = _location(first["loc"])
     key = ".".join(location)
     more = f" (and {count - 1} more)" if count > 1 else ""
     if first["type"] == "extra_forbidden":
@@ -128,6 +149,15 @@ def _sentence(error: ValidationError, model: type[BaseModel], source: str) -> st
     return f"{source}: key '{key}'{shown}: {message}{more}" if key else f"{source}: {message}{more}"
 
 
+def _location(parts: tuple[int | str, ...]) -> list[str]:
+    """The keys to type: without the name of the corpus, which pydantic adds for the member of a union it chose."""
+    before = (None, *parts)
+    return [str(p) for p, b in zip(parts, before, strict=False) if p != "[key]" and not (b == "corpus" and p in _CORPORA)]
+
+
+_CORPORA = ("garden", "folder")
+
+
 def _known_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
     """Field names of the model found by following `location` through nested models, unions and containers."""
     current: list[Any] = [model]
@@ -136,8 +166,16 @@ def _known_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list
         for candidate in current:
             if isinstance(candidate, type) and issubclass(candidate, BaseModel) and part in candidate.model_fields:
                 following += _models_in(candidate.model_fields[str(part)].annotation)
-        current = following or current
+        chosen = [m for m in current if _tag(m) == part]
+        current = chosen or following or current
     return sorted({name for m in current for name in m.model_fields})
+
+
+def _tag(model: type[BaseModel]) -> str | None:
+    """The one value of a model's `name` where that tells the members of a union apart."""
+    field = model.model_fields.get("name")
+    values: tuple[Any, ...] = getattr(field.annotation, "__args__", ()) if field else ()
+    return str(values[0]) if len(values) == 1 else None
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

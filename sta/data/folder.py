@@ -130,6 +130,6 @@ def _unreadable(row: dict[str, Any]) -> str | None:
             image.load()
     except FileNotFoundError:
         return f"{path}: no such picture"
-    except (OSError, UnidentifiedImageError) as error:
+    except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         return f"{path}: not a readable picture ({error})"
     return None

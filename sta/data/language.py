@@ -41,14 +41,14 @@ def check(name_or_path: str) -> Iterator[str]:
     if card.garden is None:
         yield "garden: no grammar, so this language trains on folders only"
         return
-    texts = list(_sentences(card))
+    texts = list(_sentences(card, path))
     characters = sorted({c for t in texts for c in _normalised(card, t, path)})
     yield f"garden: {len(set(texts))} of {len(texts)} sentences differ, {len(characters)} characters after normalising"
     yield from (f"  {t}" for t in texts[:3])
 
 
-def _sentences(card: LanguageCard) -> Iterator[str]:
-    grammar, rng = Grammar(card, FULL_WORLD), np.random.default_rng(0)
+def _sentences(card: LanguageCard, path: Path) -> Iterator[str]:
+    grammar, rng = Grammar(card, FULL_WORLD, source=str(path)), np.random.default_rng(0)
     for _ in range(SENTENCES):
         scene = FULL_WORLD.sample(rng)
         said = {s: v for s, v in scene.attributes.items() if rng.random() > 0.3}
@@ -56,7 +56,10 @@ def _sentences(card: LanguageCard) -> Iterator[str]:
 
 
 def _normalised(card: LanguageCard, text: str, path: Path) -> str:
-    normalised = normalise(text, card.normaliser)
+    try:
+        normalised = normalise(text, card.normaliser)
+    except RecipeError as error:
+        raise RecipeError(f"{path}: {error}") from error
     if not normalised.strip():
         raise RecipeError(f"{path}: key 'normaliser' {list(card.normaliser)} leaves nothing of '{text}'")
     return normalised

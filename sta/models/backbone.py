@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from sta.errors import WeightsError
@@ -53,7 +54,7 @@ class Backbone(nn.Module):
 
         try:
             model = AutoModel.from_pretrained(name_or_path)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             where = "folder" if Path(name_or_path).exists() else "name"
             raise WeightsError(
                 f"encoder.backbone '{name_or_path}': this {where} does not load as a transformers speech model "

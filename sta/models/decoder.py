@@ -76,13 +76,14 @@ class CodeDecoder(ModelMixin, ConfigMixin):
         self.read_embedding = nn.Linear(embedding_width, width)
         self.null_embedding = nn.Parameter(torch.zeros(width))
         self.read_time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
-        self.modulate = nn.Sequential(nn.SiLU(), nn.Linear(width, 9 * width))
+        modulate = nn.Linear(width, 9 * width)
+        self.modulate = nn.Sequential(nn.SiLU(), modulate)
         self.blocks = nn.ModuleList(DecoderLayer(width, heads, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, members * width // 2)
         self.classify = nn.Linear(width // 2, codebook)
-        nn.init.zeros_(self.modulate[1].weight)
-        nn.init.zeros_(self.modulate[1].bias)
+        nn.init.zeros_(modulate.weight)
+        nn.init.zeros_(modulate.bias)
 
     @property
     def codes(self) -> int:

@@ -116,4 +116,4 @@ def truncate(probabilities: Tensor, mass: float) -> Tensor:
 def draw(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     """Categorical draws by inverting the distribution function: [..., V] with uniforms [...] in [0, 1) -> [...]."""
     levels = probabilities.cumsum(-1)
-    return (levels < uniforms[..., None] * levels[..., -1:]).sum(-1).clamp(max=probabilities.shape[-1] - 1)
+    return (levels <= uniforms[..., None] * levels[..., -1:]).sum(-1).clamp(max=probabilities.shape[-1] - 1)

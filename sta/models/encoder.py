@@ -64,11 +64,12 @@ class MelAcoustics(nn.Module):
         self.stem = nn.ModuleList([nn.Conv1d(MEL_BANDS, width, 5, 2, 2), nn.Conv1d(width, width, 5, 2, 2)])
         self.blocks = nn.ModuleList(
             nn.Sequential(
-                ChannelNorm(width), nn.Conv1d(width, width, 5, padding=2), nn.ReLU(), drop(dropout),
+                nn.Conv1d(width, width, 5, padding=2), nn.ReLU(), drop(dropout),
                 nn.Conv1d(width, width, 1),
             )
             for _ in range(convolutions)
         )  # fmt: skip
+        self.norms = nn.ModuleList(ChannelNorm(width) for _ in range(convolutions))
         self.norm = nn.LayerNorm(width)
 
     def forward(self, mel: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,8 +81,8 @@ class MelAcoustics(nn.Module):
             x = convolution(x).relu()
             mask = length_mask(lengths, x.shape[2])
             x = x * mask[:, None]
-        for block in self.blocks:
-            x = (x + block(x)) * mask[:, None]
+        for norm, block in zip(self.norms, self.blocks, strict=True):
+            x = x + block(norm(x) * mask[:, None])  # the norm's shift must not leak in from the padding
         return self.norm(x.transpose(1, 2)), lengths
 
 
@@ -216,10 +217,12 @@ def spread_pieces(pieces: Sequence[Sequence[int]], generator: torch.Generator | 
         [2] * len(p) if generator is None else torch.randint(1, 4, (len(p),), generator=generator).tolist()
         for p in pieces
     ]
+    for caption, span in zip(pieces, spans, strict=True):  # without a blank between, a repeated piece would merge
+        span[:-1] = [max(s, 1 + (a == b)) for s, a, b in zip(span[:-1], caption[:-1], caption[1:], strict=True)]
     lengths = torch.tensor([max(1, sum(s)) for s in spans])
     ids = torch.full((len(pieces), -(-int(lengths.max()) // 16) * 16), BLANK)
     for row, (caption, span) in enumerate(zip(pieces, spans, strict=True)):
-        starts = np.cumsum([0, *span[:-1]]) if span else []
+        starts: Sequence[int] = np.cumsum([0, *span[:-1]]).tolist() if span else []
         for piece, start in zip(caption, starts, strict=True):
             ids[row, start] = piece
     return ids, lengths

@@ -88,6 +88,7 @@ def similarity_distillation(student: Tensor, target: Tensor, bank: Tensor, tempe
         student: [B, E]; target: [B, E], what the teacher made of the same items; both unit vectors.
         bank: [M, E], unit vectors of the teacher.
     """
-    wanted = (target @ torch.cat([target, bank]).T / temperature).softmax(-1)
-    seen = student.float() @ torch.cat([target, bank]).T / temperature
+    own = (target * target).sum(-1, keepdim=True), (student.float() * target).sum(-1, keepdim=True)  # [B, 1] each
+    wanted = (torch.cat([own[0], target @ bank.T], -1) / temperature).softmax(-1)  # [B, 1+M]
+    seen = torch.cat([own[1], student.float() @ bank.T], -1) / temperature
     return -(wanted * seen.log_softmax(-1)).sum(-1)

@@ -23,7 +23,9 @@ def load_network(kind: type[Network], folder: Path) -> Network:
     if not (folder / "config.json").exists():
         raise WeightsError(f"{folder}: holds no {kind.__name__} (no config.json); make it again or copy it whole")
     try:
-        network, info = kind.from_pretrained(folder, output_loading_info=True, low_cpu_mem_usage=False)
+        network, info = kind.from_pretrained(
+            folder, output_loading_info=True, low_cpu_mem_usage=False, use_safetensors=True
+        )
     except Exception as error:  # safetensors, JSON, torch and diffusers each raise their own for a broken file
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(f"{folder}: not a whole {kind.__name__} ({first}); make it again") from error

@@ -92,8 +92,8 @@ class MaskReplaceScheduler(SchedulerMixin, ConfigMixin):
         uniforms = _uniforms(sample.shape, generator, sample.device)
         if s == 0:
             return draw(belief, uniforms)
-        times = [torch.full((len(sample),), time, device=sample.device) for time in (s, t)]
-        return draw(posterior(belief, sample, *times, self.schedule), uniforms)
+        earlier, now = (torch.full((len(sample),), time, device=sample.device) for time in (s, t))
+        return draw(posterior(belief, sample, earlier, now, self.schedule), uniforms)
 
     def _reveal_surest(self, belief: Tensor, sample: Tensor, s: int, t: int, generator: Generators) -> Tensor:
         """Draw the masked codes, then keep as many as the schedule has revealed at s, the surest ones."""
@@ -107,8 +107,9 @@ class MaskReplaceScheduler(SchedulerMixin, ConfigMixin):
         score = purity + self.config.purity_noise * (s / self.config.num_train_timesteps) * jitter
         score = torch.where(shown, torch.full_like(score, float("inf")), score)
         keep = max(1, round(sample.shape[1] * (1 - float(self.schedule.gamma[s]))))
+        kept = shown.sum(1, keepdim=True).clamp_min(keep)  # codes that were given are never hidden again
         rank = score.argsort(-1, descending=True).argsort(-1)
-        return torch.where(rank < keep, codes, torch.full_like(codes, self.mask_id))
+        return torch.where(rank < kept, codes, torch.full_like(codes, self.mask_id))
 
 
 def _uniforms(shape: torch.Size, generator: Generators, device: torch.device) -> Tensor:

@@ -11,12 +11,13 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sta.cards import TeacherCard
 from sta.data.text import Pieces
-from sta.errors import WeightsError
+from sta.errors import CorpusError, WeightsError
 
 
 class PieceTokenizer:
@@ -48,7 +49,7 @@ class Teacher(nn.Module):
         card: its card.
     """
 
-    def __init__(self, model: nn.Module, tokenize: Any, card: TeacherCard):
+    def __init__(self, model: Any, tokenize: Any, card: TeacherCard):
         super().__init__()
         self.model, self.tokenize, self.card = model, tokenize, card
         self.requires_grad_(False)
@@ -105,13 +106,13 @@ def load_own(folder: Path) -> Teacher:
         card = TeacherCard.model_validate_json((folder / "config.json").read_text())
         model = build_own(card)
         model.load_state_dict(load_file(folder / "model.safetensors"))
-    except (OSError, RuntimeError, ValueError) as error:
+        pieces = Pieces.load(folder / "pieces.model")
+    except (OSError, RuntimeError, ValueError, SafetensorError, CorpusError) as error:
         raise WeightsError(
             f"{folder}: not a whole teacher ({str(error).splitlines()[0]}); train its stage again"
         ) from error
     assert card.config is not None
     text = card.config["text_cfg"]
-    pieces = Pieces.load(folder / "pieces.model")
     return Teacher(model, PieceTokenizer(pieces, text["context_length"], text["vocab_size"]), card)
 
 

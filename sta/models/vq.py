@@ -28,6 +28,10 @@ class Quantized:
 class Codebook(nn.Module):
     """V unit vectors of width d, kept by exponential moving averages."""
 
+    vectors: Tensor
+    counts: Tensor
+    sums: Tensor
+
     def __init__(self, codes: int, width: int, decay: float = 0.98, dead_below: float = 0.02):
         super().__init__()
         self.decay, self.dead_below = decay, dead_below

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 from accelerate import Accelerator
+from safetensors import SafetensorError
 
 from sta.errors import TrainingError
 
@@ -38,11 +39,15 @@ def save(accelerator: Accelerator, folder: Path, step: int) -> None:
             os.replace(partial, final)
             for old in sorted(folder.glob("step-*"))[:-KEEP]:
                 shutil.rmtree(old)
-    except OSError as error:
+    except (
+        OSError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:
+        # torch and safetensors have errors of their own for a full disk
         shutil.rmtree(partial, ignore_errors=True)
-        raise TrainingError(
-            f"{final}: the checkpoint cannot be written ({error.strerror or error}); the one before it is whole"
-        ) from error
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise TrainingError(f"{final}: cannot be written ({reason}); the checkpoint before it is whole") from error
     accelerator.wait_for_everyone()
 
 

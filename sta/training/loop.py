@@ -159,6 +159,7 @@ def train(task: Task, settings: Optimisation, folder: Path, seed: int, accelerat
             _check_finite(accelerator, loss, losses, task.name, step)
             accelerator.backward(loss)
             norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip)
+            _check_finite_gradient(norm, task.name, step)
             optimizer.step()
             optimizer.zero_grad()
             if average is not None:
@@ -187,7 +188,7 @@ def _prepare(
         plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = settings.batch // accelerator.num_processes
         plugin.deepspeed_config["gradient_clipping"] = settings.clip
         for scalar in (p for p in task.module.parameters() if p.ndim == 0):
-            scalar.ds_optim_param = True  # not broadcast, which fails for scalars: every rank has it from the seed
+            scalar.ds_optim_param = True  # type: ignore[attr-defined]  # not broadcast, which fails for scalars
         if settings.ema and plugin.deepspeed_config["zero_optimization"]["stage"] == 3:
             raise TrainingError(f"stage {task.name}: an average of the weights (ema) needs ZeRO stage 2 or less, not 3")
     task.module.train()
@@ -234,6 +235,13 @@ def _over_ranks(accelerator: Accelerator, values: Mapping[str, Tensor]) -> dict[
     """The mean of each value over the ranks: what one process would have seen of the whole batch."""
     stacked = torch.stack([value.detach().float() for value in values.values()])
     return dict(zip(values, accelerator.reduce(stacked, "mean"), strict=True))
+
+
+def _check_finite_gradient(norm: Any, stage: str, step: int) -> None:
+    if norm is not None and not math.isfinite(float(norm)):  # DeepSpeed keeps its norm to itself
+        raise TrainingError(
+            f"stage {stage}: the gradient of step {step + 1} is not finite ({float(norm):g}); lower stages.*.lr"
+        )
 
 
 def _finish(

@@ -13,6 +13,8 @@ from accelerate import Accelerator
 
 from sta.cards import load_teacher
 from sta.data.cache import write_atomically
+from sta.data.garden.corpus import world_of
+from sta.data.garden.grammar import Grammar
 from sta.errors import RecipeError
 from sta.recipe import GardenCorpus, Optimisation, Recipe, dump_recipe
 from sta.training import runtime
@@ -36,6 +38,7 @@ def open_run(recipe: Recipe, out: Path) -> Workspace:
         RecipeError: the folder holds a run of another recipe.
     """
     workspace = Workspace(recipe, out)
+    _check_names(workspace)
     path, text = workspace.folder / "recipe.yaml", dump_recipe(recipe)
     if path.exists() and path.read_text(encoding="utf-8") != text:
         raise RecipeError(
@@ -45,6 +48,15 @@ def open_run(recipe: Recipe, out: Path) -> Workspace:
         write_atomically(path, text.encode())
     write_atomically(workspace.folder / "environment.json", json.dumps(environment(), indent=2).encode())
     return workspace
+
+
+def _check_names(workspace: Workspace) -> None:
+    """Whatever the recipe names must be there, before a folder is made."""
+    recipe = workspace.recipe
+    load_teacher(recipe.teacher)
+    for card in workspace.cards.values():
+        if isinstance(recipe.corpus, GardenCorpus):
+            Grammar(card, world_of(recipe.corpus.world))
 
 
 def environment() -> dict[str, object]:

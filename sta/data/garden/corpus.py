@@ -22,7 +22,7 @@ from sta.data.audio import wav_bytes
 from sta.data.garden.draw import draw
 from sta.data.garden.grammar import Grammar
 from sta.data.garden.prosody import delivery
-from sta.data.garden.world import COLOUR_SLOTS, COLOURS, KINDS, MOODS, SLOTS, Scene, World, species
+from sta.data.garden.world import COLOUR_SLOTS, COLOURS, HIDING_PAIRS, KINDS, MOODS, SLOTS, Scene, World, species
 from sta.data.rows import write_shard
 from sta.data.speech import Voice, speakers, synthesiser
 from sta.errors import RecipeError
@@ -45,6 +45,12 @@ def world_of(settings: WorldSettings) -> World:
     for slot, values_wanted in settings.slots.items():
         _chosen("corpus.world.slots", [slot], tuple(SLOTS))
         slots[slot] = _chosen(f"corpus.world.slots.{slot}", values_wanted, SLOTS[slot][1])
+    for part, other in HIDING_PAIRS:
+        same = next((v for v in slots[other] if set(slots[part]) == {v}), None)
+        if same:
+            raise RecipeError(
+                f"key 'corpus.world': {part} and {other} would both be {same}; give {part} a second colour"
+            )
     kinds = _chosen("corpus.world.kinds", settings.kinds, KINDS)
     return World(slots, kinds, _chosen("corpus.world.moods", settings.moods, MOODS))
 
@@ -148,7 +154,8 @@ class _Maker:
     def _phrase(self, scene: Scene, rng: np.random.Generator) -> dict[str, str]:
         slots = self.world.spoken_slots(scene.kind)
         count = min(int(rng.integers(1, 3)), len(slots))
-        return {s: scene.attributes[s] for s in slots if s in rng.choice(slots, count, replace=False)}
+        chosen = set(rng.choice(slots, count, replace=False).tolist())
+        return {s: scene.attributes[s] for s in slots if s in chosen}
 
     def _row(
         self, scene: Scene, picture: bytes, code: str, name: str, said: dict[str, str], rng: np.random.Generator,
@@ -174,10 +181,11 @@ class _Maker:
         """Two recordings in one voice and wording that differ in one colour word, per language."""
         said = {s: scene.attributes[s] for s in self.world.spoken_slots(scene.kind)}
         slot = str(rng.choice([s for s in COLOUR_SLOTS if s in said]))
-        taken = {scene.attributes[s] for s in COLOUR_SLOTS if s in said}
-        free = [c for c in self.world.slots[slot] if c not in taken] or [
-            c for c in self.world.slots[slot] if c != said[slot]
-        ]
+        neighbour = {a: b for pair in HIDING_PAIRS for a, b in (pair, pair[::-1])}.get(slot, slot)
+        free = [c for c in self.world.slots[slot] if c not in (said[slot], scene.attributes[neighbour])]
+        if not free:
+            colours = ", ".join(self.world.slots[slot])
+            raise RecipeError(f"key 'corpus.world.colours': {colours} leave none to change {slot} to; give a third")
         other = replace(scene, attributes={**scene.attributes, slot: str(rng.choice(free))})
         for code in self.cards:
             wording, voice = int(rng.integers(2**31)), int(rng.integers(2**31))

@@ -32,6 +32,8 @@ SLOTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "grouping": (("flower",), ("single", "cluster")),
     "background": (("bird", "flower"), ("meadow", "forest", "mountains", "desert")),
 }
+#: Parts that lie on another part: in one colour a picture could not show them apart.
+HIDING_PAIRS = (("centre", "petals"), ("wings", "belly"))
 COLOUR_SLOTS = ("head", "belly", "wings", "petals", "centre")
 
 
@@ -72,7 +74,7 @@ class World:
         """
         kind = str(generator.choice(self.kinds))
         attributes = {s: str(generator.choice(self.slots[s])) for s in self.slots_of(kind)}
-        for part, other in (("centre", "petals"), ("wings", "belly")):
+        for part, other in HIDING_PAIRS:
             if attributes.get(part) is not None and attributes[part] == attributes[other]:
                 attributes[part] = str(generator.choice([v for v in self.slots[part] if v != attributes[other]]))
         mood = mood or str(generator.choice(self.moods))

@@ -25,6 +25,12 @@ FRAME_MULTIPLE = 16
 BANK = 512  # captions whose teacher features keep the embedding where the distill stage put it
 
 
+def draw_times(count: int, timesteps: int, device: torch.device) -> Tensor:
+    """Times 1..T [count], late ones more often: where little of the picture is left, the tokens are needed."""
+    u = torch.rand(count, device=device)
+    return (u.sqrt() * timesteps).long().clamp(0, timesteps - 1) + 1
+
+
 class _Denoising(nn.Module):
     """One group's frames a batch; a caption of the batch may come in through the text branch instead."""
 
@@ -47,7 +53,7 @@ class _Denoising(nn.Module):
         group = list(self.encoders)[int(batch["group"])]
         tokens = self._condition(group, batch)
         x0 = batch["codes"]
-        t = torch.randint(1, self.schedule.timesteps + 1, (len(x0),), device=x0.device)
+        t = draw_times(len(x0), self.schedule.timesteps, x0.device)
         xt = corrupt(x0, t, self.schedule)
         drop = torch.rand(len(x0), device=x0.device) < self.stage.condition_drop
         logits = self.decoder(xt, t / self.schedule.timesteps, tokens.tokens, tokens.embedding, drop).float()
@@ -65,8 +71,10 @@ class _Denoising(nn.Module):
         heard = bottleneck(batch["frames"].to(self.decoder.place.dtype), batch["frames_mask"])
         if "text_pieces" not in batch:
             return heard
+        encoder = self.encoders[group]
+        assert isinstance(encoder, SpeechEncoder)
         with torch.no_grad():
-            written = self.encoders[group].encode_text(batch["text_pieces"], batch["text_lengths"])
+            written = encoder.encode_text(batch["text_pieces"], batch["text_lengths"])
         read = bottleneck(written.frames, written.mask)
         return Tokens(*(torch.cat(pair) for pair in zip(_parts(heard), _parts(read), strict=True)))
 
@@ -82,7 +90,7 @@ class DecoderTask(Task):
 
     def __init__(self, workspace: Workspace, device: torch.device):
         self.workspace, self.stage = workspace, workspace.recipe.stages.decoder
-        self.weights, self.groups = self.stage.losses, list(workspace.recipe.groups)
+        self.weights, self.groups = {k: v for k, v in self.stage.losses.items()}, list(workspace.recipe.groups)
         self.codes, (_, self.text) = picture_codes(workspace, device), teacher_features(workspace, device)
         self.frames = {g: cached_frames(workspace, g, device) for g in self.groups}
         self.rows = {g: group_rows(workspace, g) for g in self.groups}

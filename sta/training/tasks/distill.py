@@ -74,7 +74,7 @@ class DistillTask(Task):
     def __init__(self, workspace: Workspace, group: str, device: torch.device):
         self.name = f"distill-{group}"
         self.workspace, self.stage = workspace, workspace.recipe.stages.distill
-        self.weights = self.stage.losses
+        self.weights = {k: v for k, v in self.stage.losses.items()}
         self.image, self.text = teacher_features(workspace, device)
         self.rows = group_rows(workspace, group)
         self.image_of, _ = workspace.corpus.image_index

@@ -39,7 +39,7 @@ class TokenizerTask(Task):
 
     def __init__(self, workspace: Workspace):
         settings, stage = workspace.recipe.tokenizer, workspace.recipe.stages.tokenizer
-        self.workspace, self.weights, self.size = workspace, stage.losses, stage.batch
+        self.workspace, self.weights, self.size = workspace, {k: v for k, v in stage.losses.items()}, stage.batch
         torch.manual_seed(workspace.recipe.seed)
         self.module = _Reconstruction(VQTokenizer(size=workspace.recipe.corpus.size, **settings.model_dump()))
         image_of, _ = workspace.corpus.image_index
