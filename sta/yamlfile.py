@@ -152,7 +152,9 @@ def _sentence(error: ValidationError, model: type[BaseModel], source: str) -> st
 def _location(parts: tuple[int | str, ...]) -> list[str]:
     """The keys to type: without the name of the corpus, which pydantic adds for the member of a union it chose."""
     before = (None, *parts)
-    return [str(p) for p, b in zip(parts, before, strict=False) if p != "[key]" and not (b == "corpus" and p in _CORPORA)]
+    return [
+        str(p) for p, b in zip(parts, before, strict=False) if p != "[key]" and not (b == "corpus" and p in _CORPORA)
+    ]
 
 
 _CORPORA = ("garden", "folder")

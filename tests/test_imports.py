@@ -80,15 +80,7 @@ def test_a_module_knows_only_what_lies_below(path: Path) -> None:
     assert known <= ALLOWED[part], f"{name_of(path)} imports {sorted(known - ALLOWED[part])}"
 
 
-@pytest.mark.parametrize(
-    "package",
-    [
-        pytest.param(p, marks=pytest.mark.xfail(strict=True, reason="sta/cli.py silences its logger"))
-        if p == "diffusers"
-        else p
-        for p in HOMES
-    ],
-)
+@pytest.mark.parametrize("package", HOMES)
 def test_heavyweights_enter_in_few_places(package: str) -> None:
     users = [name_of(p) for p in MODULES if any(m.split(".")[0] == package for m in imports(p))]
     strangers = [u for u in users if not any(u == home or u.startswith(home + "/") for home in HOMES[package])]

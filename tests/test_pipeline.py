@@ -446,7 +446,6 @@ def test_broken_release(copied: Path, break_it: Callable[[Path], object], named:
         assert "\n" not in str(caught.value)
 
 
-@pytest.mark.xfail(reason="sta.models.loading.load_network needs use_safetensors=True", strict=True)
 def test_no_weights_are_unpickled(copied: Path) -> None:
     """diffusers would take a .bin where the safetensors file is missing."""
     path = copied / "decoder" / WEIGHTS

@@ -60,13 +60,12 @@ def test_packaged_recipe_comes_back_from_its_dump(name: str, tmp_path: Path) -> 
     assert dump_recipe(again) == dump_recipe(recipe)
 
 
-@pytest.mark.parametrize("override", ["languages=[no, yes, on]", "stages.distill.lr=1e-9", "seed=-1"])
+@pytest.mark.parametrize("override", ["languages=[no, yes, on]", "stages.distill.lr=1e-9", "seed=7"])
 def test_dump_keeps_what_yaml_would_turn(small: Path, override: str, tmp_path: Path) -> None:
     recipe = load_recipe(small, [override])
     assert load_recipe(write(tmp_path, dump_recipe(recipe), "dumped")) == recipe
 
 
-@pytest.mark.xfail(strict=True, reason="dump_recipe writes '1e3' bare, which this loader reads as a number")
 def test_dump_quotes_what_this_loader_reads_as_a_number(small: Path, tmp_path: Path) -> None:
     recipe = load_recipe(small, ["name='1e3'"])
     assert load_recipe(write(tmp_path, dump_recipe(recipe), "dumped")) == recipe
@@ -109,14 +108,12 @@ def test_mistake_is_one_sentence_that_names_file_and_key(tmp_path: Path, old: st
     assert all(part in text for part in [str(path), *said]), text
 
 
-@pytest.mark.xfail(strict=True, reason="the union's tag stands in the key, and both corpora's keys are offered")
 def test_key_of_a_corpus_is_the_one_to_type(small: Path) -> None:
     text = message(small, "corpus.sise=32")
     assert "'corpus.sise'" in text
     assert "max_bad" not in text
 
 
-@pytest.mark.xfail(strict=True, reason="`.inf` passes gt=0 and ge=0")
 @pytest.mark.parametrize("override", ["stages.decoder.lr=.inf", "stages.decoder.losses.x0=.inf"])
 def test_infinite_numbers_are_refused(small: Path, override: str) -> None:
     assert "inf" in message(small, override)
@@ -209,7 +206,6 @@ def test_another_corpus_replaces_the_whole_section(small: Path) -> None:
     assert load_recipe(same).corpus == GardenCorpus(name="garden", size=32, scenes=3)
 
 
-@pytest.mark.xfail(strict=True, reason="a base without `stages:` is taken for a corpus of another name and dropped")
 def test_a_base_may_hold_a_few_keys_only(small: Path) -> None:
     write(small.parent, "name: base\nseed: 9", "base")
     child = write(small.parent, SMALL + "extends: base\n", "child")
@@ -230,13 +226,11 @@ def test_extends_of_nothing_names_the_known(tmp_path: Path) -> None:
     assert "'garden-mimi'; did you mean 'garden-mini'?" in text
 
 
-@pytest.mark.xfail(strict=True, reason="the error does not say which file has the wrong `extends:`")
 def test_extends_of_nothing_names_the_file(tmp_path: Path) -> None:
     path = write(tmp_path, "extends: nothing\nname: x")
     assert str(path) in message(path)
 
 
-@pytest.mark.xfail(strict=True, raises=TypeError, reason="Path(list) raises TypeError")
 @pytest.mark.parametrize("value", ["[small]", "3", "{a: 1}"])
 def test_extends_must_be_a_name(small: Path, value: str) -> None:
     assert "extends" in message(write(small.parent, f"extends: {value}\nname: x", "child"))

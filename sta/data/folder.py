@@ -21,6 +21,7 @@ from sta.errors import AudioError, CorpusError
 from sta.recipe import FolderCorpus
 
 ROWS_PER_SHARD = 500
+MIN_TESTED = 2  # a distance between distributions needs two pictures of each
 SPLIT_NAMES = ("train", "validation", "test")
 
 
@@ -61,6 +62,11 @@ def read_manifest(settings: FolderCorpus, languages: Sequence[str]) -> list[dict
     if missing:
         raise CorpusError(
             f"{manifest}: its {len(rows)} rows leave the {missing[0]} split empty; add rows or name splits"
+        )
+    tested = sum(r["split"] == "test" for r in rows)
+    if tested < MIN_TESTED:
+        raise CorpusError(
+            f"{manifest}: the test split has {tested} rows and needs {MIN_TESTED}; add rows or name splits"
         )
     ids = [r["id"] for r in rows]
     if len(set(ids)) < len(ids):

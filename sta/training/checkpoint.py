@@ -37,7 +37,7 @@ def save(accelerator: Accelerator, folder: Path, step: int) -> None:
         if accelerator.is_main_process and not final.exists():
             (partial / "state.json").write_text(json.dumps({"step": step, "processes": accelerator.num_processes}))
             os.replace(partial, final)
-            for old in sorted(folder.glob("step-*"))[:-KEEP]:
+            for old in sorted(p for p in folder.glob("step-*") if p.suffix != ".partial")[:-KEEP]:
                 shutil.rmtree(old)
     except (
         OSError,

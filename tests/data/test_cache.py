@@ -94,7 +94,6 @@ def test_file_is_whole_or_the_old_one(tmp_path: Path, monkeypatch: pytest.Monkey
     assert [p.name for p in path.parent.iterdir()] == ["x.json"]
 
 
-@pytest.mark.xfail(strict=True, raises=NotADirectoryError, reason="removing the partial file raises in turn")
 def test_a_file_below_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StaError, match="cannot be written"):

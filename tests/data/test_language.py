@@ -58,7 +58,6 @@ def test_a_broken_copy_is_refused(tmp_path: Path, old: str, new: str, said: str)
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.xfail(strict=True, reason="Grammar and normalise are not told the path")
 @pytest.mark.parametrize(
     ("old", "new"),
     [("    meadow: in the meadow\n", ""), ("strip_invisible", "strip_invisble")],

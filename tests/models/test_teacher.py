@@ -116,14 +116,12 @@ def test_a_missing_file_is_said(folder: Path, name: str) -> None:
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.xfail(strict=True, reason="Pieces.load raises CorpusError, outside the try")
 def test_missing_pieces_are_a_matter_of_weights(folder: Path) -> None:
     (folder / "pieces.model").unlink()
     with pytest.raises(WeightsError):
         load_own(folder)
 
 
-@pytest.mark.xfail(strict=True, reason="SafetensorError is neither OSError, RuntimeError nor ValueError")
 @pytest.mark.parametrize("kept", [0, 20, 1000])
 def test_truncated_weights_are_said(folder: Path, kept: int) -> None:
     path = folder / "model.safetensors"

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -206,7 +207,6 @@ class Steep(nn.Module):
         return {"mse": (self.line(batch["x"]) * 0).sqrt().mean()}
 
 
-@pytest.mark.xfail(strict=True, reason="only the loss is looked at; after the last step NaN weights become `final`")
 @pytest.mark.parametrize("steps", [1, 3])
 def test_a_gradient_that_is_not_finite_stops_before_it_is_saved(steps: int, tmp_path: Path) -> None:
     task = Line()
@@ -234,9 +234,7 @@ def test_a_save_that_fails_leaves_the_one_before(
 ) -> None:
     with monkeypatch.context() as patch:
         fail_at(2, patch, OSError(28, "No space left on device"))
-        with pytest.raises(
-            TrainingError, match=r"step-0000006: the checkpoint cannot be written \(No space left"
-        ) as error:
+        with pytest.raises(TrainingError, match=r"step-0000006: cannot be written \(No space left") as error:
             run(Line(), tmp_path, ema=0.9)
     assert "\n" not in str(error.value)
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-0000003"]
@@ -244,11 +242,6 @@ def test_a_save_that_fails_leaves_the_one_before(
     assert_as_straight(tmp_path, straight)
 
 
-class SafetensorError(Exception):
-    """As safetensors has it: no OSError."""
-
-
-@pytest.mark.xfail(strict=True, reason="a full disk is SafetensorError or RuntimeError inside save_state, not OSError")
 @pytest.mark.parametrize(
     "error", [SafetensorError("I/O error: No space left"), RuntimeError("PytorchStreamWriter failed")]
 )

@@ -91,7 +91,6 @@ def test_captions_say_something(garden_corpus: Corpus) -> None:
     assert any(len(truth(garden_corpus, r).said) < len(truth(garden_corpus, r).attributes) - 2 for r in full)
 
 
-@pytest.mark.xfail(strict=True, reason="_phrase draws anew for each slot, so a phrase says nothing, or five things")
 def test_phrases_say_one_or_two_things(garden_corpus: Corpus) -> None:
     short = [r for r in range(len(garden_corpus)) if "-p" in garden_corpus.column("id")[r]]
     assert len(short) == 48
@@ -126,9 +125,6 @@ def test_swapped_parts_still_differ_where_colours_allow(garden_corpus: Corpus) -
         assert a.get("petals", 1) != a.get("centre", 2)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the fall-back of _swap forbids only the old colour, not that of the part beside"
-)
 def test_swapped_parts_differ_with_two_colours(tmp_path: Path) -> None:
     garden = tiny_garden(TINY_WORLD.model_copy(update={"colours": ["red", "blue"]}))
     (tmp_path / "shards").mkdir()
