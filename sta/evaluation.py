@@ -261,6 +261,8 @@ class Evaluation:
         """S2IGAN's test: one colour word changes, and only that part may."""
         assert self.judge is not None
         rows = self.corpus.select("swap", language)
+        if not len(rows):
+            return []  # a world of too few colours has nothing to swap
         by_id = {self.ids[r]: int(r) for r in rows}
         firsts = sorted(i for i in by_id if i.endswith(f"a-{language}"))[: self.settings.items]
         pairs = np.array([[by_id[i], by_id[i.replace(f"a-{language}", f"b-{language}")]] for i in firsts])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-from diffusers.utils import BaseOutput
+from diffusers.utils import BaseOutput, logging
 from PIL import Image
 from torch import Tensor
 
@@ -120,7 +121,8 @@ class SpeechToImagePipeline(DiffusionPipeline):
         kinds = {"decoder": CodeDecoder, "tokenizer": VQTokenizer}
         parts = {name: load_network(kind, folder / name) for name, kind in kinds.items() if name not in kwargs}
         try:
-            pipe = super().from_pretrained(str(folder), **parts, **kwargs)
+            with _no_progress_bar():
+                pipe = super().from_pretrained(str(folder), **parts, **kwargs)
         except Exception as error:  # diffusers raises many kinds for a broken folder
             raise WeightsError(
                 f"{folder}: not a whole release ({_first_line(error)}); copy it again, or make one by `sta run`"
@@ -347,6 +349,18 @@ class SpeechToImagePipeline(DiffusionPipeline):
         )
         images = self.decode_codes(codes, output_type)
         return SpeechToImageOutput(images=images, tokens=tokens) if return_dict else (images, tokens)  # type: ignore[return-value]
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """diffusers shows a bar for three components that load in no time."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def repeat_tokens(tokens: Tokens, times: int) -> Tokens:

@@ -98,9 +98,6 @@ def _file_hash(path: Path) -> str:
 
 
 def load_release(folder: Path) -> SpeechToImagePipeline:
-    """Verify and load a release, without diffusers' progress bar."""
-    from diffusers.utils import logging
-
+    """Verify and load a release."""
     verify(folder)
-    logging.disable_progress_bar()
     return SpeechToImagePipeline.from_pretrained(folder)

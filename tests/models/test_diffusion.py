@@ -190,7 +190,6 @@ def test_draw_inverts_the_distribution_function(p: Tensor, u: float) -> None:
     assert p[code] > 0
 
 
-@pytest.mark.xfail(strict=True, reason="`<` where the uniforms are of [0, 1): 0.0 draws the first code, likely or not")
 def test_draw_of_zero_is_a_code_that_can_be(generator: torch.Generator) -> None:
     assert int(draw(torch.tensor([0.0, 0.5, 0.5]), torch.tensor(0.0))) == 1
     assert int(draw(torch.tensor([0.5, 0.0, 0.5]), torch.tensor(0.5))) == 2

@@ -175,18 +175,23 @@ class _Maker:
         }  # fmt: skip
         return row, {"id": row["id"], "kind": scene.kind, "attributes": dict(scene.attributes), "said": said}
 
+    def _other_colours(self, scene: Scene, slot: str) -> list[str]:
+        """Colours that a part may take instead, so that it still differs from the part beside it."""
+        neighbour = {a: b for pair in HIDING_PAIRS for a, b in (pair, pair[::-1])}.get(slot, slot)
+        taken = (scene.attributes[slot], scene.attributes[neighbour])
+        return [c for c in self.world.slots[slot] if c not in taken]
+
     def _swap(
         self, scene: Scene, number: int, rng: np.random.Generator
     ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
         """Two recordings in one voice and wording that differ in one colour word, per language."""
         said = {s: scene.attributes[s] for s in self.world.spoken_slots(scene.kind)}
-        slot = str(rng.choice([s for s in COLOUR_SLOTS if s in said]))
-        neighbour = {a: b for pair in HIDING_PAIRS for a, b in (pair, pair[::-1])}.get(slot, slot)
-        free = [c for c in self.world.slots[slot] if c not in (said[slot], scene.attributes[neighbour])]
-        if not free:
-            colours = ", ".join(self.world.slots[slot])
-            raise RecipeError(f"key 'corpus.world.colours': {colours} leave none to change {slot} to; give a third")
-        other = replace(scene, attributes={**scene.attributes, slot: str(rng.choice(free))})
+        free = {s: self._other_colours(scene, s) for s in COLOUR_SLOTS if s in said}
+        changeable = [s for s, colours in free.items() if colours]
+        if not changeable:
+            return  # two colours leave a flower nothing to change to
+        slot = str(rng.choice(changeable))
+        other = replace(scene, attributes={**scene.attributes, slot: str(rng.choice(free[slot]))})
         for code in self.cards:
             wording, voice = int(rng.integers(2**31)), int(rng.integers(2**31))
             for side, shown in (("a", scene), ("b", other)):
