@@ -26,7 +26,7 @@ def report() -> Iterator[str]:
     yield from _devices()
     yield from _voices()
     free = shutil.disk_usage(Path.cwd()).free / GIB
-    yield f"disk: {free:.0f} GiB free here" + ("" if free > 4 else "; garden-mini needs 4")
+    yield f"disk: {free:.0f} GiB free here" + ("" if free > 3 else "; garden-mini takes 2")
 
 
 def _version(package: str) -> str:

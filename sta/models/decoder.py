@@ -2,7 +2,7 @@
 
 Cross-attention to the tokens, adaptive norm from time and the global embedding (one table shared by all
 layers, as in PixArt-alpha), learned null condition for guidance. Squares of `group` x `group` codes share a
-position: four times fewer positions at no loss that we measured (recipes/LOG.md).
+position, so that the transformer works on group^2 times fewer positions.
 """
 
 from __future__ import annotations

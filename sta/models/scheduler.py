@@ -31,7 +31,7 @@ class MaskReplaceScheduler(SchedulerMixin, ConfigMixin):
         codebook: V.
         num_train_timesteps: T.
         truncation: probability mass of x_0 kept at every step, in (0, 1]; 1 keeps all (Gu et al. 2022, section 4).
-        order: `posterior` draws every code from q(x_s | x_t); `purity` reveals a fixed number of codes a step,
+        reveal: `posterior` draws every code from q(x_s | x_t); `purity` reveals a fixed number of codes a step,
             the surest first (high-quality inference of Improved VQ-Diffusion, Tang et al. 2022, section 3.3).
         purity_noise: standard deviation of the Gumbel-like jitter on the log-purity, which keeps samples varied.
     """
