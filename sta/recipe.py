@@ -133,11 +133,12 @@ class TokenizerStage(Optimisation):
 class DistillStage(Optimisation):
     """Distillation of speech against the teacher."""
 
-    losses: dict[Literal["image", "text", "text_branch", "ctc", "mood", "rate"], Weight] = {
-        "image": 0.5,
-        "text": 1.0,
+    losses: dict[Literal["image", "text", "text_branch", "ctc", "words", "mood", "rate"], Weight] = {
+        "image": 0.2,
+        "text": 0.5,
         "text_branch": 1.0,
-        "ctc": 0.5,
+        "ctc": 2.0,
+        "words": 1.0,
         "mood": 0.3,
         "rate": 1e-4,
     }
@@ -145,6 +146,9 @@ class DistillStage(Optimisation):
     temperature: Annotated[float, Field(gt=0)] = 0.03
     phrases_first: Share = Field(0.3, description="share of the steps, at the start, that hear short phrases only")
     phrases_later: Share = Field(0.2, description="share of short phrases in a batch after that")
+    written: Annotated[float, Field(ge=0)] = Field(
+        1.0, description="written captions that the text branch reads, per recording heard"
+    )
     acoustic_drop: Share = Field(0.3, description="chance that an utterance's acoustic frames are hidden above the CTC")
     augment: Weight = Field(1.0, description="strength of vocal-tract, tempo, noise and mask augmentation; 0: none")
 

@@ -1,8 +1,9 @@
 """Speech encoders: log-mel trained here, or any transformers speech backbone, behind one interface.
 
-Both turn a recording into acoustic frames; above them lies the same context network. A CTC head reads
-the frames, and what it read is added back to them (self-conditioned CTC, Nozaki & Komatsu 2021), so that
-a written caption can enter at the same place: as the posteriors of a perfect reading.
+Both turn a recording into acoustic frames. A CTC head reads the frames, and what it read is added back to
+them (self-conditioned CTC, Nozaki & Komatsu 2021); stretches that it read as one piece become one frame (CTC
+compression, Gaido et al. 2021). So a written caption can enter at the same place and at the same pace, as the
+posteriors of a perfect reading. Above lies the same context network for all.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
 
 from sta.data.audio import Q_MEAN, Q_STD, log_mel
 from sta.models.backbone import Backbone
@@ -24,6 +27,7 @@ from sta.models.layers import TransformerLayer, drop, length_mask, masked_mean, 
 BLANK = 0
 MEL_BANDS = 80
 POSITION_SCALE = 0.3
+RAGGED_MULTIPLE = 16  # lengths are rounded up, for every new shape is compiled anew on CPU
 
 
 @dataclass(frozen=True)
@@ -31,8 +35,8 @@ class Frames:
     """What the bottleneck reads, and what the CTC loss needs.
 
     Attributes:
-        frames: [B, S+1, D]; the last frame sums up the prosody.
-        mask: [B, S+1], True where valid.
+        frames: [B, R+1, D], one for each of R stretches read; the last frame sums up the prosody.
+        mask: [B, R+1], True where valid.
         ctc_logits: [B, S, P] over blank and the pieces of every language; None for a written caption.
         ctc_lengths: [B], valid frames of ctc_logits.
     """
@@ -43,15 +47,42 @@ class Frames:
     ctc_lengths: Tensor
 
 
-class ChannelNorm(nn.Module):
-    """Root-mean-square norm over channels of [B, D, S]: no statistic crosses frames, so padding cannot leak."""
+class FrameNorm(nn.Module):
+    """Batch norm (Ioffe & Szegedy 2015) of [B, D, S] over the valid frames of all ranks; padding is left out.
 
-    def __init__(self, width: int):
+    Evaluation uses running statistics, so that a recording's frames do not depend on its batch.
+    """
+
+    mean: Tensor
+    variance: Tensor
+
+    def __init__(self, width: int, momentum: float = 0.1):
         super().__init__()
-        self.scale, self.shift = nn.Parameter(torch.ones(width, 1)), nn.Parameter(torch.zeros(width, 1))
+        self.momentum = momentum
+        self.scale, self.shift = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("variance", torch.ones(width))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return x * torch.rsqrt(x.float().pow(2).mean(1, keepdim=True) + 1e-5).to(x.dtype) * self.scale + self.shift
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """x [B, D, S], zero in the padding; mask [B, S]. The padding stays zero."""
+        mean, variance = self._measure(x, mask) if self.training else (self.mean, self.variance)
+        scale = self.scale.float() * torch.rsqrt(variance.float() + 1e-5)  # [D]
+        shift = self.shift.float() - mean.float() * scale
+        return (x * scale[:, None].to(x.dtype) + shift[:, None].to(x.dtype)) * mask[:, None]
+
+    def _measure(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance [D] of the batch; the running ones follow."""
+        valid = x.float() * mask[:, None]
+        moments = torch.stack([valid.sum((0, 2)), valid.square().sum((0, 2)), mask.sum().expand(x.shape[1]).float()])
+        if dist.is_available() and dist.is_initialized():
+            moments = all_reduce(moments)
+        total, squares, count = moments
+        mean = total / count
+        variance = (squares / count - mean.square()).clamp_min(0)
+        with torch.no_grad():
+            for running, now in ((self.mean, mean), (self.variance, variance)):
+                running.lerp_(now.to(running.dtype), self.momentum)
+        return mean, variance
 
 
 class MelAcoustics(nn.Module):
@@ -69,7 +100,7 @@ class MelAcoustics(nn.Module):
             )
             for _ in range(convolutions)
         )  # fmt: skip
-        self.norms = nn.ModuleList(ChannelNorm(width) for _ in range(convolutions))
+        self.norms = nn.ModuleList(FrameNorm(width) for _ in range(convolutions))
         self.norm = nn.LayerNorm(width)
 
     def forward(self, mel: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,17 +113,20 @@ class MelAcoustics(nn.Module):
             mask = length_mask(lengths, x.shape[2])
             x = x * mask[:, None]
         for norm, block in zip(self.norms, self.blocks, strict=True):
-            x = x + block(norm(x) * mask[:, None])  # the norm's shift must not leak in from the padding
+            x = (x + block(norm(x, mask))) * mask[:, None]
         return self.norm(x.transpose(1, 2)), lengths
 
 
 class ContextLayer(nn.Module):
-    """A depthwise convolution (neighbouring words) and a transformer layer (the sentence) over [B, S, D]."""
+    """A convolution (neighbouring words) and a transformer layer (the sentence) over [B, R, D].
+
+    The convolution is dense: on CPU a depthwise one of 15 frames takes longer.
+    """
 
     def __init__(self, width: int, heads: int, dropout: float):
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.near = nn.Conv1d(width, width, 15, padding=7, groups=width)
+        self.near = nn.Conv1d(width, width, 7, padding=3)
         self.far = TransformerLayer(width, heads, dropout)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
@@ -101,7 +135,7 @@ class ContextLayer(nn.Module):
 
 
 class SpeechEncoder(ModelMixin, ConfigMixin):
-    """Recordings, or their written captions, to frames [B, S+1, D].
+    """Recordings, or their written captions, to frames [B, R+1, D].
 
     Args:
         pieces: language code -> number of its SentencePiece pieces, for the CTC head.
@@ -182,10 +216,11 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
             keep = keep_acoustics[:, None].to(x.dtype)
             x = x * keep[..., None]
             prosody = prosody * keep + self.no_prosody * (1 - keep)
-        return self._in_context(x, logits.softmax(-1), prosody, mask, logits, lengths)
+        merged, posteriors, kept = merge_stretches(x, logits.softmax(-1), mask)
+        return self._in_context(merged, posteriors, prosody, kept, logits, lengths)
 
     def encode_text(self, pieces: Tensor, lengths: Tensor) -> Frames:
-        """Encode written captions, given as the best path [B, S] of a perfect reading (see `spread_pieces`)."""
+        """Encode written captions, given as the stretches [B, R] of a perfect reading (see `spread_pieces`)."""
         mask = length_mask(lengths, pieces.shape[1])
         posteriors = nn.functional.one_hot(pieces, self.ctc.out_features)
         nothing = self.no_prosody.new_zeros(*posteriors.shape[:2], self.config.width)
@@ -203,24 +238,42 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
         return Frames(frames, torch.cat([mask, mask.new_ones(len(mask), 1)], 1), logits, lengths)
 
 
+def merge_stretches(x: Tensor, posteriors: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Average the frames of every stretch with the same best piece (Gaido et al. 2021, section 3.1).
+
+    Args:
+        x: [B, S, D]; posteriors: [B, S, P]; mask: [B, S], True where valid.
+
+    Returns:
+        Frames [B, R, D], posteriors [B, R, P] and mask [B, R]; R is a multiple of 16.
+    """
+    best = posteriors.argmax(-1)
+    starts = torch.cat([torch.ones_like(mask[:, :1]), best[:, 1:] != best[:, :-1]], 1) & mask
+    stretch, counts = starts.cumsum(1) - 1, starts.sum(1)
+    places = torch.arange(-(-int(counts.max()) // RAGGED_MULTIPLE) * RAGGED_MULTIPLE, device=x.device)
+    belongs = ((stretch[:, None] == places[:, None]) & mask[:, None]).float()  # [B, R, S]
+    weights = belongs / belongs.sum(-1, keepdim=True).clamp_min(1)
+    return weights.to(x.dtype) @ x, weights @ posteriors, places < counts[:, None]
+
+
 def spread_pieces(pieces: Sequence[Sequence[int]], generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-    """Written pieces as the best path of a CTC head that read them: one frame each, then blanks.
+    """Written pieces as the stretches of a CTC head that read them: a piece, then a blank.
 
     Args:
         pieces: ids of the joint vocabulary, one list per caption.
-        generator: draws one to three frames per piece; without it every piece takes two.
+        generator: draws which pieces a blank follows; without it one follows every piece.
 
     Returns:
-        Ids [B, S], padded with blanks to a multiple of 16 frames, and lengths [B].
+        Ids [B, R], padded with blanks to a multiple of 16, and lengths [B].
     """
     spans = [
-        [2] * len(p) if generator is None else torch.randint(1, 4, (len(p),), generator=generator).tolist()
+        [2] * len(p) if generator is None else torch.randint(1, 3, (len(p),), generator=generator).tolist()
         for p in pieces
     ]
     for caption, span in zip(pieces, spans, strict=True):  # without a blank between, a repeated piece would merge
         span[:-1] = [max(s, 1 + (a == b)) for s, a, b in zip(span[:-1], caption[:-1], caption[1:], strict=True)]
     lengths = torch.tensor([max(1, sum(s)) for s in spans])
-    ids = torch.full((len(pieces), -(-int(lengths.max()) // 16) * 16), BLANK)
+    ids = torch.full((len(pieces), -(-int(lengths.max()) // RAGGED_MULTIPLE) * RAGGED_MULTIPLE), BLANK)
     for row, (caption, span) in enumerate(zip(pieces, spans, strict=True)):
         starts: Sequence[int] = np.cumsum([0, *span[:-1]]).tolist() if span else []
         for piece, start in zip(caption, starts, strict=True):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sta.data.audio import log_mel
 from sta.models.bottleneck import SpeechBottleneck
-from sta.models.encoder import BLANK, Frames, SpeechEncoder, read_ctc, spread_pieces
+from sta.models.encoder import BLANK, FrameNorm, Frames, SpeechEncoder, merge_stretches, read_ctc, spread_pieces
 from sta.recipe import DistillStage
 from sta.training.tasks.distill import _Distillation
 from tests.conftest import scatter, tiny_encoder
@@ -48,7 +48,9 @@ def assert_same(alone: Frames, batch: Frames, row: int) -> None:
     assert alone.ctc_logits is not None
     assert batch.ctc_logits is not None
     torch.testing.assert_close(batch.ctc_logits[row, :n], alone.ctc_logits[0, :n], **close)
-    torch.testing.assert_close(batch.frames[row, :n], alone.frames[0, :n], **close)
+    stretches = int(alone.mask.sum()) - 1
+    assert int(batch.mask[row].sum()) - 1 == stretches
+    torch.testing.assert_close(batch.frames[row, :stretches], alone.frames[0, :stretches], **close)
     torch.testing.assert_close(batch.frames[row, -1], alone.frames[0, -1], **close)
 
 
@@ -86,13 +88,43 @@ def test_what_stands_in_the_padding_changes_nothing(encoder: SpeechEncoder) -> N
 @torch.no_grad()
 def test_shapes_and_masks(encoder: SpeechEncoder) -> None:
     out = encoder(padded(clips(), 128, 0.0), torch.tensor(LENGTHS), torch.tensor([0, 1, 0]))
-    assert out.frames.shape == (3, 33, 16)
-    assert out.mask.shape == (3, 33)
+    longest = out.frames.shape[1] - 1
+    assert longest % 16 == 0
+    assert out.frames.shape == (3, longest + 1, 16)
+    assert out.mask.shape == (3, longest + 1)
     assert out.ctc_logits is not None
     assert out.ctc_logits.shape == (3, 32, 13)
     assert out.ctc_lengths.tolist() == [13, 32, 25]
-    assert out.mask.sum(1).tolist() == [14, 33, 26]
+    read = [logits[:n].argmax(-1) for logits, n in zip(out.ctc_logits, out.ctc_lengths.tolist(), strict=True)]
+    assert out.mask.sum(1).tolist() == [len(ids.unique_consecutive()) + 1 for ids in read]
     assert out.mask[:, -1].all()
+
+
+def test_stretches_read_as_one_piece_become_their_mean() -> None:
+    x = torch.arange(6.0)[None, :, None].repeat(2, 1, 3)  # frame t is t everywhere
+    posteriors = torch.nn.functional.one_hot(torch.tensor([[4, 4, 0, 0, 0, 2], [1, 1, 1, 3, 5, 5]]), 6).float()
+    mask = torch.tensor([[True] * 6, [True] * 4 + [False] * 2])
+    frames, read, kept = merge_stretches(x, posteriors, mask)
+    assert frames.shape == (2, 16, 3)
+    assert kept.sum(1).tolist() == [3, 2]
+    assert frames[0, :3, 0].tolist() == [0.5, 3.0, 5.0]
+    assert frames[1, :2, 0].tolist() == [1.0, 3.0]
+    assert read[0, :3].argmax(-1).tolist() == [4, 0, 2]
+    assert frames[0, 3:].abs().max() == 0
+    torch.testing.assert_close(read[0, :3].sum(-1), torch.ones(3))
+
+
+def test_frame_norm_measures_valid_frames_only() -> None:
+    norm = FrameNorm(4, momentum=1.0).train()
+    x = 3 + 2 * torch.randn(3, 4, 50, generator=torch.Generator().manual_seed(0))
+    mask = torch.arange(50) < torch.tensor([50, 30, 10])[:, None]
+    x = x * mask[:, None]
+    normed = norm(x, mask)
+    valid = normed.transpose(1, 2)[mask]
+    torch.testing.assert_close(valid.mean(0), torch.zeros(4), atol=1e-5, rtol=0)
+    torch.testing.assert_close(valid.var(0, correction=0), torch.ones(4), atol=1e-4, rtol=0)
+    assert normed.transpose(1, 2)[~mask].abs().max() == 0
+    torch.testing.assert_close(norm.eval()(x, mask), normed, atol=1e-5, rtol=1e-5)  # momentum 1 keeps the last batch
 
 
 @torch.no_grad()
@@ -181,7 +213,7 @@ def _without_repeats(pieces: list[list[int]]) -> list[list[int]]:
 def test_written_pieces_are_read_back_at_any_pace(pieces: list[list[int]], seed: int) -> None:
     ids, lengths = spread_pieces(pieces, torch.Generator().manual_seed(seed))
     assert read_ctc(_one_hot(ids), lengths) == pieces
-    assert all(len(c) <= n <= max(1, 3 * len(c)) for c, n in zip(pieces, lengths.tolist(), strict=True))
+    assert all(len(c) <= n <= max(1, 2 * len(c)) for c, n in zip(pieces, lengths.tolist(), strict=True))
 
 
 def test_repeated_pieces_are_read_back_at_any_pace(generator: torch.Generator) -> None:
@@ -245,8 +277,10 @@ def batch() -> dict[str, Tensor]:
         "lengths": torch.tensor([128, 100, 90, 60]), "language": torch.tensor([1, 0, 1, 0]),
         "mood": torch.tensor([0, 1, -1, 1]), "full": torch.tensor([True, False, True, True]),
         "text": unit(4), "image": unit(4), "text_bank": unit(8), "image_bank": unit(8),
-        "pieces": torch.tensor([8, 9, 10, 1, 2, 11, 12, 3]), "piece_counts": torch.tensor([3, 2, 2, 1]),
-        "text_pieces": pieces, "text_lengths": lengths,
+        "pieces": torch.tensor([8, 9, 10, 1, 2, 11, 12, 3]), "counts": torch.tensor([3, 2, 2, 1]),
+        "read_frames": pieces, "read_lengths": lengths, "read_full": torch.tensor([True, False]),
+        "read_text": unit(2), "read_image": unit(2),
+        "read_pieces": torch.tensor([8, 9, 10, 1, 2]), "read_counts": torch.tensor([3, 2]),
     }  # fmt: skip
 
 
@@ -256,12 +290,12 @@ def reached(module: _Distillation, loss: Tensor) -> set[str]:
     return {n for n, p in module.named_parameters() if p.grad is not None and float(p.grad.abs().max()) > 0}
 
 
-@pytest.mark.parametrize("loss", ["ctc", "rate", "image", "text", "mood", "text_branch"])
+@pytest.mark.parametrize("loss", ["ctc", "rate", "image", "text", "words", "mood", "text_branch"])
 def test_every_loss_reaches_the_encoder(loss: str) -> None:
     module = distillation(acoustic_drop=0.0, augment=0.0)
     torch.manual_seed(0)
     losses = module(batch())
-    assert set(losses) == {"ctc", "rate", "image", "text", "mood", "text_branch"}
+    assert set(losses) == {"ctc", "rate", "image", "text", "words", "mood", "text_branch"}
     assert all(value.isfinite() and value.ndim == 0 for value in losses.values())
     names = reached(module, losses[loss])
     if loss == "text_branch":
@@ -272,6 +306,7 @@ def test_every_loss_reaches_the_encoder(loss: str) -> None:
     assert acoustic <= names
     assert ("bottleneck.queries" in names) == (loss != "ctc")
     assert ("mood.weight" in names) == (loss == "mood")
+    assert ("captioner.out.weight" in names) == (loss == "words")
 
 
 def test_together_the_losses_reach_every_parameter() -> None:
@@ -282,7 +317,7 @@ def test_together_the_losses_reach_every_parameter() -> None:
 
 
 def test_losses_that_weigh_nothing_are_not_computed() -> None:
-    stage = {"losses": {"mood": 0.0, "text_branch": 0.0}}
+    stage = {"losses": {"mood": 0.0, "words": 0.0, "text_branch": 0.0}}
     assert set(distillation(**stage)(batch())) == {"ctc", "rate", "image", "text"}  # type: ignore[arg-type]
 
 

@@ -31,6 +31,11 @@ def draw_times(count: int, timesteps: int, device: torch.device) -> Tensor:
     return (u.sqrt() * timesteps).long().clamp(0, timesteps - 1) + 1
 
 
+def written_places(size: int, share: float) -> np.ndarray:
+    """bool [size], True for the first `share` of a batch's places: ranks take turns, so each gets as many of them."""
+    return np.arange(size) < round(size * share)
+
+
 class _Denoising(nn.Module):
     """One group's frames a batch; a caption of the batch may come in through the text branch instead."""
 
@@ -129,8 +134,7 @@ class DecoderTask(Task):
                 self.short[group].take(turn * shorts, shorts),
             ]
         )
-        # The written share is spread over the batch, so that every rank has as much of it.
-        written = np.arange(size) % 100 * self.stage.text_share % 1 + self.stage.text_share > 1
+        written = written_places(size, self.stage.text_share)
         places, written = share.of(places), share.of(written)
         heard, read = places[~written], places[written]
         rows = self.rows[group]

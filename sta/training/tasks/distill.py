@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from sta.models.augment import augment_mel
 from sta.models.backbone import Backbone
 from sta.models.bottleneck import SpeechBottleneck, Tokens
+from sta.models.captioner import Captioner
 from sta.models.encoder import SpeechEncoder, spread_pieces
 from sta.models.layers import similarity_distillation
 from sta.recipe import DistillStage
@@ -28,6 +29,7 @@ class _Distillation(nn.Module):
         super().__init__()
         self.encoder, self.bottleneck, self.stage = encoder, bottleneck, stage
         self.mood = nn.Linear(bottleneck.config.tokens * bottleneck.config.width, max(moods, 1))
+        self.captioner = Captioner(encoder.ctc.out_features, bottleneck.config.width)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         inputs, lengths = self.encoder.inputs(batch["features"]), batch["lengths"]
@@ -38,17 +40,22 @@ class _Distillation(nn.Module):
         speech = self.bottleneck(heard.frames, heard.mask)
         losses = {"ctc": _ctc(heard.ctc_logits, heard.ctc_lengths, batch), "rate": speech.kl.mean()}
         losses |= self._against_teacher(speech, batch)
+        losses |= self._words(speech, batch)
         if self.stage.losses.get("mood"):
             losses["mood"] = self._mood(speech, batch["mood"].masked_fill(~keep, -1))
         if self.stage.losses.get("text_branch"):
-            read = len(batch["text_pieces"])
-            written = self.encoder.encode_text(batch["text_pieces"], batch["text_lengths"])
-            part = {k: v if k.endswith("bank") else v[:read] for k, v in batch.items()}
-            losses["text_branch"] = sum(
-                self._against_teacher(self.bottleneck(written.frames, written.mask), part).values(),
-                torch.zeros((), device=inputs.device),
-            )
+            written = self.encoder.encode_text(batch["read_frames"], batch["read_lengths"])
+            read = {k.removeprefix("read_"): v for k, v in batch.items() if k.startswith("read_")}
+            tokens, read = self.bottleneck(written.frames, written.mask), batch | read
+            branch = self._against_teacher(tokens, read) | self._words(tokens, read)
+            weights: dict[str, float] = {**self.stage.losses}
+            losses["text_branch"] = torch.stack([weights[name] * loss for name, loss in branch.items()]).sum()
         return losses
+
+    def _words(self, speech: Tokens, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        if not self.stage.losses.get("words"):
+            return {}
+        return {"words": self.captioner(speech.tokens, batch["pieces"], batch["counts"])}
 
     def _against_teacher(self, speech: Tokens, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         tau, full = self.stage.temperature, batch["full"].float()
@@ -64,7 +71,7 @@ class _Distillation(nn.Module):
 
 def _ctc(logits: Tensor, lengths: Tensor, batch: dict[str, Tensor]) -> Tensor:
     return F.ctc_loss(
-        logits.log_softmax(-1).transpose(0, 1), batch["pieces"], lengths, batch["piece_counts"], zero_infinity=True
+        logits.log_softmax(-1).transpose(0, 1), batch["pieces"], lengths, batch["counts"], zero_infinity=True
     )
 
 
@@ -85,6 +92,7 @@ class DistillTask(Task):
         self.is_short = dict(zip(self.rows.tolist(), short.tolist(), strict=True))
         self.phrases = self._order(short)
         self.mixed = self._order(self._with_phrases(~short, short))
+        self.written = Shuffled(self.rows, workspace.recipe.seed + 1)
 
     def _build(self, workspace: Workspace, group: str) -> _Distillation:
         recipe = workspace.recipe
@@ -132,18 +140,41 @@ class DistillTask(Task):
         features, lengths = self.workspace.features.padded(
             rows.tolist(), LENGTH_MULTIPLE, MAX_SECONDS_TRAINED * frames_a_second
         )
-        moods, images = self.workspace.moods, self.image_of[rows]
+        moods, written = self.workspace.moods, round(self.stage.written * self.stage.batch)
+        read = share.of(self.written.take(step * written, written))
         return {
             "features": torch.from_numpy(features),
             "lengths": torch.from_numpy(lengths),
             "language": torch.tensor([self.encoder.language_index(self.language[r]) for r in rows]),
             "mood": torch.tensor([moods.index(self.mood[r]) if self.mood[r] in moods else -1 for r in rows]),
+            **self._captions(rows),
+            **{f"read_{name}": value for name, value in self._captions(read).items()},
+            **self._spread(read, step),
+            **self._bank(step),
+        }
+
+    def _captions(self, rows: np.ndarray) -> dict[str, Tensor]:
+        """What the teacher makes of the rows' captions and pictures, and the captions' pieces."""
+        pieces = self._pieces(rows)
+        return {
             "full": torch.tensor([not self.is_short[int(r)] for r in rows]),
             "text": torch.from_numpy(self.text[rows]),
-            "image": torch.from_numpy(self.image[images]),
-            **self._bank(step),
-            **self._pieces(rows, step),
+            "image": torch.from_numpy(self.image[self.image_of[rows]]),
+            "pieces": torch.tensor([p for c in pieces for p in c]),
+            "counts": torch.tensor([len(c) for c in pieces]),
         }
+
+    def _spread(self, rows: np.ndarray, step: int) -> dict[str, Tensor]:
+        frames, lengths = spread_pieces(self._pieces(rows), torch.Generator().manual_seed(step))
+        return {"read_frames": frames, "read_lengths": lengths}
+
+    def _pieces(self, rows: np.ndarray) -> list[list[int]]:
+        return [
+            self.encoder.shift_pieces(
+                self.workspace.pieces[self.language[r]].encode(self.workspace.texts[r]), self.language[r]
+            )
+            for r in rows
+        ]
 
     def _bank(self, step: int) -> dict[str, Tensor]:
         """Negatives, the same on every rank: the teacher is frozen, so any of its features may serve."""
@@ -152,22 +183,6 @@ class DistillTask(Task):
         return {
             "text_bank": torch.from_numpy(self.text[rows]),
             "image_bank": torch.from_numpy(self.image[self.image_of[rows]]),
-        }
-
-    def _pieces(self, rows: np.ndarray, step: int) -> dict[str, Tensor]:
-        captions = [
-            self.encoder.shift_pieces(
-                self.workspace.pieces[self.language[r]].encode(self.workspace.texts[r]), self.language[r]
-            )
-            for r in rows
-        ]
-        generator = torch.Generator().manual_seed(step)  # half the captions are read as well as heard
-        spread, lengths = spread_pieces(captions[: -(-len(captions) // 2)], generator)
-        return {
-            "pieces": torch.tensor([p for c in captions for p in c]),
-            "piece_counts": torch.tensor([len(c) for c in captions]),
-            "text_pieces": spread,
-            "text_lengths": lengths,
         }
 
     def export(self, module: nn.Module, folder: Path) -> None:
