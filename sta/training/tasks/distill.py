@@ -48,8 +48,8 @@ class _Distillation(nn.Module):
             read = {k.removeprefix("read_"): v for k, v in batch.items() if k.startswith("read_")}
             tokens, read = self.bottleneck(written.frames, written.mask), batch | read
             branch = self._against_teacher(tokens, read) | self._words(tokens, read)
-            weights: dict[str, float] = {**self.stage.losses}
-            losses["text_branch"] = torch.stack([weights[name] * loss for name, loss in branch.items()]).sum()
+            weighted = [weight * branch[name] for name, weight in self.stage.losses.items() if name in branch]
+            losses["text_branch"] = torch.stack(weighted).sum()
         return losses
 
     def _words(self, speech: Tokens, batch: dict[str, Tensor]) -> dict[str, Tensor]:
