@@ -139,7 +139,7 @@ class DistillStage(Optimisation):
         "text_branch": 1.0,
         "ctc": 2.0,
         "words": 1.0,
-        "mood": 0.3,
+        "mood": 1.0,
         "rate": 1e-4,
     }
     negatives: Annotated[int, Field(ge=0)] = Field(1024, description="frozen teacher embeddings added as negatives")
@@ -158,7 +158,7 @@ class DecoderStage(Optimisation):
 
     losses: dict[Literal["vlb", "x0", "rate", "text"], Weight] = {"vlb": 0.0, "x0": 1.0, "rate": 1e-4, "text": 0.1}
     condition_drop: Share = Field(0.1, description="chance that the condition is hidden, for guidance")
-    text_share: Share = Field(0.25, description="share of the batch conditioned through the text branch")
+    text_share: Share = Field(0.15, description="share of the batch conditioned through the text branch")
     phrase_share: Share = Field(0.1, description="share of short phrases among the recordings")
     tune_bottleneck: bool = Field(True, description="let the denoising loss reach the bottleneck (encoder frozen)")
 
