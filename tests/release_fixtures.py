@@ -67,10 +67,11 @@ def write_tiny_release(folder: Path) -> Path:
 
 
 def wave(seconds: float = 0.8, seed: int = 0, rate: int = 16_000) -> np.ndarray:
-    """Something that is not silent: a glide with noise, float32 [T] in [-1, 1]."""
+    """Something that is not silent: a glide with noise (as loud in each band at any rate), float32 [T] in [-1, 1]."""
     rng, time = np.random.default_rng(seed), np.arange(round(seconds * rate)) / rate
     glide = np.sin(2 * np.pi * (150 + 60 * seed + 200 * time) * time)
-    return (0.4 * glide + 0.05 * rng.standard_normal(len(time))).astype(np.float32)
+    noise = 0.05 * np.sqrt(rate / 16_000) * rng.standard_normal(len(time))
+    return (0.4 * glide + noise).astype(np.float32)
 
 
 def write_wave(path: Path, samples: np.ndarray, rate: int = 16_000, subtype: str | None = None) -> Path:
