@@ -1,13 +1,16 @@
 """The evaluate stage: draw the test recordings, read the drawings, and say where the loss is.
 
 Systems, from the whole to its parts: `speech` (the pipeline), `tokens-probe` (what the tokens hold),
-`truth-to-decoder` (the decoder fed with the true caption through the text branch), `tokenizer` (the real
+`truth-to-decoder` (the decoder fed with the true attributes in a plain written sentence), `tokenizer` (the real
 picture through the codes), `shuffled` (each recording's tokens given to another: the chance line made flesh).
+Beside them the pipelines that go through words: `cascade` (what the CTC head read, written) and `cascade-perfect`
+(the true caption, written). Conditions disturb the recordings of the hardest split, or speak them anew.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +22,13 @@ from torch import Tensor, nn
 
 from sta.data.audio import wav_bytes
 from sta.data.cache import build_folder
+from sta.data.disturb import DISTURBANCES
 from sta.data.garden.corpus import world_of
+from sta.data.garden.grammar import Grammar
+from sta.data.garden.respeak import Respeaker, Utterance
 from sta.data.garden.world import World
 from sta.data.rows import TEST_SPLITS
+from sta.errors import AudioError, VoiceError
 from sta.metrics import fidelity, retrieval
 from sta.metrics.attributes import Swap, attribute_rows, mood_rows, swap_rows
 from sta.metrics.page import Example, write_grid, write_page
@@ -33,7 +40,7 @@ from sta.models.loading import load_network
 from sta.models.reader import AttributeReader
 from sta.models.teacher import Teacher
 from sta.models.vq import to_unit_range
-from sta.pipeline import SpeechToImagePipeline, repeat_tokens
+from sta.pipeline import Audio, SpeechToImagePipeline, repeat_tokens
 from sta.recipe import GardenCorpus
 from sta.release import load_release
 from sta.training.features import cached_frames, fast, group_rows, load_teacher_of, teacher_features
@@ -120,13 +127,17 @@ class Evaluation:
         return self.corpus.select(split, language)[: self.settings.items]
 
     def hear(self, rows: np.ndarray, language: str) -> Tokens:
-        """Tokens of recordings, in the order of `rows`."""
-        order = np.argsort(self.workspace.features.lengths[rows], kind="stable")
+        """Tokens of the corpus's recordings, in the order of `rows`."""
+        return self.hear_waves([self.corpus.waveform(int(r)) for r in rows], language)
+
+    def hear_waves(self, waves: Sequence[np.ndarray], language: str) -> Tokens:
+        """Tokens of recordings, in their order."""
+        order = np.argsort([len(w) for w in waves], kind="stable")
         parts = []
-        for start in range(0, len(rows), BATCH):
-            batch = rows[order[start : start + BATCH]]
+        for start in range(0, len(waves), BATCH):
             with fast(self.pipe.device):
-                parts.append(self.pipe.encode_speech([self.corpus.waveform(int(r)) for r in batch], language))
+                batch: list[Audio] = [waves[i] for i in order[start : start + BATCH]]
+                parts.append(self.pipe.encode_speech(batch, language))
         back = torch.from_numpy(np.argsort(order))
         return Tokens(*(torch.cat([getattr(p, f) for p in parts])[back] for f in ("tokens", "embedding", "kl")))
 
@@ -166,7 +177,7 @@ class Evaluation:
     def rows(self) -> list[Row]:
         """Every number of the report."""
         found: list[Row] = []
-        steps = len(self.workspace.recipe.languages) * (len(self.splits) + 2) + 1
+        steps = len(self.workspace.recipe.languages) * (len(self.splits) + 2 + len(self.settings.conditions)) + 1
         with Bar("evaluate", steps, "parts") as bar:
             for language in self.workspace.recipe.languages:
                 for split in self.splits:
@@ -177,6 +188,9 @@ class Evaluation:
                     bar.advance()
                     found += self._swaps(language)
                 bar.advance()
+                for condition in self.settings.conditions:
+                    found += self._condition(language, condition)
+                    bar.advance()
             found += self._fidelity()
         return found
 
@@ -215,12 +229,9 @@ class Evaluation:
         tokens = self.hear(rows, language)
         away = torch.from_numpy(np.roll(np.arange(len(rows)), len(rows) // 2))
         shuffled = Tokens(tokens.tokens[away], tokens.embedding[away], tokens.kl[away])
-        texts = [self.corpus.column("text")[r] for r in rows]
-        pictures = {
-            "shuffled": self.draw(shuffled, self.seeds(rows)),
-            "truth-to-decoder": self.draw(self.pipe.encode_text(texts, language), self.seeds(rows)),
-            "tokenizer": self._reconstruct(rows),
-        }
+        pictures = {"shuffled": self.draw(shuffled, self.seeds(rows)), "tokenizer": self._reconstruct(rows)}
+        for system, texts in self._written(rows, language).items():
+            pictures[system] = self.draw(self.pipe.encode_text(texts, language), self.seeds(rows))
         for system, drawn in pictures.items():
             where = Where(language=language, split=split, condition="clean", system=system)
             found += self.marks(self.judge.read(drawn), rows, **where)
@@ -229,6 +240,48 @@ class Evaluation:
         psnr = bootstrap(10 * np.log10(4 / np.maximum(errors, 1e-10)))
         found.append(Row.of("psnr", psnr, len(rows), **where))
         return found + self._probe(tokens, rows, language, split)
+
+    def _written(self, rows: np.ndarray, language: str) -> dict[str, list[str]]:
+        """What each system that goes through words gives to the text branch."""
+        assert self.judge is not None
+        grammar, rng = Grammar(self.workspace.cards[language], self.judge.world), np.random.default_rng(self.seed)
+        truths = [self.corpus.truths[self.ids[r]] for r in rows]
+        heard: list[str] = []
+        for row in rows:  # one by one: a transcript must not depend on its batch
+            heard += self.pipe.transcribe(self.corpus.waveform(int(row)), language)
+        return {
+            "truth-to-decoder": [grammar.describe(t.kind, t.said, rng, pattern=0) for t in truths],
+            "cascade-perfect": [self.corpus.column("text")[r] for r in rows],
+            "cascade": heard,
+        }
+
+    def _condition(self, language: str, condition: str) -> list[Row]:
+        """Attributes and mood of the hardest split's recordings, disturbed."""
+        if self.judge is None:
+            return []
+        rows = self.pick(self.hardest, language)
+        try:
+            tokens = self.hear_waves(self._disturbed(rows, language, condition), language)
+        except (VoiceError, AudioError) as error:
+            print(f"condition {condition}, {language}: left out: {error}", file=sys.stderr)
+            return []
+        readings = self.judge.read(self.draw(tokens, self.seeds(rows)))
+        return self.marks(readings, rows, language=language, split=self.hardest, condition=condition, system="speech")
+
+    def _disturbed(self, rows: np.ndarray, language: str, condition: str) -> list[np.ndarray]:
+        """The recordings of `rows` under a condition, each with noise or a delivery of its own."""
+        generators = [np.random.default_rng([self.seed, int(r)]) for r in rows]
+        if condition in DISTURBANCES:
+            disturb = DISTURBANCES[condition]
+            return [disturb(self.corpus.waveform(int(r)), rng) for r, rng in zip(rows, generators, strict=True)]
+        corpus = self.workspace.recipe.corpus
+        assert isinstance(corpus, GardenCorpus)
+        respeaker = Respeaker(self.workspace.cards[language], world_of(corpus.world), corpus.rate)
+        return [respeaker.speak(condition, self._utterance(int(r)), g) for r, g in zip(rows, generators, strict=True)]
+
+    def _utterance(self, row: int) -> Utterance:
+        truth, column = self.corpus.truths[self.ids[row]], self.corpus.column
+        return Utterance(column("text")[row], column("speaker")[row], self.moods[row], truth.kind, truth.said)
 
     def _reconstruct(self, rows: np.ndarray) -> Tensor:
         tokenizer = self.pipe.tokenizer

@@ -184,10 +184,19 @@ class Sampling(Strict):
     order: Literal["posterior", "purity"] = Field("purity", description="which codes a step reveals")
 
 
+#: How a recording may be disturbed; the last four speak it anew, which takes Garden.
+Condition = Literal[
+    "noise-20", "noise-10", "noise-0", "telephone", "pause", "slow", "fast", "two-sentences", "flite"
+]  # fmt: skip
+
+
 class EvaluationSettings(Strict):
     items: Positive = Field(200, description="recordings drawn per language and split, at most")
     pictures: Positive = Field(8, description="examples on the page per language")
     samples: Positive = Field(3, description="drawings of each example")
+    conditions: list[Condition] = Field(
+        default_factory=list, description="disturbances under which the hardest split is heard again"
+    )
 
 
 class Recipe(Strict):

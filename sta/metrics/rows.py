@@ -69,7 +69,9 @@ SPLITS = ("seen", "voice", "combination", "both")
 SYSTEMS: dict[str, str] = {
     "speech": "the system: speech in, picture out",
     "tokens-probe": "attributes read from the speech tokens, before any drawing",
-    "truth-to-decoder": "the true attributes given to the decoder, no speech",
+    "truth-to-decoder": "the true attributes in a plain sentence, written, given to the same decoder: no speech",
+    "cascade-perfect": "the true caption, written, given to the same decoder: the ceiling of every speech recogniser",
+    "cascade": "the CTC head's transcript, written, given to the same decoder: a speech recogniser in front",
     "tokenizer": "the real picture through the image tokenizer and back",
     "shuffled": "the picture of another utterance",
 }

@@ -18,8 +18,8 @@ from sta.data.audio import write_wav
 from sta.data.garden.corpus import speak, world_of
 from sta.data.garden.draw import draw
 from sta.data.garden.grammar import Grammar
-from sta.metrics.rows import Report
-from sta.recipe import GardenCorpus, WorldSettings, load_recipe
+from sta.metrics.rows import SYSTEMS, Report
+from sta.recipe import GardenCorpus, Recipe, WorldSettings, load_recipe
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 STAGES = ("teacher", "tokenizer", "distill", "decoder", "reader")
@@ -93,6 +93,19 @@ def test_recipe_runs_from_nothing_to_a_drawing(file: Path, tmp_path: Path, folde
     corpus = SMALL_GARDEN if isinstance(recipe.corpus, GardenCorpus) else (f"corpus.root={folder}", "languages=[en]")
     assert main(["run", str(file), *SMALL, *corpus, "--out", str(tmp_path)]) == 0
     check_run(tmp_path / recipe.name, "en" if "en" in recipe.languages else recipe.languages[0], tmp_path)
+    if isinstance(recipe.corpus, GardenCorpus):
+        check_garden_report(Report.read(tmp_path / recipe.name / "evaluation" / "report.json"), recipe)
+
+
+def check_garden_report(report: Report, recipe: Recipe) -> None:
+    """Every system and condition is there in every language; flite may be missing, and speaks no Arabic."""
+    rows = {(r.language, r.system, r.condition) for r in report.rows if r.metric == "attributes"}
+    systems = {s for s in SYSTEMS if s != "speech"}
+    for language in recipe.languages:
+        assert {(language, system, "clean") for system in systems} <= rows
+        conditions = {"clean", *recipe.evaluation.conditions} - {"flite"}
+        assert {(language, "speech", condition) for condition in conditions} <= rows
+    assert ("ar", "speech", "flite") not in rows
 
 
 def test_folder_corpus_runs_from_nothing_to_a_drawing(tmp_path: Path, folder: Path) -> None:
