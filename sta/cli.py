@@ -84,6 +84,16 @@ def build_parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
+    one = command("demo", demo, "Say captions in every language, draw them, and write a page to look at.")
+    one.add_argument("--say", metavar="TEXT", help="say this instead; needs --language")
+    one.add_argument("--language", metavar="CODE", help="only this language (default: all of the release)")
+    one.add_argument("--mood", help="with --say: the mood of the voice (default: every mood of the release)")
+    _add_weights(one)
+    one.add_argument("--pictures", type=_positive, default=3, help="pictures of each recording (default: 3)")
+    one.add_argument("--captions", type=_positive, default=6, help="captions of each language (default: 6)")
+    one.add_argument("--seed", type=_seed, default=0, help="the same seed says and draws the same (default: 0)")
+    one.add_argument("--out", type=Path, default=Path("demo"), help="folder for the page (default: demo)")
+
     one = command("run", run, "Do every stage of a recipe, from nothing to a report; finished stages are skipped.")
     _add_recipe(one)
 
@@ -133,8 +143,10 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
 
 def _add_weights(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--weights", type=Path, help="release folder (default: $STA_WEIGHTS, else the newest of runs/*/release)"
-    )
+        "--weights",
+        type=Path,
+        help="release folder (default: $STA_WEIGHTS, else the newest of runs/*/release, else those of the package)",
+    )  # fmt: skip
 
 
 def _positive(text: str) -> int:
@@ -160,6 +172,35 @@ def _guidance(text: str) -> float:
 
 
 # ---- commands ---------------------------------------------------------------------------------------------
+
+
+def demo(options: argparse.Namespace) -> None:
+    """Captions spoken and drawn: one PNG and one page with the sound in it."""
+    if options.say is not None and options.language is None:
+        raise StaError("--say needs --language CODE, such as --language en")
+    if options.mood is not None and options.say is None:
+        raise StaError("--mood goes with --say TEXT; without it every mood is shown")
+    _writable(options.out)
+    from sta.demo import Demo, score, write_demo
+    from sta.release import PRETRAINED
+    from sta.training.progress import Bar
+
+    shipped = PRETRAINED if PRETRAINED.is_dir() and not os.environ.get("STA_WEIGHTS") else None
+    show = Demo(_weights(options.weights or shipped))
+    languages = [options.language] if options.language else list(show.pipe.languages)
+    if options.say is None:
+        sentences = list(show.sentences(languages, options.seed, options.captions))
+    else:
+        sentences = show.say(options.say, options.language, options.mood, options.seed)
+    examples = []
+    with Bar("demo", len(sentences), "recordings") as bar:
+        for sentence in sentences:
+            examples.append(show.example(sentence, options.pictures))
+            bar.advance()
+    page = write_demo(options.out, examples, "Speak the Art")
+    right, marked = score(examples)
+    print(f"{right} of {marked} attributes and moods are right, as the attribute reader sees them")
+    print(f"look and listen: {page} (and {page.with_suffix('.png').name})")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -223,12 +264,17 @@ def _picture_names(options: argparse.Namespace) -> list[Path]:
     twice = next((n for n in names if names.count(n) > 1), None)
     if twice:
         raise StaError(f"two recordings would both be drawn to {twice}; draw them with different --out folders")
-    there = next(p for p in (options.out, *options.out.absolute().parents) if os.path.lexists(p))
-    if not there.is_dir():
-        raise StaError(f"--out {options.out}: {there} is not a folder; choose another")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise StaError(f"--out {options.out}: {there} cannot be written to; choose another")
+    _writable(options.out)
     return names
+
+
+def _writable(out: Path) -> None:
+    """Refuse an --out folder that cannot be, before anything slow is done."""
+    there = next(p for p in (out, *out.absolute().parents) if os.path.lexists(p))
+    if not there.is_dir():
+        raise StaError(f"--out {out}: {there} is not a folder; choose another")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise StaError(f"--out {out}: {there} cannot be written to; choose another")
 
 
 def _save_picture(image, path: Path) -> None:  # type: ignore[no-untyped-def]
@@ -252,11 +298,15 @@ def _load(options: argparse.Namespace) -> SpeechToImagePipeline:
 
 
 def _weights(given: Path | None) -> Path:
-    """The release meant: the one given, $STA_WEIGHTS, or the newest below runs/."""
+    """The release meant: the one given, $STA_WEIGHTS, the newest below runs/, or the one that ships."""
+    from sta.release import PRETRAINED
+
     named = given or (Path(os.environ["STA_WEIGHTS"]) if os.environ.get("STA_WEIGHTS") else None)
     if named is not None:
         return named
     found = sorted(Path("runs").glob("*/release"), key=lambda p: p.stat().st_mtime)
+    if not found and PRETRAINED.is_dir():
+        return PRETRAINED
     if not found:
         raise StaError("no weights here: name a release with --weights, or make one with `sta run garden-mini`")
     return found[-1]

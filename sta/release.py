@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from safetensors.torch import load_file, save_file
+
 from sta.data.cache import build_folder
 from sta.errors import WeightsError
 from sta.models.decoder import CodeDecoder
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from sta.training.workspace import Workspace
 
 SUMS = "SHA256SUMS"
+READER = "reader"
+PRETRAINED = Path(__file__).parent / "pretrained" / "garden"  # the weights that ship with the package
 
 
 def assemble(workspace: Workspace) -> SpeechToImagePipeline:
@@ -50,16 +54,37 @@ def assemble(workspace: Workspace) -> SpeechToImagePipeline:
 
 
 def write_release(workspace: Workspace) -> Path:
-    """Write `release/` of a run, whole or not at all, and load it back."""
+    """Write `release/` of a run, whole or not at all, and load it back.
+
+    Weights are kept in half precision; on Garden the attribute reader goes with them, so that drawings can be marked.
+    """
+    from sta.training.stages import stage_names
 
     def fill(folder: Path) -> None:
         assemble(workspace).save_pretrained(folder)
+        if READER in stage_names(workspace.recipe):
+            shutil.copytree(workspace.final(READER) / READER, folder / READER)
+        for path in sorted(folder.rglob("*.safetensors")):
+            halve(path)
         shutil.copy(workspace.folder / "recipe.yaml", folder / "recipe.yaml")
         write_sums(folder)
 
     folder = build_folder(workspace.folder / "release", fill)
     verify(folder)
     return folder
+
+
+def halve(path: Path) -> None:
+    """Rewrite a safetensors file with its floats in half precision.
+
+    Raises:
+        WeightsError: a weight is too large for it; names the tensor.
+    """
+    halves = {k: v.half() if v.is_floating_point() else v for k, v in load_file(path).items()}
+    for name, tensor in halves.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise WeightsError(f"{path}: {name} is not finite in half precision; train longer with a smaller lr")
+    save_file(halves, path, metadata={"format": "pt"})
 
 
 def write_sums(folder: Path) -> None:

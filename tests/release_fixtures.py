@@ -11,16 +11,20 @@ import soundfile
 import torch
 
 from sta.cards import SentencePieceCard, load_language
+from sta.data.garden.corpus import world_of
 from sta.data.garden.grammar import Grammar
 from sta.data.language import FULL_WORLD
 from sta.data.text import Pieces, normalise, train_sentencepiece
 from sta.models.bottleneck import SpeechBottleneck
 from sta.models.decoder import CodeDecoder
 from sta.models.encoder import SpeechEncoder
+from sta.models.reader import AttributeReader
 from sta.models.scheduler import MaskReplaceScheduler
 from sta.models.vq import VQTokenizer
 from sta.pipeline import LanguagePack, SpeechToImagePipeline
+from sta.recipe import GardenCorpus, dump_recipe, load_recipe
 from sta.release import write_sums
+from sta.training.tasks.reader import slots_read
 from tests.conftest import scatter
 
 LANGUAGES = ("en", "ar")
@@ -78,3 +82,15 @@ def write_wave(path: Path, samples: np.ndarray, rate: int = 16_000, subtype: str
     """Write samples [T] or [T, channels] in the format that the file's name ends in."""
     soundfile.write(path, samples, rate, subtype=subtype)
     return path
+
+
+def write_tiny_garden(folder: Path) -> Path:
+    """A tiny release as a run on Garden leaves it: with the attribute reader and the recipe."""
+    recipe = load_recipe("garden-tiny")
+    assert isinstance(recipe.corpus, GardenCorpus)
+    write_tiny_release(folder)
+    torch.manual_seed(0)
+    AttributeReader(slots_read(world_of(recipe.corpus.world)), SIZE, width=8).eval().save_pretrained(folder / "reader")
+    (folder / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
+    write_sums(folder)
+    return folder
