@@ -1,4 +1,5 @@
-"""Augmentation of log-mel features: vocal tract length, tempo, noise floor, masks (SpecAugment, Park 2019).
+"""Augmentation of log-mel features: vocal tract length, tempo, noise floor, masks (SpecAugment, Park 2019), and
+what lies between a speaker and a listener: noise, the colour of a microphone, a telephone's band.
 
 Loudness is left alone but for a decibel: it carries mood.
 """
@@ -9,7 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sta.data.audio import LOG_STEPS, Q_STD
 from sta.models.layers import length_mask
+
+NEPER = LOG_STEPS / Q_STD  # one unit of natural-log power, in scaled log-mel
+QUIETEST, LOUDEST = -9.2, 1.0  # noise against speech, natural log of power: 40 dB below to 4 dB above
+STEEPEST, FLATTEST = -6.0, 2.0  # how noise changes from the lowest band to the highest, natural log of power
+TELEPHONE_BANDS = (8, 59)  # of 80: about 300 to 3,400 Hz
 
 
 def augment_mel(mel: Tensor, lengths: Tensor, strength: float) -> tuple[Tensor, Tensor]:
@@ -30,6 +37,39 @@ def augment_mel(mel: Tensor, lengths: Tensor, strength: float) -> tuple[Tensor, 
     mel = torch.maximum(mel, floor)
     mel = mel + 0.05 * strength * torch.randn(len(mel), 1, 1, device=mel.device)
     return _mask(mel, lengths, strength), lengths
+
+
+def disturb_mel(mel: Tensor, lengths: Tensor, share: float) -> Tensor:
+    """Hear some utterances through a coloured microphone in stationary noise, and a few of them by telephone.
+
+    Args:
+        mel: [B, S, 80], scaled log-mel.
+        lengths: [B].
+        share: chance of an utterance to be disturbed; one in five of those comes by telephone.
+
+    Returns:
+        [B, S, 80].
+    """
+    if share == 0:
+        return mel
+    b, longest, bands = mel.shape
+    chosen = torch.rand(b, 1, 1, device=mel.device) < share
+    valid = length_mask(lengths, longest)[..., None]
+    place = torch.linspace(0, 1, bands, device=mel.device)
+    waves = torch.cos(torch.pi * torch.arange(1, 4, device=mel.device)[:, None] * place)  # [3, 80]
+    colour = 0.7 * NEPER * torch.randn(b, 3, device=mel.device) @ waves  # about 4 dB, none on average over bands
+    heard = mel + colour[:, None]
+    level = (heard / NEPER).masked_fill(~valid, -torch.inf).flatten(1).logsumexp(1) - (lengths * bands).log()
+    loudness = level + torch.empty(b, device=mel.device).uniform_(QUIETEST, LOUDEST)
+    slope = torch.empty(b, device=mel.device).uniform_(STEEPEST, FLATTEST)[:, None] * (place - 0.5)
+    noise = NEPER * ((loudness[:, None] + slope)[:, None] + 0.7 * torch.randn_like(mel))
+    heard = NEPER * torch.logaddexp(heard / NEPER, noise / NEPER)
+    outside = (torch.arange(bands, device=mel.device) < TELEPHONE_BANDS[0]) | (
+        torch.arange(bands, device=mel.device) > TELEPHONE_BANDS[1]
+    )
+    by_telephone = torch.rand(b, 1, 1, device=mel.device) < 0.2
+    heard = torch.where(by_telephone & outside, heard.amin((1, 2), keepdim=True), heard)
+    return torch.where(chosen, heard, mel)
 
 
 def _warp(mel: Tensor, lengths: Tensor, tract: float, tempo: float) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sta.models.augment import _warp, augment_mel
+from sta.models.augment import NEPER, TELEPHONE_BANDS, _warp, augment_mel, disturb_mel
 from sta.models.layers import length_mask
 
 
@@ -76,3 +76,48 @@ def test_time_runs_forward() -> None:
         pace = warped[row, :n, 0].diff()
         assert abs(float(pace[2:-2].mean()) - 128 / n) < 0.02
         assert float(warped[row, 0, 0]) < 1
+
+
+def test_no_share_is_disturbed(mel: torch.Tensor) -> None:
+    assert disturb_mel(mel, LENGTHS, 0) is mel
+
+
+def test_about_the_share_asked_for_is_disturbed() -> None:
+    torch.manual_seed(0)
+    mel, lengths = torch.randn(1000, 8, 80), torch.full((1000,), 8)
+    changed = (disturb_mel(mel, lengths, 0.3) != mel).flatten(1)
+    assert changed.any(1).float().mean() == pytest.approx(0.3, abs=0.05)
+    assert (changed.any(1) == changed.float().mean(1).gt(0.5)).all(), "an utterance is disturbed whole or not at all"
+
+
+def test_noise_fills_the_pauses_and_leaves_the_level() -> None:
+    """Speech is loud in one half of the frames, with almost nothing in the other."""
+    torch.manual_seed(0)
+    mel = torch.full((500, 64, 80), NEPER * 10.0)
+    mel[:, 32:] = -NEPER * 10.0
+    heard = disturb_mel(mel, torch.full((500,), 64), 1.0)[..., TELEPHONE_BANDS[0] : TELEPHONE_BANDS[1]] / NEPER
+    speech, pause = heard[:, :32].mean((1, 2)), heard[:, 32:].mean((1, 2))
+    assert (pause > -10).all()
+    assert speech.mean() == pytest.approx(10, abs=1.5)
+    assert (speech > pause - 2).all()
+    ratios = speech - pause
+    assert ratios.min() < 1, "some noise is as loud as the speech"
+    assert ratios.max() > 7, "some is far below"
+
+
+def test_what_is_padding_does_not_set_the_level() -> None:
+    mel = torch.zeros(2, 64, 80)
+    mel[1, 32:] = 50.0
+    lengths = torch.tensor([32, 32])
+    heard = []
+    for row in (0, 1):
+        torch.manual_seed(0)
+        heard.append(disturb_mel(mel[[row]], lengths[[row]], 1.0)[:, :32])
+    torch.testing.assert_close(*heard)
+
+
+def test_one_in_five_comes_by_telephone() -> None:
+    torch.manual_seed(0)
+    heard = disturb_mel(torch.randn(1000, 16, 80), torch.full((1000,), 16), 1.0)
+    silent = heard[..., TELEPHONE_BANDS[1] + 1 :].flatten(1).std(1) < 1e-6
+    assert silent.float().mean() == pytest.approx(0.2, abs=0.05)

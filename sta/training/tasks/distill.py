@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sta.models.augment import augment_mel
+from sta.models.augment import augment_mel, disturb_mel
 from sta.models.backbone import Backbone
 from sta.models.bottleneck import SpeechBottleneck, Tokens
 from sta.models.captioner import Captioner
@@ -35,6 +35,7 @@ class _Distillation(nn.Module):
         inputs, lengths = self.encoder.inputs(batch["features"]), batch["lengths"]
         if not isinstance(self.encoder.acoustics, Backbone):
             inputs, lengths = augment_mel(inputs, lengths, self.stage.augment)
+            inputs = disturb_mel(inputs, lengths, self.stage.noise)
         keep = torch.rand(len(inputs), device=inputs.device) >= self.stage.acoustic_drop
         heard = self.encoder(inputs, lengths, batch["language"], keep)
         speech = self.bottleneck(heard.frames, heard.mask)
