@@ -147,7 +147,7 @@ class Evaluation:
         for start in range(0, len(seeds), BATCH):
             generators = [torch.Generator().manual_seed(s) for s in seeds[start : start + BATCH]]
             part = Tokens(*(x[start : start + BATCH] for x in (tokens.tokens, tokens.embedding, tokens.kl)))
-            parts.append(self.pipe.tokenizer.decode(self.pipe.draw_codes(part, generator=generators)).cpu())
+            parts.append(self.pipe.decode_latents(self.pipe.draw_latents(part, generator=generators)).cpu())
         return torch.cat(parts)
 
     def seeds(self, rows: np.ndarray) -> list[int]:

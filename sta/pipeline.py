@@ -22,11 +22,10 @@ from sta.data.audio import SAMPLE_RATE, check_waveform, read_audio
 from sta.data.text import Pieces, normalise
 from sta.errors import AudioError, CorpusError, WeightsError
 from sta.models.bottleneck import SpeechBottleneck, Tokens
-from sta.models.decoder import CodeDecoder
-from sta.models.diffusion import guide
+from sta.models.decoder import DECODERS, CodeDecoder, LatentDecoder
 from sta.models.encoder import SpeechEncoder, read_ctc, spread_pieces
 from sta.models.loading import load_network
-from sta.models.scheduler import Generators, MaskReplaceScheduler
+from sta.models.scheduler import Generators, Scheduler, set_timesteps
 from sta.models.vq import VQTokenizer, to_pixels
 
 Audio = str | Path | bytes | np.ndarray | Tensor
@@ -63,17 +62,17 @@ class SpeechToImagePipeline(DiffusionPipeline):
     """
 
     model_cpu_offload_seq = "decoder->tokenizer"  # type: ignore[assignment]
-    _callback_tensor_inputs = ("codes",)
+    _callback_tensor_inputs = ("latents",)
 
-    decoder: CodeDecoder
+    decoder: CodeDecoder | LatentDecoder
     tokenizer: VQTokenizer
-    scheduler: MaskReplaceScheduler
+    scheduler: Scheduler
 
     def __init__(
         self,
-        decoder: CodeDecoder,
+        decoder: CodeDecoder | LatentDecoder,
         tokenizer: VQTokenizer,
-        scheduler: MaskReplaceScheduler,
+        scheduler: Scheduler,
         token_space: str = "",
         num_inference_steps: int = 12,
         guidance_scale: float = 2.0,
@@ -118,7 +117,7 @@ class SpeechToImagePipeline(DiffusionPipeline):
         if not (folder / "model_index.json").exists():
             raise WeightsError(f"{folder}: not a release, it has no model_index.json; `sta run RECIPE` makes one")
         # Loaded here because diffusers would fill weights that a file lacks with fresh ones, or unpickle a .bin.
-        kinds = {"decoder": CodeDecoder, "tokenizer": VQTokenizer}
+        kinds = {"decoder": _decoder_kind(folder), "tokenizer": VQTokenizer}
         parts = {name: load_network(kind, folder / name) for name, kind in kinds.items() if name not in kwargs}
         try:
             with _no_progress_bar():
@@ -230,12 +229,13 @@ class SpeechToImagePipeline(DiffusionPipeline):
         out = pack.encoder(pack.encoder.inputs(torch.from_numpy(batch).to(self.device)), lengths, language)
         return out.frames, out.mask, out.ctc_logits, out.ctc_lengths
 
-    def prepare_latents(self, batch: int, latents: Tensor | None = None) -> Tensor:
-        """The starting codes [B, N]: all mask, or those given."""
+    def prepare_latents(self, batch: int, generator: Generators = None, latents: Tensor | None = None) -> Tensor:
+        """What the sampler starts from: all mask [B, N], noise [B, d, h, w], or the latents given."""
+        start = self.decoder.start(batch, generator, self.device)
         if latents is None:
-            return torch.full((batch, self.decoder.codes), self.scheduler.mask_id, device=self.device)
-        if latents.shape != (batch, self.decoder.codes):
-            raise ValueError(f"latents have shape {tuple(latents.shape)}, expected {(batch, self.decoder.codes)}")
+            return start
+        if latents.shape != start.shape:
+            raise ValueError(f"latents have shape {tuple(latents.shape)}, expected {tuple(start.shape)}")
         return latents.to(self.device)
 
     def check_inputs(
@@ -250,7 +250,7 @@ class SpeechToImagePipeline(DiffusionPipeline):
             raise ValueError(f"num_inference_steps {steps} and guidance_scale {guidance_scale} must both be at least 1")
 
     @torch.no_grad()
-    def draw_codes(
+    def draw_latents(
         self,
         tokens: Tokens,
         num_inference_steps: int | None = None,
@@ -258,47 +258,51 @@ class SpeechToImagePipeline(DiffusionPipeline):
         generator: Generators = None,
         latents: Tensor | None = None,
         callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
-        callback_tensors: Sequence[str] = ("codes",),
+        callback_tensors: Sequence[str] = ("latents",),
     ) -> Tensor:
-        """Tokens [B, K, C] to codes [B, N]: the sampling loop."""
+        """Tokens [B, K, C] to codes [B, N] or latents [B, d, h, w], as the decoder has it: the sampling loop."""
         steps = num_inference_steps or self.config["num_inference_steps"]
         scale = self.config["guidance_scale"] if guidance_scale is None else guidance_scale
-        codes = self.prepare_latents(len(tokens.tokens), latents)
-        self.scheduler.set_timesteps(steps, self.device)
-        for number, t in enumerate(self.scheduler.timesteps.tolist()):
-            logits = self._belief(codes, t, tokens, scale)
-            codes = self.scheduler.step(logits, t, codes, generator, return_dict=False)[0]
+        latents = self.prepare_latents(len(tokens.tokens), generator, latents)
+        set_timesteps(self.scheduler, steps, self.device)
+        for number, t in enumerate(self.scheduler.timesteps):
+            prediction = self._predict(latents, t, tokens, scale)
+            latents = self.scheduler.step(prediction, t, latents, generator=generator, return_dict=False)[0]
             if callback_on_step_end is not None:
                 given = {}
                 for name in callback_tensors:
-                    given[name] = {"codes": codes}[name]
-                codes = (callback_on_step_end(self, number, t, given) or {}).pop("codes", codes)
-        return codes
+                    given[name] = {"latents": latents}[name]
+                latents = (callback_on_step_end(self, number, t, given) or {}).pop("latents", latents)
+        return latents
 
-    def _belief(self, codes: Tensor, t: int, tokens: Tokens, scale: float) -> Tensor:
-        """Guided logits of x_0 [B, N, V]: one pass over the batch, doubled where there is guidance."""
-        share = torch.full((len(codes),), t / self.scheduler.config["num_train_timesteps"], device=self.device)
+    def _predict(self, latents: Tensor, t: Tensor, tokens: Tokens, scale: float) -> Tensor:
+        """What the scheduler steps with, guided: one pass over the batch, doubled where there is guidance."""
+        share = (t / self.scheduler.config["num_train_timesteps"]).to(self.device, torch.float32).expand(len(latents))
         dtype = self.decoder.dtype
         heard, embedding = tokens.tokens.to(dtype), tokens.embedding.to(dtype)
         if scale == 1:
-            logits: Tensor = self.decoder(codes, share, heard, embedding)
-            return logits
-        drop = torch.arange(2, device=self.device).repeat_interleave(len(codes)).bool()
-        twice = [torch.cat([x, x]) for x in (codes, share, heard, embedding)]
-        conditional, unconditional = self.decoder(*twice, drop).float().chunk(2)
-        return guide(conditional, unconditional, scale)
+            prediction: Tensor = self.decoder(latents, share, heard, embedding)
+            return prediction
+        drop = torch.arange(2, device=self.device).repeat_interleave(len(latents)).bool()
+        twice = [torch.cat([x, x]) for x in (latents, share, heard, embedding)]
+        conditional, unconditional = self.decoder(*twice, drop).chunk(2)
+        return self.decoder.guide(conditional, unconditional, scale)
 
     @torch.no_grad()
-    def decode_codes(self, codes: Tensor, output_type: str = "pil") -> Any:
-        """Codes [B, N] to pictures in the form that `output_type` names."""
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """What was drawn, to pictures [B, 3, H, W] in [-1, 1]."""
+        return self.decoder.picture(latents, self.tokenizer)
+
+    def postprocess(self, latents: Tensor, output_type: str = "pil") -> Any:
+        """What was drawn, in the form that `output_type` names."""
         if output_type == "latent":
-            return codes
-        pictures = (self.tokenizer.decode(codes) + 1) / 2  # [B, 3, H, W] in [0, 1]
+            return latents
+        pictures = self.decode_latents(latents)
         if output_type == "pt":
-            return pictures
+            return (pictures + 1) / 2
         if output_type == "np":
-            return pictures.cpu().permute(0, 2, 3, 1).numpy()
-        return [Image.fromarray(p.numpy()) for p in to_pixels(pictures.cpu() * 2 - 1)]
+            return ((pictures + 1) / 2).cpu().permute(0, 2, 3, 1).numpy()
+        return [Image.fromarray(p.numpy()) for p in to_pixels(pictures.cpu())]
 
     @torch.no_grad()
     def __call__(
@@ -314,7 +318,7 @@ class SpeechToImagePipeline(DiffusionPipeline):
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
-        callback_on_step_end_tensor_inputs: Sequence[str] = ("codes",),
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
     ) -> SpeechToImageOutput:
         """Draw what is said in one recording or several.
 
@@ -326,10 +330,10 @@ class SpeechToImagePipeline(DiffusionPipeline):
             guidance_scale: 1 is none; default as found on validation.
             num_images_per_prompt: pictures of each recording.
             generator: one, or one per picture, for the same pictures again.
-            latents: starting codes [B, N]; all mask by default.
-            output_type: `pil`, `np` [B, H, W, 3] in [0, 1], `pt` [B, 3, H, W] in [0, 1], or `latent` (codes).
+            latents: what to start from, codes [B, N] or noise [B, d, h, w]; all mask or drawn by default.
+            output_type: `pil`, `np` [B, H, W, 3] in [0, 1], `pt` [B, 3, H, W] in [0, 1], or `latent`.
             return_dict: False gives the tuple (images, tokens).
-            callback_on_step_end: called as `(pipe, step, timestep, {"codes": ...})`; may return other codes.
+            callback_on_step_end: called as `(pipe, step, timestep, {"latents": ...})`; may return others.
 
         Raises:
             AudioError: a recording cannot be read or drawn.
@@ -344,10 +348,10 @@ class SpeechToImagePipeline(DiffusionPipeline):
         tokens = repeat_tokens(self.encode_speech(audio, language, sampling_rate), num_images_per_prompt)
         if isinstance(generator, list) and len(generator) != len(tokens.tokens):
             raise ValueError(f"{len(generator)} generators were given for {len(tokens.tokens)} pictures; give as many")
-        codes = self.draw_codes(
+        latents = self.draw_latents(
             tokens, steps, scale, generator, latents, callback_on_step_end, callback_on_step_end_tensor_inputs
         )
-        images = self.decode_codes(codes, output_type)
+        images = self.postprocess(latents, output_type)
         return SpeechToImageOutput(images=images, tokens=tokens) if return_dict else (images, tokens)  # type: ignore[return-value]
 
 
@@ -387,6 +391,18 @@ def _forget_paths(folder: Path) -> None:
         config = json.loads(path.read_text(encoding="utf-8"))
         if config.pop("_name_or_path", None) is not None:
             path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _decoder_kind(folder: Path) -> type[CodeDecoder] | type[LatentDecoder]:
+    """The class of a release's decoder, by its index."""
+    kinds = {kind.__name__: kind for kind in DECODERS.values()}
+    try:
+        name = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["decoder"][1]
+        return kinds[name]
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise WeightsError(
+            f"{folder}: its model_index.json names no decoder of these: {', '.join(kinds)}; copy the release again"
+        ) from error
 
 
 def _first_line(error: Exception) -> str:

@@ -91,13 +91,14 @@ class TokenizerSettings(Strict):
 
 
 class DecoderSettings(Strict):
-    """The VQ-Diffusion decoder."""
+    """The decoder: VQ-Diffusion on the tokenizer's codes, or latent diffusion (flow matching) on its latents."""
 
+    kind: Literal["vq-diffusion", "latent-diffusion"] = "vq-diffusion"
     width: Positive = 256
     layers: Positive = 6
     heads: Positive = 4
     group: Literal[1, 2] = Field(2, description="side of the square of codes that shares a position")
-    timesteps: Positive = Field(100, description="T of mask-and-replace")
+    timesteps: Positive = Field(100, description="T of mask-and-replace (VQ-Diffusion)")
     dropout: Share = 0.0
 
 
@@ -157,7 +158,13 @@ class DistillStage(Optimisation):
 class DecoderStage(Optimisation):
     """Training of the decoder on speech tokens."""
 
-    losses: dict[Literal["vlb", "x0", "rate", "text"], Weight] = {"vlb": 0.0, "x0": 1.0, "rate": 1e-4, "text": 0.1}
+    losses: dict[Literal["vlb", "x0", "flow", "rate", "text"], Weight] = {
+        "vlb": 0.0,  # VQ-Diffusion's
+        "x0": 1.0,  # VQ-Diffusion's
+        "flow": 1.0,  # latent diffusion's
+        "rate": 1e-4,
+        "text": 0.1,
+    }
     condition_drop: Share = Field(0.1, description="chance that the condition is hidden, for guidance")
     text_share: Share = Field(0.15, description="share of the batch conditioned through the text branch")
     phrase_share: Share = Field(0.1, description="share of short phrases among the recordings")

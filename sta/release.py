@@ -11,9 +11,10 @@ from safetensors.torch import load_file, save_file
 
 from sta.data.cache import build_folder
 from sta.errors import WeightsError
-from sta.models.decoder import CodeDecoder
+from sta.models.decoder import DECODERS
+from sta.models.flow import TIMESTEPS
 from sta.models.loading import load_network
-from sta.models.scheduler import MaskReplaceScheduler
+from sta.models.scheduler import FlowMatchEulerDiscreteScheduler, MaskReplaceScheduler, Scheduler
 from sta.models.vq import VQTokenizer
 from sta.pipeline import LanguagePack, SpeechToImagePipeline
 
@@ -33,13 +34,15 @@ def assemble(workspace: Workspace) -> SpeechToImagePipeline:
     from sta.training.workspace import fingerprint
 
     recipe = workspace.recipe
-    scheduler = MaskReplaceScheduler(
-        codebook=recipe.tokenizer.codes, num_train_timesteps=recipe.decoder.timesteps, replaced=REPLACED,
-        truncation=recipe.sampling.truncation, reveal=recipe.sampling.order,
-    )  # fmt: skip
+    scheduler: Scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=TIMESTEPS)
+    if recipe.decoder.kind == "vq-diffusion":
+        scheduler = MaskReplaceScheduler(
+            codebook=recipe.tokenizer.codes, num_train_timesteps=recipe.decoder.timesteps, replaced=REPLACED,
+            truncation=recipe.sampling.truncation, reveal=recipe.sampling.order,
+        )  # fmt: skip
     decoder_final, tokenizer_final = workspace.final("decoder"), workspace.final("tokenizer")
     pipe = SpeechToImagePipeline(
-        load_network(CodeDecoder, decoder_final / "decoder"),
+        load_network(DECODERS[recipe.decoder.kind], decoder_final / "decoder"),
         load_network(VQTokenizer, tokenizer_final / "tokenizer"),
         scheduler,
         token_space=fingerprint(decoder_final / "decoder"),

@@ -16,10 +16,10 @@ from sta.data.garden.grammar import Grammar
 from sta.data.language import FULL_WORLD
 from sta.data.text import Pieces, normalise, train_sentencepiece
 from sta.models.bottleneck import SpeechBottleneck
-from sta.models.decoder import CodeDecoder
+from sta.models.decoder import DECODERS, CodeDecoder
 from sta.models.encoder import SpeechEncoder
 from sta.models.reader import AttributeReader
-from sta.models.scheduler import MaskReplaceScheduler
+from sta.models.scheduler import FlowMatchEulerDiscreteScheduler, MaskReplaceScheduler, Scheduler
 from sta.models.vq import VQTokenizer
 from sta.pipeline import LanguagePack, SpeechToImagePipeline
 from sta.recipe import GardenCorpus, dump_recipe, load_recipe
@@ -42,14 +42,20 @@ def tiny_pieces(language: str) -> Pieces:
         return Pieces.load(train_sentencepiece(texts, SentencePieceCard(vocab_size=64), Path(folder) / "pieces.model"))
 
 
-def tiny_pipeline() -> SpeechToImagePipeline:
+def tiny_pipeline(kind: str = "vq-diffusion") -> SpeechToImagePipeline:
     """One pooled encoder for both languages; the same weights every time."""
     torch.manual_seed(0)
     tokens, width, embedding = 3, 4, 8
     tokenizer = VQTokenizer(SIZE, codes=CODES, code_width=4, width=16, factor=4)
-    decoder = CodeDecoder(tokenizer.side, CODES, tokens, width, embedding, width=16, layers=2, heads=2)
+    made = DECODERS[kind]  # takes the codebook's size, or the latents' width
+    decoder = made(tokenizer.side, CODES if made is CodeDecoder else 4, tokens, width, embedding, 16, layers=2, heads=2)
+    scheduler: Scheduler = (
+        MaskReplaceScheduler(CODES, num_train_timesteps=20)
+        if made is CodeDecoder
+        else FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000)
+    )
     pipe = SpeechToImagePipeline(
-        decoder, tokenizer, MaskReplaceScheduler(CODES, num_train_timesteps=20),
+        decoder, tokenizer, scheduler,
         token_space=TOKEN_SPACE, num_inference_steps=STEPS, guidance_scale=2.0,
     )  # fmt: skip
     encoder = SpeechEncoder(
@@ -63,9 +69,9 @@ def tiny_pipeline() -> SpeechToImagePipeline:
     return pipe
 
 
-def write_tiny_release(folder: Path) -> Path:
+def write_tiny_release(folder: Path, kind: str = "vq-diffusion") -> Path:
     """`tiny_pipeline` as a release folder, with its checksums."""
-    tiny_pipeline().save_pretrained(folder)
+    tiny_pipeline(kind).save_pretrained(folder)
     write_sums(folder)
     return folder
 

@@ -1,18 +1,26 @@
-"""The VQ-Diffusion decoder: a transformer over a picture's codes that reads the speech tokens.
+"""The decoders: transformers over a picture's codes, or its latents, that read the speech tokens.
 
 Cross-attention to the tokens, adaptive norm from time and the global embedding (one table shared by all
 layers, as in PixArt-alpha), learned null condition for guidance. Squares of `group` x `group` codes share a
 position, so that the transformer works on group^2 times fewer positions.
+
+Both are driven through one interface: `start` gives x_T, `forward` what a scheduler steps with, `guide` mixes it with
+the unconditional one, `picture` turns x_0 into pixels.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
+from sta.models.diffusion import guide
 from sta.models.layers import Attention, feed_forward, sinusoids
+from sta.models.vq import VQTokenizer
 
 
 class DecoderLayer(nn.Module):
@@ -37,8 +45,47 @@ class DecoderLayer(nn.Module):
         return x + (1 + gate_f) * self.forward_net(self.norms[2](x) * (1 + scale_f) + shift_f)
 
 
+class Trunk(nn.Module):
+    """Positions of a picture [B, P, D] in the light of time, speech tokens and global embedding."""
+
+    def __init__(
+        self, positions: int, tokens: int, token_width: int, embedding_width: int,
+        width: int, layers: int, heads: int, dropout: float,
+    ):  # fmt: skip
+        super().__init__()
+        self.width = width
+        self.place = nn.Parameter(torch.randn(positions, width) * 0.02)
+        self.read_tokens = nn.Linear(token_width, width)
+        self.token_role = nn.Parameter(torch.randn(tokens, width) * 0.02)
+        self.null_tokens = nn.Parameter(torch.randn(tokens, width) * 0.02)
+        self.read_embedding = nn.Linear(embedding_width, width)
+        self.null_embedding = nn.Parameter(torch.zeros(width))
+        self.read_time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+        modulate = nn.Linear(width, 9 * width)
+        self.modulate = nn.Sequential(nn.SiLU(), modulate)
+        self.blocks = nn.ModuleList(DecoderLayer(width, heads, dropout) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        nn.init.zeros_(modulate.weight)
+        nn.init.zeros_(modulate.bias)
+
+    def forward(self, x: Tensor, t: Tensor, tokens: Tensor, embedding: Tensor, drop: Tensor | None) -> Tensor:
+        """x [B, P, D], t [B], tokens [B, K, C], embedding [B, E], drop [B] bool or None -> [B, P, D]."""
+        memory = self.read_tokens(tokens) + self.token_role
+        condition = self.read_embedding(embedding)
+        if drop is not None:
+            memory = torch.where(drop[:, None, None], self.null_tokens.to(memory.dtype), memory)
+            condition = torch.where(drop[:, None], self.null_embedding.to(condition.dtype), condition)
+        time = self.read_time(sinusoids(t * 1000, self.width).to(condition.dtype))
+        modulation = self.modulate(time + condition).unflatten(-1, (9, -1))
+        x = x + self.place
+        for layer in self.blocks:
+            x = layer(x, memory, modulation)
+        normed: Tensor = self.norm(x)
+        return normed
+
+
 class CodeDecoder(ModelMixin, ConfigMixin):
-    """Belief in a picture's codes x_0 given noisy codes x_t, time, speech tokens and global embedding.
+    """VQ-Diffusion (Gu et al. 2022): belief in a picture's codes x_0 given noisy codes x_t.
 
     Args:
         side: codes along a side of the picture; N = side * side.
@@ -64,31 +111,13 @@ class CodeDecoder(ModelMixin, ConfigMixin):
         dropout: float = 0.0,
     ):
         super().__init__()
-        if side % group:
-            raise ValueError(f"side {side} is not a multiple of group {group}")
-        members, positions = group * group, (side // group) ** 2
+        members = group * group
+        positions = _positions(side, group)
         self.embed = nn.Embedding(codebook + 1, width // members)
         self.join = nn.Linear(width // members * members, width)
-        self.place = nn.Parameter(torch.randn(positions, width) * 0.02)
-        self.read_tokens = nn.Linear(token_width, width)
-        self.token_role = nn.Parameter(torch.randn(tokens, width) * 0.02)
-        self.null_tokens = nn.Parameter(torch.randn(tokens, width) * 0.02)
-        self.read_embedding = nn.Linear(embedding_width, width)
-        self.null_embedding = nn.Parameter(torch.zeros(width))
-        self.read_time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
-        modulate = nn.Linear(width, 9 * width)
-        self.modulate = nn.Sequential(nn.SiLU(), modulate)
-        self.blocks = nn.ModuleList(DecoderLayer(width, heads, dropout) for _ in range(layers))
-        self.norm = nn.LayerNorm(width)
+        self.trunk = Trunk(positions, tokens, token_width, embedding_width, width, layers, heads, dropout)
         self.out = nn.Linear(width, members * width // 2)
         self.classify = nn.Linear(width // 2, codebook)
-        nn.init.zeros_(modulate.weight)
-        nn.init.zeros_(modulate.bias)
-
-    @property
-    def codes(self) -> int:
-        """N."""
-        return int(self.config.side**2)
 
     def forward(
         self, codes: Tensor, t: Tensor, tokens: Tensor, embedding: Tensor, drop: Tensor | None = None
@@ -104,27 +133,115 @@ class CodeDecoder(ModelMixin, ConfigMixin):
         Returns:
             [B, N, V].
         """
-        memory = self.read_tokens(tokens) + self.token_role
-        condition = self.read_embedding(embedding)
-        if drop is not None:
-            memory = torch.where(drop[:, None, None], self.null_tokens.to(memory.dtype), memory)
-            condition = torch.where(drop[:, None], self.null_embedding.to(condition.dtype), condition)
-        time = self.read_time(sinusoids(t * 1000, self.config.width).to(condition.dtype))
-        modulation = self.modulate(time + condition).unflatten(-1, (9, -1))
-        x = self.join(self._fold(self.embed(codes))) + self.place
-        for layer in self.blocks:
-            x = layer(x, memory, modulation)
-        logits: Tensor = self.classify(self._unfold(self.out(self.norm(x))))
+        side, group = self.config.side, self.config.group
+        x = self.join(fold(self.embed(codes), side, group))
+        x = self.trunk(x, t, tokens, embedding, drop)
+        logits: Tensor = self.classify(unfold(self.out(x), side, group))
         return logits
 
-    def _fold(self, x: Tensor) -> Tensor:
-        """[B, N, d] in rows of the picture to [B, positions, group * group * d]."""
-        g, s = self.config.group, self.config.side
-        x = x.view(len(x), s // g, g, s // g, g, -1).permute(0, 1, 3, 2, 4, 5)
-        return x.reshape(len(x), (s // g) ** 2, -1)
+    def start(self, batch: int, generator: Any, device: torch.device) -> Tensor:
+        """x_T: all mask, [B, N]."""
+        return torch.full((batch, self.config.side**2), self.config.codebook, device=device)
 
-    def _unfold(self, x: Tensor) -> Tensor:
-        """The inverse of `_fold`."""
-        g, s = self.config.group, self.config.side
-        x = x.view(len(x), s // g, s // g, g, g, -1).permute(0, 1, 3, 2, 4, 5)
-        return x.reshape(len(x), s * s, -1)
+    @staticmethod
+    def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
+        return guide(conditional.float(), unconditional.float(), scale)
+
+    @staticmethod
+    def picture(codes: Tensor, tokenizer: VQTokenizer) -> Tensor:
+        """Codes [B, N] to pictures [B, 3, H, W] in [-1, 1]."""
+        return tokenizer.decode(codes)
+
+
+class LatentDecoder(ModelMixin, ConfigMixin):
+    """Latent diffusion by flow matching: velocity of the tokenizer's latents at x_t (Lipman et al. 2023).
+
+    Args:
+        side: latents along a side of the picture.
+        channels: d of a latent.
+        group: side of the square of latents that shares a position.
+        token_width: C. embedding_width: E. tokens: K.
+    """
+
+    config_name = "config.json"
+
+    @register_to_config
+    def __init__(
+        self,
+        side: int,
+        channels: int,
+        tokens: int,
+        token_width: int,
+        embedding_width: int,
+        width: int = 256,
+        layers: int = 6,
+        heads: int = 4,
+        group: int = 2,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        positions = _positions(side, group)
+        self.join = nn.Linear(group * group * channels, width)
+        self.trunk = Trunk(positions, tokens, token_width, embedding_width, width, layers, heads, dropout)
+        self.out = nn.Linear(width, group * group * channels)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(
+        self, latents: Tensor, t: Tensor, tokens: Tensor, embedding: Tensor, drop: Tensor | None = None
+    ) -> Tensor:
+        """Velocity noise - x_0.
+
+        Args:
+            latents: [B, d, h, w], x_t.
+            t: [B], share of noise in [0, 1].
+            tokens: [B, K, C]; embedding: [B, E].
+            drop: [B] bool, True where the null condition stands in.
+
+        Returns:
+            [B, d, h, w].
+        """
+        side, group = self.config.side, self.config.group
+        x = self.join(fold(latents.flatten(2).transpose(1, 2).to(self.dtype), side, group))
+        x = unfold(self.out(self.trunk(x, t, tokens, embedding, drop)), side, group)
+        return x.transpose(1, 2).unflatten(2, (side, side))
+
+    def start(self, batch: int, generator: Any, device: torch.device) -> Tensor:
+        """x_T: noise, [B, d, h, w]."""
+        shape = (batch, self.config.channels, self.config.side, self.config.side)
+        return randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
+
+    @staticmethod
+    def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
+        """Classifier-free guidance (Ho & Salimans 2022, Eq. 6)."""
+        return unconditional.float() + scale * (conditional.float() - unconditional.float())
+
+    @staticmethod
+    def picture(latents: Tensor, tokenizer: VQTokenizer) -> Tensor:
+        """Latents [B, d, h, w], taken to their nearest codes, to pictures [B, 3, H, W] in [-1, 1]."""
+        return tokenizer.decode(tokenizer.nearest(latents))
+
+
+#: what `decoder.kind` of a recipe names.
+DECODERS: dict[str, type[CodeDecoder] | type[LatentDecoder]] = {
+    "vq-diffusion": CodeDecoder,
+    "latent-diffusion": LatentDecoder,
+}
+
+
+def _positions(side: int, group: int) -> int:
+    if side % group:
+        raise ValueError(f"side {side} is not a multiple of group {group}")
+    return (side // group) ** 2
+
+
+def fold(x: Tensor, side: int, group: int) -> Tensor:
+    """[B, side * side, d] in rows of the picture to [B, positions, group * group * d]."""
+    x = x.view(len(x), side // group, group, side // group, group, -1).permute(0, 1, 3, 2, 4, 5)
+    return x.reshape(len(x), (side // group) ** 2, -1)
+
+
+def unfold(x: Tensor, side: int, group: int) -> Tensor:
+    """The inverse of `fold`."""
+    x = x.view(len(x), side // group, side // group, group, group, -1).permute(0, 1, 3, 2, 4, 5)
+    return x.reshape(len(x), side * side, -1)

@@ -1,11 +1,17 @@
-"""The sampler of mask-and-replace diffusion as a diffusers scheduler: any number of steps, truncation, purity."""
+"""The sampler of mask-and-replace diffusion as a diffusers scheduler: any number of steps, truncation, purity.
+
+Latent diffusion steps with diffusers' own `FlowMatchEulerDiscreteScheduler`.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
+import numpy as np
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
@@ -110,6 +116,17 @@ class MaskReplaceScheduler(SchedulerMixin, ConfigMixin):
         kept = shown.sum(1, keepdim=True).clamp_min(keep)  # codes that were given are never hidden again
         rank = score.argsort(-1, descending=True).argsort(-1)
         return torch.where(rank < kept, codes, torch.full_like(codes, self.mask_id))
+
+
+Scheduler: TypeAlias = MaskReplaceScheduler | FlowMatchEulerDiscreteScheduler
+
+
+def set_timesteps(scheduler: Scheduler, steps: int, device: torch.device) -> None:
+    """Spread `steps` over all times; the last one ends at the picture, which flow matching has to be told."""
+    if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
+        scheduler.set_timesteps(sigmas=np.linspace(1, 1 / steps, steps), device=device)
+    else:
+        scheduler.set_timesteps(steps, device)
 
 
 def _uniforms(shape: torch.Size, generator: Generators, device: torch.device) -> Tensor:

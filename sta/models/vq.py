@@ -44,13 +44,17 @@ class Codebook(nn.Module):
         """Quantise latents [B, d, h, w]."""
         b, d, h, w = latents.shape
         flat = F.normalize(latents.float().permute(0, 2, 3, 1).reshape(-1, d), dim=-1)
-        codes = (flat @ self.vectors.T).argmax(-1)
+        codes = self.nearest(flat)
         if self.training:
             self._follow(flat.detach(), codes)
         chosen = self.vectors[codes]
         commit = F.mse_loss(flat, chosen)
         through = flat + (chosen - flat).detach()
         return Quantized(through.view(b, h, w, d).permute(0, 3, 1, 2), codes.view(b, h * w), commit)
+
+    def nearest(self, vectors: Tensor) -> Tensor:
+        """Codes [...] whose direction is nearest to vectors [..., d]."""
+        return (vectors @ self.vectors.T.to(vectors.dtype)).argmax(-1)
 
     @torch.no_grad()
     def _follow(self, flat: Tensor, codes: Tensor) -> None:
@@ -126,6 +130,14 @@ class VQTokenizer(ModelMixin, ConfigMixin):
         """Pictures [B, 3, H, W] in [-1, 1] to codes [B, N]."""
         codes: Tensor = self.codebook(self.encoder(pictures)).codes
         return codes
+
+    def latents(self, pictures: Tensor) -> Tensor:
+        """Pictures [B, 3, H, W] in [-1, 1] to latents [B, d, h, w] before they are quantised, of unit variance."""
+        return F.normalize(self.encoder(pictures).float(), dim=1) * self.config.code_width**0.5
+
+    def nearest(self, latents: Tensor) -> Tensor:
+        """Latents [B, d, h, w] of any length to the codes [B, N] whose direction is nearest."""
+        return self.codebook.nearest(latents.flatten(2).transpose(1, 2).float())
 
     def decode(self, codes: Tensor) -> Tensor:
         """Codes [B, N] to pictures [B, 3, H, W] in [-1, 1]."""

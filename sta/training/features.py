@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -64,20 +65,32 @@ def _fill_teacher(workspace: Workspace, folder: Path, device: torch.device) -> N
 
 def picture_codes(workspace: Workspace, device: torch.device) -> np.ndarray:
     """The tokenizer's codes of every picture: int64 [pictures, N]."""
+    return _of_pictures(workspace, "codes", lambda tokenizer, pictures: tokenizer.encode(pictures), device)
+
+
+def picture_latents(workspace: Workspace, device: torch.device) -> np.ndarray:
+    """The tokenizer's latents of every picture before they are quantised: float16 [pictures, d, h, w]."""
+    return _of_pictures(workspace, "latents", lambda tokenizer, pictures: tokenizer.latents(pictures).half(), device)
+
+
+def _of_pictures(
+    workspace: Workspace, name: str, make: Callable[[VQTokenizer, Tensor], Tensor], device: torch.device
+) -> np.ndarray:
+    """What `make` gives for every picture, cached as `name`."""
     final = workspace.final("tokenizer")
-    folder = workspace.cache / f"codes-{fingerprint(final)}"
+    folder = workspace.cache / f"{name}-{fingerprint(final)}"
 
     def fill(partial: Path) -> None:
         tokenizer = load_network(VQTokenizer, final / "tokenizer").to(device)
-        pixels, codes = workspace.pixels, []
-        with Bar("codes of the pictures", len(pixels), "pictures") as bar, torch.no_grad():
+        pixels, made = workspace.pixels, []
+        with Bar(f"{name} of the pictures", len(pixels), "pictures") as bar, torch.no_grad():
             for start in range(0, len(pixels), BATCH):
                 part = torch.from_numpy(np.array(pixels[start : start + BATCH])).to(device)
-                codes.append(tokenizer.encode(to_unit_range(part)).cpu().numpy())
+                made.append(make(tokenizer, to_unit_range(part)).cpu().numpy())
                 bar.advance(len(part))
-        np.save(partial / "codes.npy", np.concatenate(codes))
+        np.save(partial / f"{name}.npy", np.concatenate(made))
 
-    return np.load(build_folder(folder, fill) / "codes.npy")
+    return np.load(build_folder(folder, fill) / f"{name}.npy")
 
 
 def load_speech(workspace: Workspace, group: str, stage: str | None = None) -> tuple[SpeechEncoder, SpeechBottleneck]:

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sta.models.decoder import CodeDecoder
+from sta.models.decoder import CodeDecoder, LatentDecoder, fold, unfold
+from sta.models.vq import VQTokenizer
 from tests.conftest import scatter
 
 SIDE, V, K, C, E = 4, 5, 3, 4, 6
@@ -30,9 +31,8 @@ def inputs(batch: int = 2) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 @pytest.mark.parametrize("group", [1, 2])
 def test_shapes(group: int) -> None:
     made = decoder(group)
-    assert made.codes == SIDE * SIDE
     assert made(*inputs()).shape == (2, SIDE * SIDE, V)
-    assert made.place.shape == ((SIDE // group) ** 2, 16)
+    assert made.trunk.place.shape == ((SIDE // group) ** 2, 16)
 
 
 def test_side_must_hold_whole_groups() -> None:
@@ -42,15 +42,15 @@ def test_side_must_hold_whole_groups() -> None:
 
 @pytest.mark.parametrize("group", [1, 2])
 def test_fold_and_unfold_are_inverse(group: int, generator: torch.Generator) -> None:
-    made, x = decoder(group), torch.randn(2, SIDE * SIDE, 3, generator=generator)
-    folded = made._fold(x)
+    x = torch.randn(2, SIDE * SIDE, 3, generator=generator)
+    folded = fold(x, SIDE, group)
     assert folded.shape == (2, (SIDE // group) ** 2, group * group * 3)
-    assert made._unfold(folded).equal(x)
+    assert unfold(folded, SIDE, group).equal(x)
 
 
 def test_a_position_holds_a_square_of_the_picture() -> None:
     numbers = torch.arange(SIDE * SIDE)[None, :, None]
-    assert decoder()._fold(numbers)[0].tolist() == [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
+    assert fold(numbers, SIDE, 2)[0].tolist() == [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
 
 
 def test_the_null_condition_ignores_tokens_and_embedding() -> None:
@@ -98,3 +98,66 @@ def test_saved_and_loaded_it_is_the_same(tmp_path: Path) -> None:
     made = decoder()
     made.save_pretrained(tmp_path)
     assert CodeDecoder.from_pretrained(tmp_path).eval()(*inputs()).equal(made(*inputs()))
+
+
+# ---- latent diffusion ---------------------------------------------------------------------------------------
+
+D = 3
+
+
+def latent_decoder(group: int = 2) -> LatentDecoder:
+    torch.manual_seed(0)
+    made = LatentDecoder(SIDE, D, K, C, E, width=16, layers=2, heads=2, group=group)
+    return scatter(made, by=0.2).eval()  # type: ignore[return-value]
+
+
+def noisy(batch: int = 2) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    _, t, tokens, embedding = inputs(batch)
+    return torch.randn(batch, D, SIDE, SIDE, generator=torch.Generator().manual_seed(1)), t, tokens, embedding
+
+
+@pytest.mark.parametrize("group", [1, 2])
+def test_a_velocity_for_every_latent(group: int) -> None:
+    made = latent_decoder(group)
+    assert made(*noisy()).shape == (2, D, SIDE, SIDE)
+    assert made.start(5, None, torch.device("cpu")).shape == (5, D, SIDE, SIDE)
+
+
+def test_an_untrained_velocity_is_nothing() -> None:
+    assert not LatentDecoder(SIDE, D, K, C, E, width=16, layers=1, heads=2)(*noisy()).any()
+
+
+@pytest.mark.parametrize("changed", ["latents", "time", "tokens", "embedding"])
+def test_the_velocity_depends_on_everything_it_is_given(changed: str) -> None:
+    made, (x, t, tokens, embedding) = latent_decoder(), noisy()
+    other = {
+        "latents": (x.flip(2), t, tokens, embedding), "time": (x, t / 2, tokens, embedding),
+        "tokens": (x, t, tokens.flip(1), embedding), "embedding": (x, t, tokens, embedding.flip(1)),
+    }[changed]  # fmt: skip
+    assert not made(x, t, tokens, embedding).allclose(made(*other), atol=1e-3)
+
+
+def test_latent_gradient_reaches_the_condition_and_every_parameter() -> None:
+    made, (x, t, tokens, embedding) = latent_decoder().train(), noisy()
+    tokens.requires_grad_()
+    made(x, t, tokens, embedding, torch.tensor([True, False])).pow(2).sum().backward()
+    assert tokens.grad is not None
+    assert (tokens.grad[0] == 0).all()
+    assert tokens.grad[1].abs().max() > 0
+    unreached = [n for n, p in made.named_parameters() if p.grad is None or p.grad.abs().max() == 0]
+    assert not unreached
+
+
+def test_guidance_of_velocities_is_linear() -> None:
+    with_words, without = torch.tensor([3.0]), torch.tensor([1.0])
+    for scale, guided in ((1.0, 3.0), (2.0, 5.0), (0.0, 1.0)):
+        assert LatentDecoder.guide(with_words, without, scale).item() == guided
+
+
+def test_drawn_latents_become_their_nearest_codes() -> None:
+    tokenizer = VQTokenizer(16, codes=V, code_width=D, width=16, factor=4).eval()
+    codes = inputs(1)[0].clamp(max=V - 1)
+    latents = tokenizer.codebook.vectors[codes].view(1, SIDE, SIDE, D).permute(0, 3, 1, 2)
+    blurred = 3 * latents + 0.01 * torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(LatentDecoder.picture(blurred, tokenizer), tokenizer.decode(codes))

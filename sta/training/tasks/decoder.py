@@ -1,4 +1,7 @@
-"""The decoder stage: VQ-Diffusion learns to draw from speech tokens, its gradient reaching the bottleneck."""
+"""The decoder stage: VQ-Diffusion or latent diffusion learns to draw from speech tokens.
+
+Its gradient reaches the bottleneck.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sta.models.bottleneck import SpeechBottleneck, Tokens
-from sta.models.decoder import CodeDecoder
+from sta.models.decoder import CodeDecoder, LatentDecoder
 from sta.models.diffusion import Schedule, corrupt, linear_schedule, variational_loss
 from sta.models.encoder import SpeechEncoder, spread_pieces
+from sta.models.flow import between, draw_shares, flow_loss
 from sta.models.layers import similarity_distillation
 from sta.recipe import DecoderStage
-from sta.training.features import cached_frames, group_rows, load_speech, picture_codes, teacher_features
+from sta.training.features import (
+    cached_frames,
+    group_rows,
+    load_speech,
+    picture_codes,
+    picture_latents,
+    teacher_features,
+)
 from sta.training.loop import Share, Shuffled, Task
 from sta.training.tasks.distill import SHORT
 from sta.training.workspace import Workspace
@@ -36,15 +47,44 @@ def written_places(size: int, share: float) -> np.ndarray:
     return np.arange(size) < round(size * share)
 
 
+class _MaskAndReplace(nn.Module):
+    """VQ-Diffusion's loss on codes (Gu et al. 2022)."""
+
+    def __init__(self, decoder: CodeDecoder, schedule: Schedule, variational: bool):
+        super().__init__()
+        self.decoder, self.schedule, self.variational = decoder, schedule, variational
+
+    def forward(self, x0: Tensor, tokens: Tokens, drop: Tensor) -> dict[str, Tensor]:
+        t = draw_times(len(x0), self.schedule.timesteps, x0.device)
+        xt = corrupt(x0, t, self.schedule)
+        logits = self.decoder(xt, t / self.schedule.timesteps, tokens.tokens, tokens.embedding, drop).float()
+        losses = {"x0": F.cross_entropy(logits.flatten(0, 1), x0.flatten())}
+        return losses | ({"vlb": variational_loss(logits, x0, xt, t, self.schedule)} if self.variational else {})
+
+
+class _FlowMatching(nn.Module):
+    """Latent diffusion's loss on latents (Lipman et al. 2023)."""
+
+    def __init__(self, decoder: LatentDecoder):
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, x0: Tensor, tokens: Tokens, drop: Tensor) -> dict[str, Tensor]:
+        x0, t = x0.float(), draw_shares(len(x0), x0.device)
+        noise = torch.randn_like(x0)
+        velocity = self.decoder(between(x0, noise, t), t, tokens.tokens, tokens.embedding, drop)
+        return {"flow": flow_loss(velocity, x0, noise)}
+
+
 class _Denoising(nn.Module):
     """One group's frames a batch; a caption of the batch may come in through the text branch instead."""
 
     def __init__(
-        self, decoder: CodeDecoder, encoders: dict[str, SpeechEncoder], bottlenecks: dict[str, SpeechBottleneck],
-        schedule: Schedule, stage: DecoderStage, temperature: float,
+        self, objective: _MaskAndReplace | _FlowMatching, encoders: dict[str, SpeechEncoder],
+        bottlenecks: dict[str, SpeechBottleneck], stage: DecoderStage, temperature: float,
     ):  # fmt: skip
         super().__init__()
-        self.decoder, self.schedule, self.stage, self.temperature = decoder, schedule, stage, temperature
+        self.objective, self.stage, self.temperature = objective, stage, temperature
         self.encoders, self.bottlenecks = nn.ModuleDict(encoders), nn.ModuleDict(bottlenecks)
         self.encoders.requires_grad_(False)
         self.bottlenecks.requires_grad_(stage.tune_bottleneck)
@@ -57,23 +97,17 @@ class _Denoising(nn.Module):
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         group = list(self.encoders)[int(batch["group"])]
         tokens = self._condition(group, batch)
-        x0 = batch["codes"]
-        t = draw_times(len(x0), self.schedule.timesteps, x0.device)
-        xt = corrupt(x0, t, self.schedule)
-        drop = torch.rand(len(x0), device=x0.device) < self.stage.condition_drop
-        logits = self.decoder(xt, t / self.schedule.timesteps, tokens.tokens, tokens.embedding, drop).float()
-        losses = {"rate": tokens.kl.mean(), "x0": F.cross_entropy(logits.flatten(0, 1), x0.flatten())}
+        drop = torch.rand(len(batch["x0"]), device=batch["x0"].device) < self.stage.condition_drop
+        losses: dict[str, Tensor] = {"rate": tokens.kl.mean()} | self.objective(batch["x0"], tokens, drop)
         if self.stage.losses.get("text") and self.stage.tune_bottleneck:
             losses["text"] = similarity_distillation(
                 tokens.embedding, batch["text"], batch["text_bank"], self.temperature
             ).mean()
-        if self.stage.losses.get("vlb"):
-            losses["vlb"] = variational_loss(logits, x0, xt, t, self.schedule)
         return losses
 
     def _condition(self, group: str, batch: dict[str, Tensor]) -> Tokens:
         bottleneck = self.bottlenecks[group]
-        heard = bottleneck(batch["frames"].to(self.decoder.place.dtype), batch["frames_mask"])
+        heard = bottleneck(batch["frames"].to(self.objective.decoder.dtype), batch["frames_mask"])
         if "text_pieces" not in batch:
             return heard
         encoder = self.encoders[group]
@@ -89,14 +123,15 @@ def _parts(tokens: Tokens) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class DecoderTask(Task):
-    """Mask-and-replace diffusion on the codes of each recording's picture (Gu et al. 2022)."""
+    """Diffusion on the codes, or the latents, of each recording's picture."""
 
     name = "decoder"
 
     def __init__(self, workspace: Workspace, device: torch.device):
         self.workspace, self.stage = workspace, workspace.recipe.stages.decoder
         self.weights, self.groups = {k: v for k, v in self.stage.losses.items()}, list(workspace.recipe.groups)
-        self.codes, (_, self.text) = picture_codes(workspace, device), teacher_features(workspace, device)
+        pictures = {"vq-diffusion": picture_codes, "latent-diffusion": picture_latents}[workspace.recipe.decoder.kind]
+        self.pictures, (_, self.text) = pictures(workspace, device), teacher_features(workspace, device)
         self.frames = {g: cached_frames(workspace, g, device) for g in self.groups}
         self.rows = {g: group_rows(workspace, g) for g in self.groups}
         self.image_of, _ = workspace.corpus.image_index
@@ -115,14 +150,19 @@ class DecoderTask(Task):
         recipe = self.workspace.recipe
         any_one = next(iter(bottlenecks.values())).config
         torch.manual_seed(recipe.seed)
-        decoder = CodeDecoder(
-            side=recipe.corpus.size // recipe.tokenizer.factor, codebook=recipe.tokenizer.codes, tokens=any_one.tokens,
-            token_width=any_one.width, embedding_width=any_one.embedding_width,
-            **recipe.decoder.model_dump(exclude={"timesteps"}),
-        )  # fmt: skip
-        schedule = linear_schedule(recipe.decoder.timesteps, recipe.tokenizer.codes, REPLACED)
-        temperature = recipe.stages.distill.temperature
-        return _Denoising(decoder, self.encoders, bottlenecks, schedule, self.stage, temperature)
+        sizes = {
+            "side": recipe.corpus.size // recipe.tokenizer.factor, "tokens": any_one.tokens,
+            "token_width": any_one.width, "embedding_width": any_one.embedding_width,
+            **recipe.decoder.model_dump(exclude={"kind", "timesteps"}),
+        }  # fmt: skip
+        objective: _MaskAndReplace | _FlowMatching
+        if recipe.decoder.kind == "latent-diffusion":
+            objective = _FlowMatching(LatentDecoder(channels=recipe.tokenizer.code_width, **sizes))
+        else:
+            schedule = linear_schedule(recipe.decoder.timesteps, recipe.tokenizer.codes, REPLACED)
+            decoder = CodeDecoder(codebook=recipe.tokenizer.codes, **sizes)
+            objective = _MaskAndReplace(decoder, schedule, bool(self.stage.losses.get("vlb")))
+        return _Denoising(objective, self.encoders, bottlenecks, self.stage, recipe.stages.distill.temperature)
 
     def batch(self, step: int, share: Share) -> dict[str, Tensor]:
         number, turn = step % len(self.groups), step // len(self.groups)
@@ -147,7 +187,7 @@ class DecoderTask(Task):
             "group": torch.tensor(number),
             "frames": torch.from_numpy(frames),
             "frames_mask": torch.arange(frames.shape[1]) < torch.from_numpy(lengths)[:, None],
-            "codes": torch.from_numpy(self.codes[self.image_of[shown]]),
+            "x0": torch.from_numpy(self.pictures[self.image_of[shown]]),
             "text": torch.from_numpy(self.text[shown]),
             "text_bank": torch.from_numpy(self.text[bank]),
         }
@@ -166,7 +206,7 @@ class DecoderTask(Task):
 
     def export(self, module: nn.Module, folder: Path) -> None:
         assert isinstance(module, _Denoising)
-        module.decoder.save_pretrained(folder / "decoder")
+        module.objective.decoder.save_pretrained(folder / "decoder")
         for group, bottleneck in module.bottlenecks.items():
             assert isinstance(bottleneck, SpeechBottleneck)
             bottleneck.save_pretrained(folder / f"bottleneck-{group}")
