@@ -284,9 +284,9 @@ class Evaluation:
         return Utterance(column("text")[row], column("speaker")[row], self.moods[row], truth.kind, truth.said)
 
     def _reconstruct(self, rows: np.ndarray) -> Tensor:
-        tokenizer = self.pipe.tokenizer
+        """The pictures through what the decoder draws: codes or latents."""
         with torch.no_grad():
-            return tokenizer.decode(tokenizer.encode(self.real(rows).to(self.pipe.device))).cpu()
+            return self.pipe.decoder.reconstruct(self.real(rows).to(self.pipe.device), self.pipe.tokenizer).cpu()
 
     def _probe(self, tokens: Tokens, rows: np.ndarray, language: str, split: str) -> list[Row]:
         assert self.judge is not None

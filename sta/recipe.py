@@ -129,6 +129,9 @@ class TeacherStage(Optimisation):
 
 class TokenizerStage(Optimisation):
     losses: dict[Literal["l1", "mse", "edge", "commit"], Weight] = {"l1": 1.0, "mse": 2.0, "edge": 0.0, "commit": 0.25}
+    unquantised: Share = Field(
+        0.0, description="share of pictures whose latents skip the codebook, for latent diffusion to draw such latents"
+    )
 
 
 class DistillStage(Optimisation):
@@ -231,6 +234,11 @@ class Recipe(Strict):
             raise ValueError(
                 f"corpus.size {self.corpus.size} / tokenizer.factor {self.tokenizer.factor} = {side:g} codes a side, "
                 f"which decoder.group {self.decoder.group} does not divide"
+            )
+        if self.decoder.kind == "latent-diffusion" and not self.stages.tokenizer.unquantised:
+            raise ValueError(
+                "decoder.kind latent-diffusion draws latents that skip the codebook, which the tokenizer has to learn: "
+                "give stages.tokenizer.unquantised a share above 0, such as 0.5"
             )
         if len(set(self.languages)) < len(self.languages):
             raise ValueError(f"languages {self.languages} names one twice")

@@ -172,6 +172,13 @@ def test_mistakes_in_losses(small: Path, override: str, said: list[str]) -> None
     assert all(part in text for part in [str(small), *said]), text
 
 
+def test_latent_diffusion_needs_latents_that_skip_the_codebook(small: Path) -> None:
+    text = message(small, "decoder.kind=latent-diffusion")
+    assert "stages.tokenizer.unquantised" in text
+    taught = load_recipe(small, ["decoder.kind=latent-diffusion", "stages.tokenizer.unquantised=0.5"])
+    assert taught.decoder.kind == "latent-diffusion"
+
+
 # --- extends --------------------------------------------------------------------------------------------------
 
 

@@ -5,7 +5,7 @@ layers, as in PixArt-alpha), learned null condition for guidance. Squares of `gr
 position, so that the transformer works on group^2 times fewer positions.
 
 Both are driven through one interface: `start` gives x_T, `forward` what a scheduler steps with, `guide` mixes it with
-the unconditional one, `picture` turns x_0 into pixels.
+the unconditional one, `picture` turns x_0 into pixels, and `reconstruct` shows what could at best be drawn.
 """
 
 from __future__ import annotations
@@ -152,6 +152,11 @@ class CodeDecoder(ModelMixin, ConfigMixin):
         """Codes [B, N] to pictures [B, 3, H, W] in [-1, 1]."""
         return tokenizer.decode(codes)
 
+    @staticmethod
+    def reconstruct(pictures: Tensor, tokenizer: VQTokenizer) -> Tensor:
+        """Pictures [B, 3, H, W] as they would look if every code were drawn right."""
+        return tokenizer.decode(tokenizer.encode(pictures))
+
 
 class LatentDecoder(ModelMixin, ConfigMixin):
     """Latent diffusion by flow matching: velocity of the tokenizer's latents at x_t (Lipman et al. 2023).
@@ -218,8 +223,13 @@ class LatentDecoder(ModelMixin, ConfigMixin):
 
     @staticmethod
     def picture(latents: Tensor, tokenizer: VQTokenizer) -> Tensor:
-        """Latents [B, d, h, w], taken to their nearest codes, to pictures [B, 3, H, W] in [-1, 1]."""
-        return tokenizer.decode(tokenizer.nearest(latents))
+        """Latents [B, d, h, w] to pictures [B, 3, H, W] in [-1, 1]."""
+        return tokenizer.decode_latents(latents)
+
+    @staticmethod
+    def reconstruct(pictures: Tensor, tokenizer: VQTokenizer) -> Tensor:
+        """Pictures [B, 3, H, W] as they would look if every latent were drawn right."""
+        return tokenizer.decode_latents(tokenizer.latents(pictures))
 
 
 #: what `decoder.kind` of a recipe names.

@@ -15,6 +15,8 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
+LATENT_NOISE = 0.1  # at most, of a latent's component whose root mean square is 1 / sqrt(d)
+
 
 @dataclass(frozen=True)
 class Quantized:
@@ -44,17 +46,13 @@ class Codebook(nn.Module):
         """Quantise latents [B, d, h, w]."""
         b, d, h, w = latents.shape
         flat = F.normalize(latents.float().permute(0, 2, 3, 1).reshape(-1, d), dim=-1)
-        codes = self.nearest(flat)
+        codes = (flat @ self.vectors.T).argmax(-1)
         if self.training:
             self._follow(flat.detach(), codes)
         chosen = self.vectors[codes]
         commit = F.mse_loss(flat, chosen)
         through = flat + (chosen - flat).detach()
         return Quantized(through.view(b, h, w, d).permute(0, 3, 1, 2), codes.view(b, h * w), commit)
-
-    def nearest(self, vectors: Tensor) -> Tensor:
-        """Codes [...] whose direction is nearest to vectors [..., d]."""
-        return (vectors @ self.vectors.T.to(vectors.dtype)).argmax(-1)
 
     @torch.no_grad()
     def _follow(self, flat: Tensor, codes: Tensor) -> None:
@@ -121,10 +119,21 @@ class VQTokenizer(ModelMixin, ConfigMixin):
         """Codes along a side of the picture."""
         return int(self.config.size // self.config.factor)
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, Quantized]:
-        """(reconstructions [B, 3, H, W], what was quantised)."""
-        quantized = self.codebook(self.encoder(pictures))
-        return self.decoder(quantized.latents.to(pictures.dtype)), quantized
+    def forward(self, pictures: Tensor, unquantised: float = 0.0) -> tuple[Tensor, Quantized]:
+        """(reconstructions [B, 3, H, W], what was quantised).
+
+        Each picture is decoded from latents that skip the codebook with chance `unquantised`; they carry some noise, as
+        latents that were drawn do.
+        """
+        latents = self.encoder(pictures)
+        quantized = self.codebook(latents)
+        through = quantized.latents
+        if unquantised:
+            skips, noise = torch.rand(2, len(pictures), 1, 1, 1, device=pictures.device)
+            smooth = F.normalize(latents.float(), dim=1)
+            smooth = F.normalize(smooth + LATENT_NOISE * noise * torch.randn_like(smooth), dim=1)
+            through = torch.where(skips < unquantised, smooth, through)
+        return self.decoder(through.to(pictures.dtype)), quantized
 
     def encode(self, pictures: Tensor) -> Tensor:
         """Pictures [B, 3, H, W] in [-1, 1] to codes [B, N]."""
@@ -135,14 +144,19 @@ class VQTokenizer(ModelMixin, ConfigMixin):
         """Pictures [B, 3, H, W] in [-1, 1] to latents [B, d, h, w] before they are quantised, of unit variance."""
         return F.normalize(self.encoder(pictures).float(), dim=1) * self.config.code_width**0.5
 
-    def nearest(self, latents: Tensor) -> Tensor:
-        """Latents [B, d, h, w] of any length to the codes [B, N] whose direction is nearest."""
-        return self.codebook.nearest(latents.flatten(2).transpose(1, 2).float())
-
     def decode(self, codes: Tensor) -> Tensor:
         """Codes [B, N] to pictures [B, 3, H, W] in [-1, 1]."""
-        latents = self.codebook.vectors[codes].view(len(codes), self.side, self.side, -1).permute(0, 3, 1, 2)
-        pictures: Tensor = self.decoder(latents.to(self.dtype)).float().clamp(-1, 1)
+        return self.decode_latents(
+            self.codebook.vectors[codes].view(len(codes), self.side, self.side, -1).permute(0, 3, 1, 2)
+        )
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Latents [B, d, h, w] of any length, without the codebook, to pictures [B, 3, H, W] in [-1, 1].
+
+        Meant for a tokenizer that was trained with a share of unquantised latents.
+        """
+        smooth = F.normalize(latents.float(), dim=1)
+        pictures: Tensor = self.decoder(smooth.to(self.dtype)).float().clamp(-1, 1)
         return pictures
 
 

@@ -154,10 +154,13 @@ def test_guidance_of_velocities_is_linear() -> None:
         assert LatentDecoder.guide(with_words, without, scale).item() == guided
 
 
-def test_drawn_latents_become_their_nearest_codes() -> None:
+def test_what_a_decoder_draws_is_what_its_tokenizer_sees(generator: torch.Generator) -> None:
     tokenizer = VQTokenizer(16, codes=V, code_width=D, width=16, factor=4).eval()
-    codes = inputs(1)[0].clamp(max=V - 1)
-    latents = tokenizer.codebook.vectors[codes].view(1, SIDE, SIDE, D).permute(0, 3, 1, 2)
-    blurred = 3 * latents + 0.01 * torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
+    pictures = torch.rand(2, 3, 16, 16, generator=generator) * 2 - 1
     with torch.no_grad():
-        torch.testing.assert_close(LatentDecoder.picture(blurred, tokenizer), tokenizer.decode(codes))
+        codes, latents = tokenizer.encode(pictures), tokenizer.latents(pictures)
+        assert CodeDecoder.picture(codes, tokenizer).equal(CodeDecoder.reconstruct(pictures, tokenizer))
+        assert LatentDecoder.picture(latents, tokenizer).equal(LatentDecoder.reconstruct(pictures, tokenizer))
+        torch.testing.assert_close(
+            LatentDecoder.picture(3 * latents, tokenizer), LatentDecoder.picture(latents, tokenizer)
+        )

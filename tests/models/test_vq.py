@@ -49,7 +49,7 @@ def test_codes_stand_in_rows_of_the_picture() -> None:
     made.decoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     made.decode((torch.arange(16) % 12)[None])
     for n in range(16):
-        assert seen[0][0, :, n // 4, n % 4].equal(made.codebook.vectors[n % 12])
+        torch.testing.assert_close(seen[0][0, :, n // 4, n % 4], made.codebook.vectors[n % 12])
 
 
 def test_pixels_and_unit_range_are_inverse() -> None:
@@ -135,3 +135,26 @@ def test_saved_and_loaded_it_is_the_same(tmp_path: Path, generator: torch.Genera
     assert again.encode(pictures).equal(made.encode(pictures))
     assert again.decode(made.encode(pictures)).equal(made.decode(made.encode(pictures)))
     assert again.codebook.counts.equal(made.codebook.counts)
+
+
+def test_a_share_of_the_pictures_skips_the_codebook(generator: torch.Generator) -> None:
+    torch.manual_seed(0)
+    made = tokenizer()
+    pictures = torch.rand(40, 3, 16, 16, generator=generator) * 2 - 1
+    with torch.no_grad():
+        by_code, by_latent = made.decode(made.encode(pictures)), made.decode_latents(made.latents(pictures))
+        mixed = made(pictures, 0.5)[0].clamp(-1, 1)
+    to_code, to_latent = ((mixed - x).abs().flatten(1).amax(1) for x in (by_code, by_latent))
+    quantised = to_code < 1e-5
+    assert 10 < quantised.sum() < 30
+    assert (to_latent[~quantised] < to_code[~quantised]).all()
+    assert (to_latent[~quantised] > 1e-5).all(), "latents that skip the codebook carry some noise"
+    with torch.no_grad():
+        torch.testing.assert_close(made(pictures)[0].clamp(-1, 1), by_code)
+
+
+def test_latents_have_unit_variance(generator: torch.Generator) -> None:
+    made = tokenizer()
+    latents = made.latents(torch.rand(4, 3, 16, 16, generator=generator) * 2 - 1)
+    assert latents.shape == (4, 4, 4, 4)
+    torch.testing.assert_close(latents.square().mean(1), torch.ones(4, 4, 4))

@@ -15,13 +15,13 @@ from sta.training.workspace import Workspace
 
 
 class _Reconstruction(nn.Module):
-    def __init__(self, tokenizer: VQTokenizer):
+    def __init__(self, tokenizer: VQTokenizer, unquantised: float):
         super().__init__()
-        self.tokenizer = tokenizer
+        self.tokenizer, self.unquantised = tokenizer, unquantised
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         pictures = to_unit_range(batch["pixels"])
-        drawn, quantized = self.tokenizer(pictures)
+        drawn, quantized = self.tokenizer(pictures, self.unquantised)
         drawn = drawn.float()
         edge = sum(
             (F.l1_loss(drawn.diff(dim=d), pictures.diff(dim=d)) for d in (2, 3)), torch.zeros((), device=drawn.device)
@@ -41,7 +41,9 @@ class TokenizerTask(Task):
         settings, stage = workspace.recipe.tokenizer, workspace.recipe.stages.tokenizer
         self.workspace, self.weights, self.size = workspace, {k: v for k, v in stage.losses.items()}, stage.batch
         torch.manual_seed(workspace.recipe.seed)
-        self.module = _Reconstruction(VQTokenizer(size=workspace.recipe.corpus.size, **settings.model_dump()))
+        self.module = _Reconstruction(
+            VQTokenizer(size=workspace.recipe.corpus.size, **settings.model_dump()), stage.unquantised
+        )
         image_of, _ = workspace.corpus.image_index
         self.order = Shuffled(np.unique(image_of[workspace.corpus.select("train")]), workspace.recipe.seed)
 
