@@ -16,6 +16,7 @@ from sta.stopping import interruptible
 
 if TYPE_CHECKING:
     from sta.pipeline import SpeechToImagePipeline
+    from sta.training.workspace import Workspace
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -123,6 +124,15 @@ def build_parser() -> argparse.ArgumentParser:
 
     one = command("evaluate", evaluate, "Evaluate a finished run again and write its report.")
     one.add_argument("folder", type=Path, metavar="RUN", help="the run's folder, such as runs/garden-mini")
+    one.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")
+
+    bench = commands.add_parser("bench", help="Measure: the sampler's settings.")
+    benches = bench.add_subparsers(required=True, metavar="COMMAND")
+    one = command("sampling", bench_sampling, "Steps and guidance against quality and seconds, on validation.", benches)
+    one.add_argument("folder", type=Path, metavar="RUN", help="the run's folder, such as runs/garden-mini")
+    one.add_argument("--steps", type=_positive, nargs="+", default=[4, 8, 12, 25], help="default: 4 8 12 25")
+    one.add_argument("--guidance", type=_guidance, nargs="+", default=[1.0, 2.0, 3.0, 5.0], help="default: 1 2 3 5")
+    one.add_argument("--split", default="validation", help="recordings to draw (default: validation)")
     one.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")
 
     language = commands.add_parser("language", help="Check a language file.")
@@ -347,17 +357,9 @@ def evaluate(options: argparse.Namespace) -> None:
     from rich.console import Console
 
     from sta.evaluation import evaluate as measure
-    from sta.recipe import load_recipe
-    from sta.training.workspace import Workspace
 
-    folder = options.folder.parent if options.folder.name == "release" else options.folder
-    if not (folder / "recipe.yaml").exists():
-        raise StaError(f"{folder}: not a run's folder, it has no recipe.yaml; name one such as runs/garden-mini")
-    workspace = Workspace(load_recipe(folder / "recipe.yaml"), folder.resolve().parent)
-    if workspace.folder != folder.resolve():
-        raise StaError(f"{folder}: holds the run '{workspace.recipe.name}'; give the folder that name again")
-    if not (folder / "release").exists():
-        raise StaError(f"{folder}: has no release/ yet; `sta run` finishes it")
+    workspace = _finished_run(options.folder)
+    folder = workspace.folder
     new, old = folder / "evaluation", folder / "evaluation.old"
     if new.exists():
         shutil.rmtree(old, ignore_errors=True)
@@ -373,6 +375,40 @@ def evaluate(options: argparse.Namespace) -> None:
     if options.json:
         report.write(options.json)
     print(f"pictures and numbers: {new / 'report.html'}")
+
+
+def _finished_run(folder: Path) -> Workspace:
+    """The run that a folder, or the release in it, belongs to."""
+    from sta.recipe import load_recipe
+    from sta.training.workspace import Workspace
+
+    folder = folder.parent if folder.name == "release" else folder
+    if not (folder / "recipe.yaml").exists():
+        raise StaError(f"{folder}: not a run's folder, it has no recipe.yaml; name one such as runs/garden-mini")
+    workspace = Workspace(load_recipe(folder / "recipe.yaml"), folder.resolve().parent)
+    if workspace.folder != folder.resolve():
+        raise StaError(f"{folder}: holds the run '{workspace.recipe.name}'; give the folder that name again")
+    if not (folder / "release").exists():
+        raise StaError(f"{folder}: has no release/ yet; `sta run` finishes it")
+    return workspace
+
+
+def bench_sampling(options: argparse.Namespace) -> None:
+    """Every pair of steps and guidance on the same recordings: where to set `sampling` in the recipe."""
+    from rich.console import Console
+
+    from sta.bench import bench_sampling as measure
+    from sta.bench import table
+    from sta.evaluation import Evaluation
+    from sta.release import load_release
+
+    workspace = _finished_run(options.folder)
+    evaluation = Evaluation(workspace, load_release(workspace.folder / "release"))
+    report, best = measure(evaluation, options.steps, options.guidance, options.split)
+    Console().print(table(report))
+    if options.json:
+        report.write(options.json)
+    print(f"best on {options.split}: {best.condition}")
 
 
 def language_check(options: argparse.Namespace) -> None:

@@ -112,6 +112,7 @@ class Evaluation:
         self.hardest = self.splits[-1]
         self.drawn: list[Tensor] = []
         self.shown: list[np.ndarray] = []
+        self.extractor: dict[str, Any] = {}
 
     def _judge(self) -> _Judge | None:
         settings = self.workspace.recipe.corpus
@@ -141,13 +142,15 @@ class Evaluation:
         back = torch.from_numpy(np.argsort(order))
         return Tokens(*(torch.cat([getattr(p, f) for p in parts])[back] for f in ("tokens", "embedding", "kl")))
 
-    def draw(self, tokens: Tokens, seeds: Sequence[int]) -> Tensor:
+    def draw(
+        self, tokens: Tokens, seeds: Sequence[int], steps: int | None = None, guidance: float | None = None
+    ) -> Tensor:
         """Pictures [n, 3, H, W] in [-1, 1], each from a seed of its own, so that batches do not matter."""
         parts = []
         for start in range(0, len(seeds), BATCH):
             generators = [torch.Generator().manual_seed(s) for s in seeds[start : start + BATCH]]
             part = Tokens(*(x[start : start + BATCH] for x in (tokens.tokens, tokens.embedding, tokens.kl)))
-            parts.append(self.pipe.decode_latents(self.pipe.draw_latents(part, generator=generators)).cpu())
+            parts.append(self.pipe.decode_latents(self.pipe.draw_latents(part, steps, guidance, generators)).cpu())
         return torch.cat(parts)
 
     def seeds(self, rows: np.ndarray) -> list[int]:
@@ -191,7 +194,9 @@ class Evaluation:
                 for condition in self.settings.conditions:
                     found += self._condition(language, condition)
                     bar.advance()
-            found += self._fidelity()
+            where = Where(language="all", split="all", condition="clean", system="speech")
+            drawn = torch.cat(self.drawn)
+            found += self.fidelity(drawn, np.concatenate(self.shown), where) + self._inception_score(drawn, where)
         return found
 
     def _split(self, language: str, split: str) -> list[Row]:
@@ -328,24 +333,23 @@ class Evaluation:
             swaps, self.judge.world, language=language, split=self.hardest, condition="clean", system="speech"
         )
 
-    def _fidelity(self) -> list[Row]:
-        """FID and inception score over all drawn test pictures together."""
-        where = Where(language="all", split="all", condition="clean", system="speech")
-        drawn = ((torch.cat(self.drawn) + 1) * 127.5).round().to(torch.uint8)
-        real = ((self.real(np.concatenate(self.shown)) + 1) * 127.5).round().to(torch.uint8)
+    def fidelity(self, pictures: Tensor, rows: np.ndarray, where: Where) -> list[Row]:
+        """FID of pictures [n, 3, H, W] in [-1, 1] against the real ones of `rows`."""
         extractor = (
             _TeacherFeatures(load_teacher_of(self.workspace))
             if self.judge is None
             else _ReaderFeatures(self.judge.reader)
         )
-        features = [fidelity.extract(extractor, images) for images in (real, drawn)]
-        self.extractor = fidelity.extractor_meta(extractor, features[0])
-        found = fidelity.fid_rows(features[0], features[1], seed=self.seed, **where)
-        if self.judge is not None:
-            logits = fidelity.extract(_KindAndColour(self.judge.reader), drawn)
-            found += fidelity.inception_score_rows(logits, seed=self.seed, **where)
-            self.extractor["is_classifier"] = "the attribute reader's kind x colour of head or petals"
-        return found
+        real, drawn = (fidelity.extract(extractor, _bytes(x)) for x in (self.real(rows), pictures))
+        self.extractor |= fidelity.extractor_meta(extractor, real)
+        return fidelity.fid_rows(real, drawn, seed=self.seed, **where)
+
+    def _inception_score(self, pictures: Tensor, where: Where) -> list[Row]:
+        if self.judge is None:
+            return []
+        logits = fidelity.extract(_KindAndColour(self.judge.reader), _bytes(pictures))
+        self.extractor["is_classifier"] = "the attribute reader's kind x colour of head or petals"
+        return fidelity.inception_score_rows(logits, seed=self.seed, **where)
 
     def examples(self) -> list[Example]:
         """What the page shows: recordings of the hardest split, several drawings each."""
@@ -372,6 +376,11 @@ class Evaluation:
             audio=wav_bytes(self.corpus.waveform(row)), truth=self.corpus.picture(row),
             drawn=[Image.fromarray(p.numpy()) for p in to_pixels(pictures)], said=truth, read=readings,
         )  # fmt: skip
+
+
+def _bytes(pictures: Tensor) -> Tensor:
+    """Floats in [-1, 1] to uint8 of the same layout."""
+    return ((pictures + 1) * 127.5).round().to(torch.uint8)
 
 
 def evaluate(workspace: Workspace, release: Path) -> Report:

@@ -60,6 +60,7 @@ METRICS: dict[str, Metric] = {
     "is": Metric("inception score, in the classifier that the report names", ""),
     "reader": Metric("attribute reader's accuracy on real pictures, which bounds what it can mark"),
     "psnr": Metric("peak signal-to-noise ratio of the tokenizer's pictures", "dB"),
+    "seconds": Metric("seconds per picture, weights loaded", "s", False),
     "bits": Metric("rate through the bottleneck per utterance", "bit", None),
 }
 

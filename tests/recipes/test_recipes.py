@@ -120,3 +120,25 @@ def test_folder_corpus_runs_from_nothing_to_a_drawing(tmp_path: Path, folder: Pa
 
 def test_every_recipe_on_disk_is_run() -> None:
     assert {file.stem for file in RECIPES} == set(yamlfile.names("recipes")) >= {"garden", "garden-mini", "garden-tiny"}
+
+
+def test_sampling_is_measured_on_a_finished_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """After a run: a line for every setting, the numbers as JSON, and one sentence where the split is unknown."""
+    assert main(["run", "garden-tiny", *SMALL, *SMALL_GARDEN, "evaluation.conditions=[]", "--out", str(tmp_path)]) == 0
+    run, file = tmp_path / "garden-tiny", tmp_path / "sampling.json"
+    options = ["--steps", "1", "2", "--guidance", "1", "3", "--json", str(file)]
+    capsys.readouterr()
+    assert main(["bench", "sampling", str(run), *options]) == 0
+    said = capsys.readouterr().out
+    settings = {f"steps {steps}, guidance {guidance}" for steps in (1, 2) for guidance in (1, 3)}
+    assert all(said.count(setting) >= 1 for setting in settings)
+    assert said.splitlines()[-1].removeprefix("best on validation: ") in settings
+    rows = Report.read(file).rows
+    assert {r.condition for r in rows} == settings
+    assert {r.split for r in rows} == {"validation"}
+    assert {(r.metric, r.language) for r in rows} >= {
+        ("attributes", "en"), ("exact", "ar"), ("mood", "en"), ("fid", "all"), ("seconds", "all")
+    }  # fmt: skip
+    assert all(r.value > 0 for r in rows if r.metric == "seconds")
+    assert main(["bench", "sampling", str(run), "--split", "nowhere"]) == 2
+    assert "validation, seen, voice, combination, both" in capsys.readouterr().err

@@ -1,0 +1,106 @@
+"""Benchmarks: what the sampler's settings cost and give, measured in one run on one machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+import torch
+from rich import box
+from rich.table import Table
+
+from sta.data.rows import TEST_SPLITS
+from sta.errors import StaError
+from sta.evaluation import Evaluation
+from sta.metrics.rows import METRICS, Interval, Report, Row, Where, known_first
+from sta.models.bottleneck import Tokens
+from sta.training.progress import Bar
+
+SHOWN = ("attributes", "exact", "mood")
+SPLITS = ("validation", *TEST_SPLITS)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to sample: how many steps, how strong a guidance."""
+
+    steps: int
+    guidance: float
+
+    @property
+    def condition(self) -> str:
+        return f"steps {self.steps}, guidance {self.guidance:g}"
+
+
+def bench_sampling(
+    evaluation: Evaluation, steps: Sequence[int], guidances: Sequence[float], split: str
+) -> tuple[Report, Setting]:
+    """Quality and seconds per picture for every pair of steps and guidance, on the same recordings and seeds.
+
+    Returns:
+        The rows, and the setting with the best mean of attributes and mood over languages, or the lowest FID where
+        nothing tells what is right.
+
+    Raises:
+        StaError: the split has no recordings.
+    """
+    heard = {code: _heard(evaluation, code, split) for code in evaluation.workspace.recipe.languages}
+    settings = [Setting(*pair) for pair in product(steps, guidances)]
+    rows: list[Row] = []
+    with Bar("sampling", len(settings), "settings") as bar:
+        for setting in settings:
+            rows += _measure(evaluation, heard, setting, split)
+            bar.advance()
+    meta: dict[str, Any] = {"split": split, "recordings": {code: len(r) for code, (r, _) in heard.items()}}
+    return Report(meta | evaluation.extractor, rows), max(settings, key=lambda s: _score(rows, s))
+
+
+def _heard(evaluation: Evaluation, language: str, split: str) -> tuple[np.ndarray, Tokens]:
+    rows = evaluation.pick(split, language)
+    if not len(rows):
+        raise StaError(f"split '{split}' has no recordings in {language}; name one of {', '.join(SPLITS)}")
+    return rows, evaluation.hear(rows, language)
+
+
+def _measure(
+    evaluation: Evaluation, heard: dict[str, tuple[np.ndarray, Tokens]], setting: Setting, split: str
+) -> list[Row]:
+    found: list[Row] = []
+    pictures, seconds, shown = [], 0.0, []
+    for language, (rows, tokens) in heard.items():
+        started = time.perf_counter()
+        drawn = evaluation.draw(tokens, evaluation.seeds(rows), setting.steps, setting.guidance)
+        seconds += time.perf_counter() - started
+        where = Where(language=language, split=split, condition=setting.condition, system="speech")
+        if evaluation.judge is not None:
+            marks = evaluation.marks(evaluation.judge.read(drawn), rows, **where)
+            found += [r for r in marks if r.metric in SHOWN]
+        pictures.append(drawn)
+        shown.append(rows)
+    where = Where(language="all", split=split, condition=setting.condition, system="speech")
+    drawn = torch.cat(pictures)
+    found += evaluation.fidelity(drawn, np.concatenate(shown), where)
+    return [*found, Row.of("seconds", Interval(seconds / len(drawn)), len(drawn), **where)]
+
+
+def table(report: Report) -> Table:
+    """A line for each setting, a column for each metric, languages side by side."""
+    languages = " / ".join(report.meta["recordings"])
+    made = Table(title=f"{report.meta['split']}, {languages}", title_justify="left", box=box.SIMPLE_HEAD)
+    metrics = known_first((r.metric for r in report.rows), METRICS)
+    for name in ("setting", *metrics):
+        made.add_column(f"{name} {METRICS[name].unit}".strip() if name in METRICS else name, no_wrap=True)
+    for condition in dict.fromkeys(r.condition for r in report.rows):
+        cells = [[r for r in report.rows if (r.condition, r.metric) == (condition, m)] for m in metrics]
+        made.add_row(condition, *(" / ".join(METRICS[r.metric].text(r.value) for r in cell) for cell in cells))
+    return made
+
+
+def _score(rows: Iterable[Row], setting: Setting) -> float:
+    mine = [r for r in rows if r.condition == setting.condition]
+    right = [r.value for r in mine if r.metric in ("attributes", "mood")]
+    return float(np.mean(right)) if right else -next(r.value for r in mine if r.metric == "fid")
