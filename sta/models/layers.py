@@ -25,14 +25,18 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, query: Tensor, memory: Tensor, memory_mask: Tensor | None = None) -> Tensor:
-        b, q, d = query.shape
-        split = (b, -1, self.heads, d // self.heads)
-        queries = self.to_query(query).view(split).transpose(1, 2)  # [B, h, Q, D/h]
-        keys, values = (x.reshape(split).transpose(1, 2) for x in self.to_memory(memory).chunk(2, -1))
-        scores = queries @ keys.transpose(-1, -2) / math.sqrt(d // self.heads)  # [B, h, Q, S]
-        if memory_mask is not None:
-            scores = scores.masked_fill(~memory_mask[:, None, None, :], torch.finfo(scores.dtype).min)
-        return self.out((scores.softmax(-1) @ values).transpose(1, 2).reshape(b, q, d))
+        keys, values = self.to_memory(memory).chunk(2, -1)
+        return self.out(attend(self.to_query(query), keys, values, self.heads, memory_mask))
+
+
+def attend(queries: Tensor, keys: Tensor, values: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
+    """Scaled dot-product attention (Vaswani et al. 2017, Eq. 1) of [B, Q, D] to [B, S, D], mask [B, S] -> [B, Q, D]."""
+    b, q, d = queries.shape
+    queries, keys, values = (x.reshape(b, -1, heads, d // heads).transpose(1, 2) for x in (queries, keys, values))
+    scores = queries @ keys.transpose(-1, -2) / math.sqrt(d // heads)  # [B, h, Q, S]
+    if mask is not None:
+        scores = scores.masked_fill(~mask[:, None, None, :], torch.finfo(scores.dtype).min)
+    return (scores.softmax(-1) @ values).transpose(1, 2).reshape(b, q, d)
 
 
 def feed_forward(width: int, factor: int = 4, dropout: float = 0.0) -> nn.Sequential:
