@@ -22,7 +22,7 @@ from sta.data.audio import SAMPLE_RATE, check_waveform, read_audio
 from sta.data.text import Pieces, normalise
 from sta.errors import AudioError, CorpusError, WeightsError
 from sta.models.bottleneck import SpeechBottleneck, Tokens
-from sta.models.decoder import DECODERS, CodeDecoder, LatentDecoder
+from sta.models.decoders import DECODERS, Decoder
 from sta.models.encoder import SpeechEncoder, read_ctc, spread_pieces
 from sta.models.loading import load_network
 from sta.models.scheduler import Generators, Scheduler, set_timesteps
@@ -64,13 +64,13 @@ class SpeechToImagePipeline(DiffusionPipeline):
     model_cpu_offload_seq = "decoder->tokenizer"  # type: ignore[assignment]
     _callback_tensor_inputs = ("latents",)
 
-    decoder: CodeDecoder | LatentDecoder
+    decoder: Decoder
     tokenizer: VQTokenizer
     scheduler: Scheduler
 
     def __init__(
         self,
-        decoder: CodeDecoder | LatentDecoder,
+        decoder: Decoder,
         tokenizer: VQTokenizer,
         scheduler: Scheduler,
         token_space: str = "",
@@ -393,7 +393,7 @@ def _forget_paths(folder: Path) -> None:
             path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _decoder_kind(folder: Path) -> type[CodeDecoder] | type[LatentDecoder]:
+def _decoder_kind(folder: Path) -> type[Decoder]:
     """The class of a release's decoder, by its index."""
     kinds = {kind.__name__: kind for kind in DECODERS.values()}
     try:

@@ -91,9 +91,12 @@ class TokenizerSettings(Strict):
 
 
 class DecoderSettings(Strict):
-    """The decoder: VQ-Diffusion on the tokenizer's codes, or latent diffusion (flow matching) on its latents."""
+    """The decoder: VQ-Diffusion on the tokenizer's codes, or latent diffusion (flow matching) on its latents.
 
-    kind: Literal["vq-diffusion", "latent-diffusion"] = "vq-diffusion"
+    `vq-diffusion-published` is the network of the paper in diffusers' layout of weights; it knows no `group`.
+    """
+
+    kind: Literal["vq-diffusion", "vq-diffusion-published", "latent-diffusion"] = "vq-diffusion"
     width: Positive = 256
     layers: Positive = 6
     heads: Positive = 4

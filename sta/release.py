@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from sta.data.cache import build_folder
 from sta.errors import WeightsError
-from sta.models.decoder import DECODERS
+from sta.models.decoders import DECODERS
 from sta.models.flow import TIMESTEPS
 from sta.models.loading import load_network
 from sta.models.scheduler import FlowMatchEulerDiscreteScheduler, MaskReplaceScheduler, Scheduler
@@ -35,7 +35,7 @@ def assemble(workspace: Workspace) -> SpeechToImagePipeline:
 
     recipe = workspace.recipe
     scheduler: Scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=TIMESTEPS)
-    if recipe.decoder.kind == "vq-diffusion":
+    if recipe.decoder.kind != "latent-diffusion":
         scheduler = MaskReplaceScheduler(
             codebook=recipe.tokenizer.codes, num_train_timesteps=recipe.decoder.timesteps, replaced=REPLACED,
             truncation=recipe.sampling.truncation, reveal=recipe.sampling.order,

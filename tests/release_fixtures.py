@@ -16,7 +16,8 @@ from sta.data.garden.grammar import Grammar
 from sta.data.language import FULL_WORLD
 from sta.data.text import Pieces, normalise, train_sentencepiece
 from sta.models.bottleneck import SpeechBottleneck
-from sta.models.decoder import DECODERS, CodeDecoder
+from sta.models.decoder import LatentDecoder
+from sta.models.decoders import build_decoder
 from sta.models.encoder import SpeechEncoder
 from sta.models.reader import AttributeReader
 from sta.models.scheduler import FlowMatchEulerDiscreteScheduler, MaskReplaceScheduler, Scheduler
@@ -47,12 +48,14 @@ def tiny_pipeline(kind: str = "vq-diffusion") -> SpeechToImagePipeline:
     torch.manual_seed(0)
     tokens, width, embedding = 3, 4, 8
     tokenizer = VQTokenizer(SIZE, codes=CODES, code_width=4, width=16, factor=4)
-    made = DECODERS[kind]  # takes the codebook's size, or the latents' width
-    decoder = made(tokenizer.side, CODES if made is CodeDecoder else 4, tokens, width, embedding, 16, layers=2, heads=2)
+    decoder = build_decoder(
+        kind, tokenizer.side, CODES, 4, tokens, width, embedding,
+        width=16, layers=2, heads=2, group=2, timesteps=20, dropout=0.0,
+    )  # fmt: skip
     scheduler: Scheduler = (
-        MaskReplaceScheduler(CODES, num_train_timesteps=20)
-        if made is CodeDecoder
-        else FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000)
+        FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000)
+        if isinstance(decoder, LatentDecoder)
+        else MaskReplaceScheduler(CODES, num_train_timesteps=20)
     )
     pipe = SpeechToImagePipeline(
         decoder, tokenizer, scheduler,

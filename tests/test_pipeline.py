@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from sta.errors import AudioError, WeightsError
-from sta.models.decoder import DECODERS
+from sta.models.decoders import DECODERS
 from sta.pipeline import SpeechToImageOutput, SpeechToImagePipeline, _waves, repeat_tokens
 from sta.release import load_release, verify, write_sums
 from tests.release_fixtures import (

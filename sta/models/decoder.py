@@ -232,13 +232,6 @@ class LatentDecoder(ModelMixin, ConfigMixin):
         return tokenizer.decode_latents(tokenizer.latents(pictures))
 
 
-#: what `decoder.kind` of a recipe names.
-DECODERS: dict[str, type[CodeDecoder] | type[LatentDecoder]] = {
-    "vq-diffusion": CodeDecoder,
-    "latent-diffusion": LatentDecoder,
-}
-
-
 def _positions(side: int, group: int) -> int:
     if side % group:
         raise ValueError(f"side {side} is not a multiple of group {group}")

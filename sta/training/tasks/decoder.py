@@ -14,10 +14,12 @@ from torch import Tensor, nn
 
 from sta.models.bottleneck import SpeechBottleneck, Tokens
 from sta.models.decoder import CodeDecoder, LatentDecoder
+from sta.models.decoders import build_decoder
 from sta.models.diffusion import Schedule, corrupt, linear_schedule, variational_loss
 from sta.models.encoder import SpeechEncoder, spread_pieces
 from sta.models.flow import between, draw_shares, flow_loss
 from sta.models.layers import similarity_distillation
+from sta.models.published import PublishedDecoder
 from sta.recipe import DecoderStage
 from sta.training.features import (
     cached_frames,
@@ -50,7 +52,7 @@ def written_places(size: int, share: float) -> np.ndarray:
 class _MaskAndReplace(nn.Module):
     """VQ-Diffusion's loss on codes (Gu et al. 2022)."""
 
-    def __init__(self, decoder: CodeDecoder, schedule: Schedule, variational: bool):
+    def __init__(self, decoder: CodeDecoder | PublishedDecoder, schedule: Schedule, variational: bool):
         super().__init__()
         self.decoder, self.schedule, self.variational = decoder, schedule, variational
 
@@ -150,17 +152,17 @@ class DecoderTask(Task):
         recipe = self.workspace.recipe
         any_one = next(iter(bottlenecks.values())).config
         torch.manual_seed(recipe.seed)
-        sizes = {
-            "side": recipe.corpus.size // recipe.tokenizer.factor, "tokens": any_one.tokens,
-            "token_width": any_one.width, "embedding_width": any_one.embedding_width,
-            **recipe.decoder.model_dump(exclude={"kind", "timesteps"}),
-        }  # fmt: skip
+        tokenizer, settings = recipe.tokenizer, recipe.decoder
+        decoder = build_decoder(
+            side=recipe.corpus.size // tokenizer.factor, codes=tokenizer.codes, channels=tokenizer.code_width,
+            tokens=any_one.tokens, token_width=any_one.width, embedding_width=any_one.embedding_width,
+            **settings.model_dump(),
+        )  # fmt: skip
         objective: _MaskAndReplace | _FlowMatching
-        if recipe.decoder.kind == "latent-diffusion":
-            objective = _FlowMatching(LatentDecoder(channels=recipe.tokenizer.code_width, **sizes))
+        if isinstance(decoder, LatentDecoder):
+            objective = _FlowMatching(decoder)
         else:
-            schedule = linear_schedule(recipe.decoder.timesteps, recipe.tokenizer.codes, REPLACED)
-            decoder = CodeDecoder(codebook=recipe.tokenizer.codes, **sizes)
+            schedule = linear_schedule(settings.timesteps, tokenizer.codes, REPLACED)
             objective = _MaskAndReplace(decoder, schedule, bool(self.stage.losses.get("vlb")))
         return _Denoising(objective, self.encoders, bottlenecks, self.stage, recipe.stages.distill.temperature)
 
