@@ -126,13 +126,23 @@ def build_parser() -> argparse.ArgumentParser:
     one.add_argument("folder", type=Path, metavar="RUN", help="the run's folder, such as runs/garden-mini")
     one.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")
 
-    bench = commands.add_parser("bench", help="Measure: the sampler's settings.")
+    bench = commands.add_parser("bench", help="Measure: the sampler's settings, and its speed against diffusers.")
     benches = bench.add_subparsers(required=True, metavar="COMMAND")
     one = command("sampling", bench_sampling, "Steps and guidance against quality and seconds, on validation.", benches)
     one.add_argument("folder", type=Path, metavar="RUN", help="the run's folder, such as runs/garden-mini")
     one.add_argument("--steps", type=_positive, nargs="+", default=[4, 8, 12, 25], help="default: 4 8 12 25")
     one.add_argument("--guidance", type=_guidance, nargs="+", default=[1.0, 2.0, 3.0, 5.0], help="default: 1 2 3 5")
     one.add_argument("--split", default="validation", help="recordings to draw (default: validation)")
+    one.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")
+
+    one = command("speed", bench_speed, "Seconds per picture, against diffusers' VQDiffusionPipeline.", benches)
+    _add_weights(one)
+    one.add_argument(
+        "--published", type=Path, metavar="RELEASE",
+        help="a release of recipe garden-vq-published, whose weights are loaded into diffusers too",
+    )  # fmt: skip
+    one.add_argument("--batch", type=_positive, nargs="+", default=[1, 8], help="pictures at once (default: 1 8)")
+    one.add_argument("--repeats", type=_positive, default=5, help="rounds, of which the median counts (default: 5)")
     one.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")
 
     language = commands.add_parser("language", help="Check a language file.")
@@ -397,8 +407,8 @@ def bench_sampling(options: argparse.Namespace) -> None:
     """Every pair of steps and guidance on the same recordings: where to set `sampling` in the recipe."""
     from rich.console import Console
 
-    from sta.bench import bench_sampling as measure
-    from sta.bench import table
+    from sta.bench.sampling import bench_sampling as measure
+    from sta.bench.sampling import table
     from sta.evaluation import Evaluation
     from sta.release import load_release
 
@@ -409,6 +419,32 @@ def bench_sampling(options: argparse.Namespace) -> None:
     if options.json:
         report.write(options.json)
     print(f"best on {options.split}: {best.condition}")
+
+
+def bench_speed(options: argparse.Namespace) -> None:
+    """Seconds per picture, every contestant in turn."""
+    from rich.console import Console
+
+    from sta.bench.speed import bench_speed as measure
+    from sta.bench.speed import speed_table
+    from sta.data.garden.corpus import speak as say
+    from sta.models.published import PublishedDecoder
+    from sta.release import load_release
+
+    pipe = load_release(_weights(options.weights))
+    reference = load_release(options.published) if options.published else None
+    if reference is not None and not isinstance(reference.decoder, PublishedDecoder):
+        raise StaError(f"--published {options.published}: its decoder is {type(reference.decoder).__name__}, which "
+                       "diffusers' pipeline cannot load; train recipe garden-vq-published")  # fmt: skip
+    pack = next(iter(pipe.languages.values()))
+    wave, _ = say(pack.card, pack.card.test_sentence, "neutral", 0, True)
+    waves = [wave] * max(options.batch)
+    report = measure(pipe, waves, pack.card.code, options.batch, options.repeats, reference)
+    Console().print(speed_table(report))
+    share = next(r for r in report.rows if r.metric == "matrix_products")
+    print(f"matrix products and convolutions: {share.text} % of the drawing time")
+    if options.json:
+        report.write(options.json)
 
 
 def language_check(options: argparse.Namespace) -> None:

@@ -40,11 +40,11 @@ HOMES = {
     "open_clip": {"sta/models/teacher.py", "sta/training/tasks/teacher.py"},
     "accelerate": {"sta/training"},
     "deepspeed": {"sta/training"},
-    "diffusers": {"sta/models", "sta/pipeline.py"},
+    "diffusers": {"sta/models", "sta/pipeline.py", "sta/bench/speed.py"},
     "transformers": {"sta/models/backbone.py"},
     "datasets": {"sta/data/rows.py", "sta/metrics/modules"},
     "torch": {"sta/models", "sta/training", "sta/metrics", "sta/pipeline.py", "sta/evaluation.py", "sta/release.py",
-              "sta/demo.py", "sta/bench.py",
+              "sta/demo.py", "sta/bench",
               "sta/doctor.py", "sta/cli.py"},
 }  # fmt: skip
 

@@ -61,6 +61,7 @@ METRICS: dict[str, Metric] = {
     "reader": Metric("attribute reader's accuracy on real pictures, which bounds what it can mark"),
     "psnr": Metric("peak signal-to-noise ratio of the tokenizer's pictures", "dB"),
     "seconds": Metric("seconds per picture, weights loaded", "s", False),
+    "matrix_products": Metric("share of the drawing time spent in matrix products and convolutions", "%", None),
     "bits": Metric("rate through the bottleneck per utterance", "bit", None),
 }
 

@@ -1,4 +1,4 @@
-"""Benchmarks: what the sampler's settings cost and give, measured in one run on one machine."""
+"""What the sampler's settings cost and give, on the same recordings and seeds."""
 
 from __future__ import annotations
 

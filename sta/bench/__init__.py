@@ -1,0 +1,1 @@
+"""Benchmarks: ratios are taken within one run on one machine, the contestants in turn."""

@@ -1,0 +1,217 @@
+"""Seconds per picture: this package's samplers against diffusers' `VQDiffusionPipeline`, in turn on one machine.
+
+Where the decoder is VQ-Diffusion as published, its very weights are loaded into diffusers' pipeline too.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import Transformer2DModel, VQDiffusionPipeline, VQDiffusionScheduler
+from rich import box
+from rich.table import Table
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+from sta.metrics.rows import Interval, Report, Row
+from sta.models.bottleneck import Tokens
+from sta.models.published import PublishedDecoder
+from sta.models.vq import VQTokenizer
+from sta.pipeline import Audio, SpeechToImagePipeline
+
+OURS, THEIRS = "sta", "diffusers"
+MATRIX_PRODUCTS = (
+    "aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::mkldnn_convolution", "aten::_convolution",
+    "mkldnn::_linear_pointwise", "aten::_mps_convolution", "aten::cudnn_convolution", "aten::thnn_conv2d",
+    "aten::slow_conv_transpose2d", "aten::_slow_conv2d_forward",
+)  # fmt: skip
+
+
+class _Codes(nn.Module):
+    """This package's tokenizer where diffusers' pipeline wants its `VQModel`: decoding costs both the same."""
+
+    def __init__(self, tokenizer: VQTokenizer):
+        super().__init__()
+        self.tokenizer, self.quantize = tokenizer, self
+        self.config = SimpleNamespace(vq_embed_dim=tokenizer.config.code_width)
+
+    def get_codebook_entry(self, codes: Tensor, shape: Sequence[int]) -> Tensor:
+        return codes
+
+    def decode(self, codes: Tensor, force_not_quantize: bool) -> SimpleNamespace:
+        return SimpleNamespace(sample=self.tokenizer.decode(codes))
+
+
+class Reference(VQDiffusionPipeline):
+    """diffusers' pipeline with the weights of a release: speech tokens stand where its text embeddings would."""
+
+    def __init__(self, decoder: PublishedDecoder, tokenizer: VQTokenizer):
+        super().__init__(
+            vqvae=None, text_encoder=None, tokenizer=None, transformer=to_diffusers(decoder),
+            scheduler=VQDiffusionScheduler(
+                decoder.config.num_vector_embeds, num_train_timesteps=decoder.config.num_embeds_ada_norm
+            ),
+            learned_classifier_free_sampling_embeddings=None,
+        )  # fmt: skip
+        self.vqvae, self.null = _Codes(tokenizer), decoder.null_tokens.detach()
+        self.heard = torch.empty(0)
+        self.set_progress_bar_config(disable=True)
+
+    @property
+    def device(self) -> torch.device:
+        return self.null.device
+
+    def _encode_prompt(self, prompt: Any, num_images_per_prompt: int, do_classifier_free_guidance: bool) -> Tensor:
+        null = self.null.to(self.heard.dtype).expand_as(self.heard)
+        return torch.cat([null, self.heard]) if do_classifier_free_guidance else self.heard
+
+    def draw(self, tokens: Tensor, steps: int, guidance: float, seed: int) -> Any:
+        """Pictures of tokens [B, K, C], as float arrays [B, H, W, 3]."""
+        self.heard = tokens
+        return self(
+            [""] * len(tokens), num_inference_steps=steps, guidance_scale=guidance, output_type="np",
+            generator=torch.Generator().manual_seed(seed),
+        ).images  # fmt: skip
+
+
+def to_diffusers(decoder: PublishedDecoder) -> Transformer2DModel:
+    """diffusers' own network with a decoder's weights."""
+    config = {k: v for k, v in decoder.config.items() if not k.startswith("_") and k != "null_length"}
+    network = Transformer2DModel(**config, norm_type="ada_norm")
+    network.load_state_dict({k: v for k, v in decoder.state_dict().items() if k != "null_tokens"})
+    return network.to(decoder.device).eval()
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One way to draw a batch, and how many steps it takes."""
+
+    system: str
+    steps: int
+    precision: str
+    draw: Callable[[], Any]
+
+
+def bench_speed(
+    pipe: SpeechToImagePipeline,
+    waves: Sequence[np.ndarray],
+    language: str,
+    batches: Sequence[int] = (1, 8),
+    repeats: int = 5,
+    reference: SpeechToImagePipeline | None = None,
+) -> Report:
+    """Seconds per picture of a release at its own steps, and of both samplers with `reference`'s weights.
+
+    Args:
+        pipe: the release to measure.
+        waves, language: enough recordings for the largest batch; each release hears them with its own encoder.
+        batches: pictures drawn at once.
+        repeats: rounds in which every contestant draws once; the median counts.
+        reference: a release whose decoder is VQ-Diffusion as published, on the same tokens; None leaves diffusers out.
+    """
+    rows: list[Row] = []
+    for batch in batches:
+        some: list[Audio] = list(waves[:batch])
+        tokens = pipe.encode_speech(some, language)
+        contestants = [_ours(pipe, tokens, pipe.config["num_inference_steps"], fast) for fast in _precisions()]
+        if reference is not None:
+            contestants += _same_weights(reference, reference.encode_speech(some, language))
+        seconds = in_turn({f"{c.system}|{c.steps}|{c.precision}": c.draw for c in contestants}, repeats)
+        for contestant, times in zip(contestants, seconds.values(), strict=True):
+            rows.append(_row(contestant, [t / batch for t in times], batch))
+    share = matrix_share(contestants[0].draw)
+    where = {"language": "all", "split": "all", "condition": "of the largest batch", "system": OURS}
+    return Report(
+        {"threads": torch.get_num_threads(), "repeats": repeats},
+        [*rows, Row.of("matrix_products", Interval(share), 1, **where)],  # type: ignore[arg-type]
+    )
+
+
+def _precisions() -> list[bool]:
+    from sta.training.runtime import has_fast_bf16
+
+    return [False, True] if has_fast_bf16() else [False]
+
+
+def _ours(pipe: SpeechToImagePipeline, tokens: Tokens, steps: int, fast: bool, system: str = OURS) -> Contestant:
+    def draw() -> Any:
+        with torch.autocast(pipe.device.type, torch.bfloat16, enabled=fast):
+            generator = torch.Generator().manual_seed(0)
+            return pipe.decode_latents(pipe.draw_latents(tokens, steps, None, generator)).cpu()
+
+    return Contestant(system, steps, "bf16" if fast else "fp32", draw)
+
+
+def _same_weights(reference: SpeechToImagePipeline, tokens: Tokens) -> list[Contestant]:
+    """Both samplers at diffusers' default number of steps, which is T."""
+    decoder = reference.decoder
+    if not isinstance(decoder, PublishedDecoder):
+        raise TypeError(
+            f"{type(decoder).__name__} is not VQ-Diffusion as published, whose weights diffusers could load"
+        )
+    theirs, steps = Reference(decoder, reference.tokenizer), int(decoder.config.num_embeds_ada_norm)
+    found = []
+    for fast in _precisions():
+
+        def draw(fast: bool = fast) -> Any:
+            with torch.autocast(reference.device.type, torch.bfloat16, enabled=fast):
+                return theirs.draw(tokens.tokens, steps, reference.config["guidance_scale"], 0)
+
+        found.append(_ours(reference, tokens, steps, fast, f"{OURS}, the same weights"))
+        found.append(Contestant(THEIRS, steps, "bf16" if fast else "fp32", draw))
+    return found
+
+
+def in_turn(contestants: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of every contestant in each round, one after another, after a round that does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for turn in range(repeats + 1):
+        for name, run in contestants.items():
+            started = time.perf_counter()
+            run()
+            if turn:
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def matrix_share(run: Callable[[], Any]) -> float:
+    """Share of the time on the CPU that is spent in matrix products and convolutions themselves."""
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        run()
+    averages = profiled.key_averages()
+    total = sum(e.self_cpu_time_total for e in averages)
+    return sum(e.self_cpu_time_total for e in averages if e.key in MATRIX_PRODUCTS) / total
+
+
+def _row(contestant: Contestant, seconds: Sequence[float], batch: int) -> Row:
+    condition = f"batch {batch}, {contestant.steps} steps, {contestant.precision}"
+    interval = Interval(statistics.median(seconds), min(seconds), max(seconds))
+    return Row.of(
+        "seconds", interval, batch, language="all", split="all", condition=condition, system=contestant.system
+    )
+
+
+def speed_table(report: Report) -> Table:
+    """A line for each contestant with its seconds and how many times it is faster than diffusers at the same batch."""
+    made = Table(
+        title="seconds per picture (diffusers: its VQDiffusionPipeline)", title_justify="left", box=box.SIMPLE_HEAD
+    )
+    for name in ("system", "condition", "median", "fastest", "slowest", "faster"):
+        made.add_column(name, no_wrap=True, justify="left" if name in ("system", "condition") else "right")
+    timed = [r for r in report.rows if r.metric == "seconds"]
+    for row in timed:
+        batch, _, precision = row.condition.split(", ")
+        baselines = [
+            r.value for r in timed
+            if r.system == THEIRS and r.condition.startswith(f"{batch}, ") and r.condition.endswith(precision)
+        ]  # fmt: skip
+        ratio = f"{baselines[0] / row.value:.1f} x" if baselines and row.system != THEIRS else ""
+        made.add_row(row.system, row.condition, *(f"{x:.3f}" for x in (row.value, row.low, row.high)), ratio)
+    return made

@@ -1,0 +1,95 @@
+"""The speed benchmark: diffusers draws with the same weights, contestants take turns, and ratios are of one batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sta.bench.speed import OURS, THEIRS, Reference, bench_speed, in_turn, matrix_share, speed_table, to_diffusers
+from sta.cli import main
+from sta.metrics.rows import Interval, Report, Row
+from sta.models.published import PublishedDecoder
+from sta.pipeline import SpeechToImagePipeline
+from tests.release_fixtures import CODES, SIZE, tiny_pipeline, wave, write_tiny_release
+
+
+@pytest.fixture(scope="module")
+def published() -> SpeechToImagePipeline:
+    return tiny_pipeline("vq-diffusion-published")
+
+
+def decoder_of(pipe: SpeechToImagePipeline) -> PublishedDecoder:
+    assert isinstance(pipe.decoder, PublishedDecoder)
+    return pipe.decoder
+
+
+def test_diffusers_gets_the_same_weights(published: SpeechToImagePipeline) -> None:
+    made, tokens = decoder_of(published), published.encode_speech([wave(), wave(seed=1)], "en").tokens
+    codes = torch.randint(CODES + 1, (2, 16), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        theirs = to_diffusers(made)(codes, encoder_hidden_states=tokens, timestep=torch.tensor(4)).sample
+        ours = made(codes, torch.full((2,), 5 / 20), tokens).log_softmax(-1).transpose(1, 2)
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+
+
+def test_diffusers_draws_what_is_heard(published: SpeechToImagePipeline) -> None:
+    reference = Reference(decoder_of(published), published.tokenizer)
+    tokens = published.encode_speech([wave(), wave(seed=1)], "en").tokens
+    drawn = reference.draw(tokens, 20, 2.0, 0)
+    assert drawn.shape == (2, SIZE, SIZE, 3)
+    np.testing.assert_array_equal(drawn, reference.draw(tokens, 20, 2.0, 0))
+    assert not np.array_equal(drawn, reference.draw(-3 * tokens, 20, 2.0, 0))
+
+
+def test_contestants_take_turns() -> None:
+    called: list[str] = []
+    seconds = in_turn({name: lambda name=name: called.append(name) for name in "abc"}, 2)  # type: ignore[misc]
+    assert called == list("abc") * 3, "one round does not count"
+    assert {name: len(times) for name, times in seconds.items()} == {"a": 2, "b": 2, "c": 2}
+
+
+def test_matrix_products_are_found() -> None:
+    a = torch.randn(400, 400)
+    mostly, hardly = (
+        matrix_share(lambda: [a @ a for _ in range(20)]),
+        matrix_share(lambda: [a.exp() for _ in range(20)]),
+    )
+    assert mostly > 0.5 > 0.05 > hardly
+
+
+def test_the_report_has_every_contestant(published: SpeechToImagePipeline) -> None:
+    report = bench_speed(tiny_pipeline("latent-diffusion"), [wave()] * 2, "en", (1, 2), 1, published)
+    timed = [r for r in report.rows if r.metric == "seconds"]
+    assert {r.system for r in timed} == {OURS, f"{OURS}, the same weights", THEIRS}
+    assert {r.condition.split(",")[0] for r in timed} == {"batch 1", "batch 2"}
+    assert {r.condition for r in timed if r.system == THEIRS} >= {"batch 1, 20 steps, fp32", "batch 2, 20 steps, fp32"}
+    assert all(0 < r.low <= r.value <= r.high for r in timed)
+    with pytest.raises(TypeError, match="LatentDecoder is not VQ-Diffusion as published"):
+        bench_speed(published, [wave()], "en", (1,), 1, tiny_pipeline("latent-diffusion"))
+
+
+def test_ratios_are_of_the_same_batch_and_precision() -> None:
+    def row(system: str, condition: str, seconds: float) -> Row:
+        where = {"language": "all", "split": "all", "condition": condition, "system": system}
+        return Row.of("seconds", Interval(seconds, seconds, seconds), 1, **where)  # type: ignore[arg-type]
+
+    rows = [
+        row(OURS, "batch 1, 12 steps, fp32", 0.5), row(THEIRS, "batch 1, 100 steps, fp32", 5.0),
+        row(OURS, "batch 1, 12 steps, bf16", 0.5), row(THEIRS, "batch 1, 100 steps, bf16", 1.0),
+        row(OURS, "batch 8, 12 steps, fp32", 0.1),
+    ]  # fmt: skip
+    assert list(speed_table(Report({}, rows)).columns[-1].cells) == ["10.0 x", "", "2.0 x", "", ""]
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    release = write_tiny_release(tmp_path / "release", "latent-diffusion")
+    published = write_tiny_release(tmp_path / "published", "vq-diffusion-published")
+    options = ["--batch", "1", "--repeats", "1", "--json", str(tmp_path / "speed.json")]
+    assert main(["bench", "speed", "--weights", str(release), "--published", str(published), *options]) == 0
+    assert THEIRS in capsys.readouterr().out
+    assert {r.metric for r in Report.read(tmp_path / "speed.json").rows} == {"seconds", "matrix_products"}
+    assert main(["bench", "speed", "--weights", str(release), "--published", str(release), *options]) == 2
+    assert "LatentDecoder" in capsys.readouterr().err
