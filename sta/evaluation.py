@@ -165,14 +165,16 @@ class Evaluation:
         truths = [self.corpus.truths[self.ids[r]] for r in rows]
         return [{"kind": t.kind, **t.said} for t in truths]
 
-    def marks(self, readings: Sequence[Mapping[str, str]], rows: np.ndarray, **where: Any) -> list[Row]:
-        """Rows of attributes and mood for readings of pictures drawn for `rows`."""
+    def marks(
+        self, readings: Sequence[Mapping[str, str]], rows: np.ndarray, moods: Sequence[str] | None = None, **where: Any
+    ) -> list[Row]:
+        """Rows of attributes and mood for readings of pictures drawn for `rows`, spoken in their own or other moods."""
         assert self.judge is not None
-        known = [r for r in range(len(rows)) if self.moods[rows[r]] is not None]
-        moods = [self.moods[rows[r]] for r in known], [readings[r]["mood"] for r in known]
+        spoken = [self.moods[r] for r in rows] if moods is None else moods
+        pairs = [(mood, read["mood"]) for mood, read in zip(spoken, readings, strict=True) if mood is not None]
         return [
             *attribute_rows(self.said(rows), readings, self.judge.world, **where),
-            *mood_rows(*moods, self.judge.world, **where),
+            *mood_rows([m for m, _ in pairs], [r for _, r in pairs], self.judge.world, **where),
         ]
 
     # ---- the report -----------------------------------------------------------------------------------
@@ -190,6 +192,7 @@ class Evaluation:
                     found += self._bounds(language, self.hardest)
                     bar.advance()
                     found += self._swaps(language)
+                    found += self._every_mood(language)
                 bar.advance()
                 for condition in self.settings.conditions:
                     found += self._condition(language, condition)
@@ -279,10 +282,28 @@ class Evaluation:
         if condition in DISTURBANCES:
             disturb = DISTURBANCES[condition]
             return [disturb(self.corpus.waveform(int(r)), rng) for r, rng in zip(rows, generators, strict=True)]
+        respeaker = self._respeaker(language)
+        return [respeaker.speak(condition, self._utterance(int(r)), g) for r, g in zip(rows, generators, strict=True)]
+
+    def _every_mood(self, language: str) -> list[Row]:
+        """The same words in the same voice in every mood: the light must change and the content stay."""
+        assert self.judge is not None
+        moods, respeaker = self.judge.world.moods, self._respeaker(language)
+        rows = self.pick(self.hardest, language)[: max(1, self.settings.items // len(moods))]
+        waves = [
+            respeaker.in_mood(self._utterance(int(row)), mood, np.random.default_rng([self.seed, int(row)]))
+            for row in rows
+            for mood in moods
+        ]
+        rows = rows.repeat(len(moods))
+        readings = self.judge.read(self.draw(self.hear_waves(waves, language), self.seeds(rows)))
+        where = Where(language=language, split=self.hardest, condition="every-mood", system="speech")
+        return self.marks(readings, rows, list(moods) * (len(rows) // len(moods)), **where)
+
+    def _respeaker(self, language: str) -> Respeaker:
         corpus = self.workspace.recipe.corpus
         assert isinstance(corpus, GardenCorpus)
-        respeaker = Respeaker(self.workspace.cards[language], world_of(corpus.world), corpus.rate)
-        return [respeaker.speak(condition, self._utterance(int(r)), g) for r, g in zip(rows, generators, strict=True)]
+        return Respeaker(self.workspace.cards[language], world_of(corpus.world), corpus.rate)
 
     def _utterance(self, row: int) -> Utterance:
         truth, column = self.corpus.truths[self.ids[row]], self.corpus.column

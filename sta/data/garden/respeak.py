@@ -56,6 +56,10 @@ class Respeaker:
     def at_pace(self, utterance: Utterance, pace: float, rng: np.random.Generator) -> Wave:
         return self._say(utterance.text, self.voices[utterance.speaker], utterance.mood, pace, rng)
 
+    def in_mood(self, utterance: Utterance, mood: str, rng: np.random.Generator) -> Wave:
+        """The same words in the same voice, in another mood."""
+        return self._say(utterance.text, self.voices[utterance.speaker], mood, 1.0, rng)
+
     def in_two_sentences(self, utterance: Utterance, rng: np.random.Generator) -> Wave:
         """Half of what is said in one sentence, the other half in the next, in one voice and mood."""
         slots = list(utterance.said)

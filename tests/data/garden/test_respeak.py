@@ -51,6 +51,16 @@ def test_the_same_seed_speaks_the_same(speaker: Respeaker, condition: str) -> No
     assert not np.array_equal(spoken(speaker, condition), spoken(speaker, condition, seed=1))
 
 
+def test_moods_of_the_same_words_differ(speaker: Respeaker) -> None:
+    spoken_in = {
+        mood: speaker.in_mood(utterance(speaker), mood, np.random.default_rng(0))
+        for mood in ("neutral", "sad", "angry")
+    }
+    level = {mood: float(np.sqrt(np.mean(wave**2))) for mood, wave in spoken_in.items()}
+    assert level["angry"] > 1.3 * level["neutral"] > 1.3**2 * level["sad"]
+    assert len(spoken_in["angry"]) < len(spoken_in["neutral"]) < len(spoken_in["sad"])
+
+
 def test_the_speaker_is_kept(speaker: Respeaker) -> None:
     names = sorted(speaker.voices)
     one, other = (spoken(speaker, "fast", voice=v) for v in (names[0], names[-1]))
