@@ -145,6 +145,13 @@ def build_parser() -> argparse.ArgumentParser:
     one.add_argument("--repeats", type=_positive, default=5, help="rounds, of which the median counts (default: 5)")
     one.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")
 
+    one = command("train", bench_train, "Samples per second of training stages, against the bare model.", benches)
+    _add_recipe(one)
+    one.add_argument("--stage", action="append", help="a stage; may be given again (default: all)")
+    one.add_argument("--steps", type=_positive, default=10, help="steps timed in a round (default: 10)")
+    one.add_argument("--rounds", type=_positive, default=3, help="rounds, of which the median counts (default: 3)")
+    one.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")
+
     language = commands.add_parser("language", help="Check a language file.")
     kinds = language.add_subparsers(required=True, metavar="COMMAND")
     one = command("check", language_check, "Validate a language file and say a sentence of it.", kinds)
@@ -443,6 +450,24 @@ def bench_speed(options: argparse.Namespace) -> None:
     Console().print(speed_table(report))
     share = next(r for r in report.rows if r.metric == "matrix_products")
     print(f"matrix products and convolutions: {share.text} % of the drawing time")
+    if options.json:
+        report.write(options.json)
+
+
+def bench_train(options: argparse.Namespace) -> None:
+    """Samples per second of stages whose earlier stages are done."""
+    from rich.console import Console
+
+    from sta.bench.training import bench_training, training_table
+    from sta.training.stages import open_run, stage_names
+
+    workspace = open_run(_recipe(options), options.out)
+    known = [name for name in stage_names(workspace.recipe) if name != "prepare"]
+    wrong = next((s for s in options.stage or [] if s not in known), None)
+    if wrong:
+        raise StaError(f"--stage {wrong} is not one of this recipe's training stages: {', '.join(known)}")
+    report = bench_training(workspace, options.stage or known, options.steps, options.rounds)
+    Console().print(training_table(report))
     if options.json:
         report.write(options.json)
 

@@ -38,7 +38,7 @@ ALLOWED: dict[str, set[str]] = {
 #: heavyweight -> the modules or packages that may import it.
 HOMES = {
     "open_clip": {"sta/models/teacher.py", "sta/training/tasks/teacher.py"},
-    "accelerate": {"sta/training"},
+    "accelerate": {"sta/training", "sta/bench/training.py"},
     "deepspeed": {"sta/training"},
     "diffusers": {"sta/models", "sta/pipeline.py", "sta/bench/speed.py"},
     "transformers": {"sta/models/backbone.py"},

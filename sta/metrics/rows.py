@@ -62,6 +62,9 @@ METRICS: dict[str, Metric] = {
     "psnr": Metric("peak signal-to-noise ratio of the tokenizer's pictures", "dB"),
     "seconds": Metric("seconds per picture, weights loaded", "s", False),
     "matrix_products": Metric("share of the drawing time spent in matrix products and convolutions", "%", None),
+    "samples_per_second": Metric("training samples per second", "/s"),
+    "step_ratio": Metric("a training step against the bare model's forward and backward", "x", False),
+    "data_share": Metric("share of a training step spent making its batch", "%", False),
     "bits": Metric("rate through the bottleneck per utterance", "bit", None),
 }
 

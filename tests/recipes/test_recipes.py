@@ -122,10 +122,46 @@ def test_every_recipe_on_disk_is_run() -> None:
     assert {file.stem for file in RECIPES} == set(yamlfile.names("recipes")) >= {"garden", "garden-mini", "garden-tiny"}
 
 
-def test_sampling_is_measured_on_a_finished_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the smallest recipe, to measure."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    out = tmp_path_factory.mktemp("finished")
+    assert main(["run", "garden-tiny", *SMALL, *SMALL_GARDEN, "evaluation.conditions=[]", "--out", str(out)]) == 0
+    return out / "garden-tiny"
+
+
+def test_training_is_measured_and_the_run_is_left_as_it_was(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def state() -> dict[str, bytes]:
+        return {str(p): p.read_bytes() for p in finished.rglob("*") if p.is_file() and p.name != "environment.json"}
+
+    before, file = state(), tmp_path / "training.json"
+    options = [*SMALL, *SMALL_GARDEN, "evaluation.conditions=[]", "--out", str(finished.parent)]
+    options += ["--steps", "2", "--rounds", "1"]
+    capsys.readouterr()
+    assert main(["bench", "train", "garden-tiny", *options, "--json", str(file)]) == 0
+    stages = {"teacher", "tokenizer", "distill-pooled", "decoder", "reader"}
+    said = capsys.readouterr().out
+    assert all(stage in said for stage in stages)
+    rows = Report.read(file).rows
+    assert {r.condition for r in rows} == stages
+    assert all(r.value > 0 for r in rows)
+    assert {(r.metric, r.system) for r in rows} == {
+        ("samples_per_second", "sta"), ("samples_per_second", "bare forward and backward"),
+        ("step_ratio", "sta"), ("data_share", "sta"),
+    }  # fmt: skip
+    assert state() == before
+    assert main(["bench", "train", "garden-tiny", *options, "--stage", "prepare"]) == 2
+    assert "teacher, tokenizer, distill-pooled, decoder, reader" in capsys.readouterr().err
+
+
+def test_sampling_is_measured_on_a_finished_run(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """After a run: a line for every setting, the numbers as JSON, and one sentence where the split is unknown."""
-    assert main(["run", "garden-tiny", *SMALL, *SMALL_GARDEN, "evaluation.conditions=[]", "--out", str(tmp_path)]) == 0
-    run, file = tmp_path / "garden-tiny", tmp_path / "sampling.json"
+    run, file = finished, tmp_path / "sampling.json"
     options = ["--steps", "1", "2", "--guidance", "1", "3", "--json", str(file)]
     capsys.readouterr()
     assert main(["bench", "sampling", str(run), *options]) == 0
