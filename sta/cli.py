@@ -240,10 +240,13 @@ def run(options: argparse.Namespace) -> None:
     for name in stage_names(workspace.recipe):
         run_stage(workspace, name)
     from sta.evaluation import evaluate as measure
+    from sta.modelcard import write_card
     from sta.release import write_release
 
     release = write_release(workspace)
-    measure(workspace, release).table(Console())
+    report = measure(workspace, release)
+    write_card(release, workspace.recipe, list(workspace.cards.values()), report)
+    report.table(Console())
     print(f"pictures and numbers: {workspace.folder / 'evaluation' / 'report.html'}")
     print(f"draw with it: sta draw FILE --language {workspace.recipe.languages[0]} --weights {release}")
 
@@ -374,6 +377,7 @@ def evaluate(options: argparse.Namespace) -> None:
     from rich.console import Console
 
     from sta.evaluation import evaluate as measure
+    from sta.modelcard import write_card
 
     workspace = _finished_run(options.folder)
     folder = workspace.folder
@@ -388,6 +392,7 @@ def evaluate(options: argparse.Namespace) -> None:
             old.replace(new)
         raise
     shutil.rmtree(old, ignore_errors=True)
+    write_card(folder / "release", workspace.recipe, list(workspace.cards.values()), report)
     report.table(Console())
     if options.json:
         report.write(options.json)

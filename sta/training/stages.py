@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def _check_names(workspace: Workspace) -> None:
 def environment() -> dict[str, object]:
     """What the run runs on: versions, device, commit."""
     packages = ("torch", "transformers", "open_clip_torch", "diffusers", "accelerate", "deepspeed", "datasets")
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
     git = subprocess.run(
         ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
     )
@@ -70,6 +71,15 @@ def environment() -> dict[str, object]:
         "python": platform.python_version(), "device": device, "threads": torch.get_num_threads(),
         "commit": git.stdout.strip() or None, "packages": {p: metadata.version(p) for p in packages},
     }  # fmt: skip
+
+
+def _processor() -> str:
+    """The processor's model, as Linux names it, or its architecture."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def run_stage(workspace: Workspace, name: str) -> Path:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from accelerate.state import AcceleratorState
+from huggingface_hub import ModelCard
 from PIL import Image
 
 from sta import yamlfile
@@ -20,6 +21,7 @@ from sta.data.garden.draw import draw
 from sta.data.garden.grammar import Grammar
 from sta.metrics.rows import SYSTEMS, Report
 from sta.recipe import GardenCorpus, Recipe, WorldSettings, load_recipe
+from sta.release import verify
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 STAGES = ("teacher", "tokenizer", "distill", "decoder", "reader")
@@ -71,8 +73,12 @@ def check_run(run: Path, language: str, work: Path) -> None:
     assert "<html" in (run / "evaluation" / "report.html").read_text(encoding="utf-8")
     with Image.open(run / "evaluation" / "grid.png") as grid:
         grid.verify()
-    for name in ("model_index.json", "SHA256SUMS", "recipe.yaml"):
+    for name in ("model_index.json", "SHA256SUMS", "recipe.yaml", "README.md"):
         assert (run / "release" / name).is_file()
+    verify(run / "release")
+    card = ModelCard.load(run / "release" / "README.md")
+    assert language in card.data.to_dict()["language"]
+    assert f"`sta run {run.name}`" in card.text
     assert not list(run.rglob("*.partial"))
 
     said = work / "said.wav"

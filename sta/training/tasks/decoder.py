@@ -132,7 +132,7 @@ class DecoderTask(Task):
     def __init__(self, workspace: Workspace, device: torch.device):
         self.workspace, self.stage = workspace, workspace.recipe.stages.decoder
         self.weights, self.groups = {k: v for k, v in self.stage.losses.items()}, list(workspace.recipe.groups)
-        pictures = {"vq-diffusion": picture_codes, "latent-diffusion": picture_latents}[workspace.recipe.decoder.kind]
+        pictures = picture_latents if workspace.recipe.decoder.kind == "latent-diffusion" else picture_codes
         self.pictures, (_, self.text) = pictures(workspace, device), teacher_features(workspace, device)
         self.frames = {g: cached_frames(workspace, g, device) for g in self.groups}
         self.rows = {g: group_rows(workspace, g) for g in self.groups}
