@@ -89,7 +89,7 @@ def build_parser() -> argparse.ArgumentParser:
     one.add_argument("--say", metavar="TEXT", help="say this instead; needs --language")
     one.add_argument("--language", metavar="CODE", help="only this language (default: all of the release)")
     one.add_argument("--mood", help="with --say: the mood of the voice (default: every mood of the release)")
-    _add_weights(one)
+    _add_weights(one, "those of the package, else as for draw")
     one.add_argument("--pictures", type=_positive, default=3, help="pictures of each recording (default: 3)")
     one.add_argument("--captions", type=_positive, default=6, help="captions of each language (default: 6)")
     one.add_argument("--seed", type=_seed, default=0, help="the same seed says and draws the same (default: 0)")
@@ -126,7 +126,7 @@ def build_parser() -> argparse.ArgumentParser:
     one.add_argument("folder", type=Path, metavar="RUN", help="the run's folder, such as runs/garden-mini")
     one.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")
 
-    bench = commands.add_parser("bench", help="Measure: the sampler's settings, and its speed against diffusers.")
+    bench = commands.add_parser("bench", help="Measure training, sampling, and speed against diffusers.")
     benches = bench.add_subparsers(required=True, metavar="COMMAND")
     one = command("sampling", bench_sampling, "Steps and guidance against quality and seconds, on validation.", benches)
     one.add_argument("folder", type=Path, metavar="RUN", help="the run's folder, such as runs/garden-mini")
@@ -168,12 +168,10 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=_seed, help="the recipe's seed")
 
 
-def _add_weights(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--weights",
-        type=Path,
-        help="release folder (default: $STA_WEIGHTS, else the newest of runs/*/release, else those of the package)",
-    )  # fmt: skip
+def _add_weights(
+    parser: argparse.ArgumentParser, default: str = "the newest of runs/*/release, else those of the package"
+) -> None:
+    parser.add_argument("--weights", type=Path, help=f"release folder (default: $STA_WEIGHTS, else {default})")
 
 
 def _positive(text: str) -> int:
@@ -322,9 +320,7 @@ def _load(options: argparse.Namespace) -> SpeechToImagePipeline:
 
     pipe = load_release(_weights(options.weights))
     pipe.pack(options.language)
-    import torch
-
-    return pipe.to("cuda") if torch.cuda.is_available() else pipe
+    return pipe
 
 
 def _weights(given: Path | None) -> Path:
@@ -464,13 +460,17 @@ def bench_train(options: argparse.Namespace) -> None:
     from rich.console import Console
 
     from sta.bench.training import bench_training, training_table
-    from sta.training.stages import open_run, stage_names
+    from sta.training.stages import stage_names
+    from sta.training.workspace import Workspace
 
-    workspace = open_run(_recipe(options), options.out)
+    workspace = Workspace(_recipe(options), options.out)
     known = [name for name in stage_names(workspace.recipe) if name != "prepare"]
     wrong = next((s for s in options.stage or [] if s not in known), None)
     if wrong:
         raise StaError(f"--stage {wrong} is not one of this recipe's training stages: {', '.join(known)}")
+    for name in stage_names(workspace.recipe)[: -1 if options.stage is None else None]:
+        if name not in (options.stage or []):
+            workspace.final(name)  # a stage reads what the others left
     report = bench_training(workspace, options.stage or known, options.steps, options.rounds)
     Console().print(training_table(report))
     if options.json:

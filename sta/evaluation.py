@@ -264,17 +264,16 @@ class Evaluation:
         }
 
     def _condition(self, language: str, condition: str) -> list[Row]:
-        """Attributes and mood of the hardest split's recordings, disturbed."""
-        if self.judge is None:
-            return []
+        """Attributes and mood of the hardest split's recordings, disturbed; retrieval where no attributes are known."""
         rows = self.pick(self.hardest, language)
+        where = Where(language=language, split=self.hardest, condition=condition, system="speech")
         try:
             tokens = self.hear_waves(self._disturbed(rows, language, condition), language)
         except (VoiceError, AudioError) as error:
-            print(f"condition {condition}, {language}: left out: {error}", file=sys.stderr)
-            return []
-        readings = self.judge.read(self.draw(tokens, self.seeds(rows)))
-        return self.marks(readings, rows, language=language, split=self.hardest, condition=condition, system="speech")
+            return _left_out(where, error)
+        if self.judge is None:
+            return self._retrieval(tokens, rows, where)
+        return self.marks(self.judge.read(self.draw(tokens, self.seeds(rows))), rows, **where)
 
     def _disturbed(self, rows: np.ndarray, language: str, condition: str) -> list[np.ndarray]:
         """The recordings of `rows` under a condition, each with noise or a delivery of its own."""
@@ -290,19 +289,24 @@ class Evaluation:
         assert self.judge is not None
         moods, respeaker = self.judge.world.moods, self._respeaker(language)
         rows = self.pick(self.hardest, language)[: max(1, self.settings.items // len(moods))]
-        waves = [
-            respeaker.in_mood(self._utterance(int(row)), mood, np.random.default_rng([self.seed, int(row)]))
-            for row in rows
-            for mood in moods
-        ]
-        rows = rows.repeat(len(moods))
-        readings = self.judge.read(self.draw(self.hear_waves(waves, language), self.seeds(rows)))
         where = Where(language=language, split=self.hardest, condition="every-mood", system="speech")
+        try:
+            waves = [
+                respeaker.in_mood(self._utterance(int(row)), mood, np.random.default_rng([self.seed, int(row)]))
+                for row in rows
+                for mood in moods
+            ]
+            tokens = self.hear_waves(waves, language)
+        except (VoiceError, AudioError) as error:
+            return _left_out(where, error)
+        rows = rows.repeat(len(moods))
+        readings = self.judge.read(self.draw(tokens, self.seeds(rows)))
         return self.marks(readings, rows, list(moods) * (len(rows) // len(moods)), **where)
 
     def _respeaker(self, language: str) -> Respeaker:
         corpus = self.workspace.recipe.corpus
-        assert isinstance(corpus, GardenCorpus)
+        if not isinstance(corpus, GardenCorpus):
+            raise VoiceError("only Garden's recordings can be spoken anew, and this corpus is a folder")
         return Respeaker(self.workspace.cards[language], world_of(corpus.world), corpus.rate)
 
     def _utterance(self, row: int) -> Utterance:
@@ -397,6 +401,12 @@ class Evaluation:
             audio=wav_bytes(self.corpus.waveform(row)), truth=self.corpus.picture(row),
             drawn=[Image.fromarray(p.numpy()) for p in to_pixels(pictures)], said=truth, read=readings,
         )  # fmt: skip
+
+
+def _left_out(where: Where, error: Exception) -> list[Row]:
+    """No rows, and a line that says why."""
+    print(f"condition {where['condition']}, {where['language']}: left out: {error}", file=sys.stderr)
+    return []
 
 
 def _bytes(pictures: Tensor) -> Tensor:

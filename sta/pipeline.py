@@ -231,9 +231,9 @@ class SpeechToImagePipeline(DiffusionPipeline):
 
     def prepare_latents(self, batch: int, generator: Generators = None, latents: Tensor | None = None) -> Tensor:
         """What the sampler starts from: all mask [B, N], noise [B, d, h, w], or the latents given."""
-        start = self.decoder.start(batch, generator, self.device)
         if latents is None:
-            return start
+            return self.decoder.start(batch, generator, self.device)
+        start = self.decoder.start(batch, None, self.device)
         if latents.shape != start.shape:
             raise ValueError(f"latents have shape {tuple(latents.shape)}, expected {tuple(start.shape)}")
         return latents.to(self.device)
@@ -282,7 +282,7 @@ class SpeechToImagePipeline(DiffusionPipeline):
         heard, embedding = tokens.tokens.to(dtype), tokens.embedding.to(dtype)
         if scale == 1:
             prediction: Tensor = self.decoder(latents, share, heard, embedding)
-            return prediction
+            return prediction.float()
         drop = torch.arange(2, device=self.device).repeat_interleave(len(latents)).bool()
         twice = [torch.cat([x, x]) for x in (latents, share, heard, embedding)]
         conditional, unconditional = self.decoder(*twice, drop).chunk(2)

@@ -198,7 +198,7 @@ class Sampling(Strict):
     order: Literal["posterior", "purity"] = Field("purity", description="which codes a step reveals")
 
 
-#: How a recording may be disturbed; the last four speak it anew, which takes Garden.
+#: How a recording may be disturbed; the last four speak it anew, which takes Garden and is left out elsewhere.
 Condition = Literal[
     "noise-20", "noise-10", "noise-0", "telephone", "pause", "slow", "fast", "two-sentences", "flite"
 ]  # fmt: skip
@@ -238,6 +238,13 @@ class Recipe(Strict):
                 f"corpus.size {self.corpus.size} / tokenizer.factor {self.tokenizer.factor} = {side:g} codes a side, "
                 f"which decoder.group {self.decoder.group} does not divide"
             )
+        for section, width, heads in (
+            ("encoder", self.encoder.width, self.encoder.heads), ("decoder", self.decoder.width, self.decoder.heads)
+        ):  # fmt: skip
+            if width % heads:
+                raise ValueError(f"{section}.width {width} is not a multiple of {section}.heads {heads}")
+        if self.decoder.kind == "vq-diffusion-published" and self.decoder.dropout:
+            raise ValueError("decoder.dropout: vq-diffusion-published has none; leave it at 0")
         if self.decoder.kind == "latent-diffusion" and not self.stages.tokenizer.unquantised:
             raise ValueError(
                 "decoder.kind latent-diffusion draws latents that skip the codebook, which the tokenizer has to learn: "

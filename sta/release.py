@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from safetensors.torch import load_file, save_file
 
 from sta.data.cache import build_folder
@@ -78,16 +79,18 @@ def write_release(workspace: Workspace) -> Path:
 
 
 def halve(path: Path) -> None:
-    """Rewrite a safetensors file with its floats in half precision.
+    """Rewrite a safetensors file with its floats in half precision, but for tensors that are too large for it.
 
     Raises:
-        WeightsError: a weight is too large for it; names the tensor.
+        WeightsError: a weight is not finite; names the tensor.
     """
-    halves = {k: v.half() if v.is_floating_point() else v for k, v in load_file(path).items()}
-    for name, tensor in halves.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise WeightsError(f"{path}: {name} is not finite in half precision; train longer with a smaller lr")
-    save_file(halves, path, metadata={"format": "pt"})
+    kept = {}
+    for name, tensor in load_file(path).items():
+        if not tensor.isfinite().all():
+            raise WeightsError(f"{path}: {name} is not finite; train again with a smaller lr")
+        half = tensor.half() if tensor.is_floating_point() else tensor
+        kept[name] = half if half.isfinite().all() else tensor
+    save_file(kept, path, metadata={"format": "pt"})
 
 
 def write_sums(folder: Path) -> None:
@@ -126,6 +129,7 @@ def _file_hash(path: Path) -> str:
 
 
 def load_release(folder: Path) -> SpeechToImagePipeline:
-    """Verify and load a release."""
+    """Verify and load a release, to the GPU where there is one."""
     verify(folder)
-    return SpeechToImagePipeline.from_pretrained(folder)
+    pipe = SpeechToImagePipeline.from_pretrained(folder)
+    return pipe.to("cuda") if torch.cuda.is_available() else pipe

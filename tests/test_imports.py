@@ -53,7 +53,7 @@ HOMES = {
     "open_clip": {"sta/models/teacher.py", "sta/training/tasks/teacher.py"},
     "accelerate": {"sta/training", "sta/bench/training.py"},
     "deepspeed": {"sta/training"},
-    "diffusers": {"sta/models", "sta/pipeline.py", "sta/bench/speed.py"},
+    "diffusers": {"sta/models", "sta/pipeline.py", "sta/bench/reference.py"},
     "transformers": {"sta/models/backbone.py"},
     "datasets": {"sta/data/rows.py", "sta/metrics/modules"},
     "torch": {"sta/models", "sta/training", "sta/metrics", "sta/pipeline.py", "sta/evaluation.py", "sta/release.py",

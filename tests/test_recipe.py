@@ -172,6 +172,21 @@ def test_mistakes_in_losses(small: Path, override: str, said: list[str]) -> None
     assert all(part in text for part in [str(small), *said]), text
 
 
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("decoder.heads=7", "decoder.width 256 is not a multiple of decoder.heads 7"),
+        ("encoder.heads=5", "encoder.heads 5"),
+    ],
+)
+def test_heads_divide_the_width(small: Path, override: str, said: str) -> None:
+    assert said in message(small, override)
+
+
+def test_the_published_decoder_has_no_dropout(small: Path) -> None:
+    assert "decoder.dropout" in message(small, "decoder={kind: vq-diffusion-published, dropout: 0.1}")
+
+
 def test_latent_diffusion_needs_latents_that_skip_the_codebook(small: Path) -> None:
     text = message(small, "decoder.kind=latent-diffusion")
     assert "stages.tokenizer.unquantised" in text

@@ -1,1 +1,1 @@
-"""Benchmarks: ratios are taken within one run on one machine, the contestants in turn."""
+"""Benchmarks: what is compared is measured in one run on one machine; where it is speed, the contestants take turns."""

@@ -9,22 +9,20 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import Transformer2DModel, VQDiffusionPipeline, VQDiffusionScheduler
 from rich import box
 from rich.table import Table
-from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
+from sta.errors import StaError
 from sta.metrics.rows import Interval, Report, Row
 from sta.models.bottleneck import Tokens
 from sta.models.published import PublishedDecoder
-from sta.models.vq import VQTokenizer
 from sta.pipeline import Audio, SpeechToImagePipeline
+from sta.training.runtime import has_fast_bf16
 
 OURS, THEIRS = "sta", "diffusers"
 MATRIX_PRODUCTS = (
@@ -32,61 +30,6 @@ MATRIX_PRODUCTS = (
     "mkldnn::_linear_pointwise", "aten::_mps_convolution", "aten::cudnn_convolution", "aten::thnn_conv2d",
     "aten::slow_conv_transpose2d", "aten::_slow_conv2d_forward",
 )  # fmt: skip
-
-
-class _Codes(nn.Module):
-    """This package's tokenizer where diffusers' pipeline wants its `VQModel`: decoding costs both the same."""
-
-    def __init__(self, tokenizer: VQTokenizer):
-        super().__init__()
-        self.tokenizer, self.quantize = tokenizer, self
-        self.config = SimpleNamespace(vq_embed_dim=tokenizer.config.code_width)
-
-    def get_codebook_entry(self, codes: Tensor, shape: Sequence[int]) -> Tensor:
-        return codes
-
-    def decode(self, codes: Tensor, force_not_quantize: bool) -> SimpleNamespace:
-        return SimpleNamespace(sample=self.tokenizer.decode(codes))
-
-
-class Reference(VQDiffusionPipeline):
-    """diffusers' pipeline with the weights of a release: speech tokens stand where its text embeddings would."""
-
-    def __init__(self, decoder: PublishedDecoder, tokenizer: VQTokenizer):
-        super().__init__(
-            vqvae=None, text_encoder=None, tokenizer=None, transformer=to_diffusers(decoder),
-            scheduler=VQDiffusionScheduler(
-                decoder.config.num_vector_embeds, num_train_timesteps=decoder.config.num_embeds_ada_norm
-            ),
-            learned_classifier_free_sampling_embeddings=None,
-        )  # fmt: skip
-        self.vqvae, self.null = _Codes(tokenizer), decoder.null_tokens.detach()
-        self.heard = torch.empty(0)
-        self.set_progress_bar_config(disable=True)
-
-    @property
-    def device(self) -> torch.device:
-        return self.null.device
-
-    def _encode_prompt(self, prompt: Any, num_images_per_prompt: int, do_classifier_free_guidance: bool) -> Tensor:
-        null = self.null.to(self.heard.dtype).expand_as(self.heard)
-        return torch.cat([null, self.heard]) if do_classifier_free_guidance else self.heard
-
-    def draw(self, tokens: Tensor, steps: int, guidance: float, seed: int) -> Any:
-        """Pictures of tokens [B, K, C], as float arrays [B, H, W, 3]."""
-        self.heard = tokens
-        return self(
-            [""] * len(tokens), num_inference_steps=steps, guidance_scale=guidance, output_type="np",
-            generator=torch.Generator().manual_seed(seed),
-        ).images  # fmt: skip
-
-
-def to_diffusers(decoder: PublishedDecoder) -> Transformer2DModel:
-    """diffusers' own network with a decoder's weights."""
-    config = {k: v for k, v in decoder.config.items() if not k.startswith("_") and k != "null_length"}
-    network = Transformer2DModel(**config, norm_type="ada_norm")
-    network.load_state_dict({k: v for k, v in decoder.state_dict().items() if k != "null_tokens"})
-    return network.to(decoder.device).eval()
 
 
 @dataclass(frozen=True)
@@ -117,10 +60,12 @@ def bench_speed(
         reference: a release whose decoder is VQ-Diffusion as published, on the same tokens; None leaves diffusers out.
     """
     rows: list[Row] = []
-    for batch in batches:
+    for batch in sorted(batches):
         some: list[Audio] = list(waves[:batch])
         tokens = pipe.encode_speech(some, language)
-        contestants = [_ours(pipe, tokens, pipe.config["num_inference_steps"], fast) for fast in _precisions()]
+        contestants = [
+            _ours(pipe, tokens, pipe.config["num_inference_steps"], fast) for fast in _precisions(pipe.device)
+        ]
         if reference is not None:
             contestants += _same_weights(reference, reference.encode_speech(some, language))
         seconds = in_turn({f"{c.system}|{c.steps}|{c.precision}": c.draw for c in contestants}, repeats)
@@ -129,15 +74,13 @@ def bench_speed(
     share = matrix_share(contestants[0].draw)
     where = {"language": "all", "split": "all", "condition": "of the largest batch", "system": OURS}
     return Report(
-        {"threads": torch.get_num_threads(), "repeats": repeats},
+        {"device": str(pipe.device), "threads": torch.get_num_threads(), "repeats": repeats},
         [*rows, Row.of("matrix_products", Interval(share), 1, **where)],  # type: ignore[arg-type]
     )
 
 
-def _precisions() -> list[bool]:
-    from sta.training.runtime import has_fast_bf16
-
-    return [False, True] if has_fast_bf16() else [False]
+def _precisions(device: torch.device) -> list[bool]:
+    return [False, True] if has_fast_bf16(device.type) else [False]
 
 
 def _ours(pipe: SpeechToImagePipeline, tokens: Tokens, steps: int, fast: bool, system: str = OURS) -> Contestant:
@@ -156,9 +99,15 @@ def _same_weights(reference: SpeechToImagePipeline, tokens: Tokens) -> list[Cont
         raise TypeError(
             f"{type(decoder).__name__} is not VQ-Diffusion as published, whose weights diffusers could load"
         )
+    try:
+        from sta.bench.reference import Reference
+    except ImportError as error:  # diffusers keeps it among its deprecated pipelines
+        raise StaError(
+            f"this diffusers has no VQDiffusionPipeline ({error}); install diffusers 0.42 to compare with it"
+        ) from error
     theirs, steps = Reference(decoder, reference.tokenizer), int(decoder.config.num_embeds_ada_norm)
     found = []
-    for fast in _precisions():
+    for fast in _precisions(reference.device):
 
         def draw(fast: bool = fast) -> Any:
             with torch.autocast(reference.device.type, torch.bfloat16, enabled=fast):

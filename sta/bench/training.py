@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from rich import box
 from rich.table import Table
 
+from sta.errors import Interrupted
 from sta.metrics.rows import Interval, Report, Row
 from sta.recipe import Optimisation
 from sta.training import runtime
@@ -47,13 +48,13 @@ def bench_training(workspace: Workspace, stages: Sequence[str], steps: int = 10,
         steps: that are timed in a round, after as many that are not.
         rounds: in which the loop and the bare model take turns; the median counts.
     """
-    accelerator = runtime.start(workspace.recipe.precision)
     rows: list[Row] = []
     with Bar("bench", len(stages) * rounds, "rounds") as bar:
         for stage in stages:
-            rates = Rates(stage, settings_of(workspace.recipe, stage).batch, [], [], [])
+            accelerator, settings = runtime.start(workspace.recipe.precision), settings_of(workspace.recipe, stage)
+            rates = Rates(stage, settings.batch, [], [], [])
             for _ in range(rounds):
-                task, settings = build_task(workspace, stage, accelerator), settings_of(workspace.recipe, stage)
+                task = _FromTheMiddle(build_task(workspace, stage, accelerator), settings.steps // 2)
                 bare, data = _bare(copy.deepcopy(task.module), task, steps, accelerator)
                 rates.bare.append(bare)
                 rates.data.append(data)
@@ -63,11 +64,28 @@ def bench_training(workspace: Workspace, stages: Sequence[str], steps: int = 10,
     return Report({"threads": torch.get_num_threads(), "steps": steps, "rounds": rounds}, rows)
 
 
+class _FromTheMiddle(Task):
+    """A task as it is in the middle of its stage; distillation starts with short phrases, which are not typical."""
+
+    def __init__(self, task: Task, first: int):
+        self.task, self.first = task, first
+        self.name, self.module, self.weights = task.name, task.module, task.weights
+
+    def batch(self, step: int, share: Share) -> dict[str, torch.Tensor]:
+        return self.task.batch(self.first + step, share)
+
+    def export(self, module: torch.nn.Module, folder: Path) -> None:
+        """Nothing is kept of a benchmark."""
+
+
 def _loop(task: Task, settings: Optimisation, steps: int, seed: int, accelerator: Accelerator) -> float:
     """Seconds per step of the training loop as it is, from the batch to the average of the weights."""
     short = settings.model_copy(update={"steps": 2 * steps, "log_every": steps, "save_every": 4 * steps})
     with tempfile.TemporaryDirectory() as folder:
-        train(task, short, Path(folder), seed, accelerator)
+        try:
+            train(task, short, Path(folder), seed, accelerator)
+        except Interrupted as stopped:
+            raise Interrupted("the benchmark was stopped; nothing of the run was changed") from stopped
         logged = [json.loads(x) for x in (Path(folder) / "log" / "metrics.jsonl").read_text().splitlines()]
     return float(logged[-1]["seconds"] - logged[-2]["seconds"]) / steps
 

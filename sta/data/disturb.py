@@ -1,6 +1,6 @@
 """What a recording goes through before it is heard: noise, a telephone, a pause. Functions on float32 [T] at 16 kHz.
 
-Levels are relative to the recording's own, since loudness carries mood.
+Levels are relative to the recording's own, since loudness carries mood; what goes beyond full scale is clipped.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def add_noise(wave: Wave, decibels: float, rng: np.random.Generator) -> Wave:
     spectrum *= np.where(frequencies < 50, 0, 1 / np.sqrt(np.maximum(frequencies, 50)))
     noise = np.fft.irfft(spectrum, len(wave))
     gain = np.sqrt(_power(wave) / max(_power(noise), 1e-20)) * 10 ** (-decibels / 20)
-    return _without_clipping(wave + gain * noise)
+    return np.clip(wave + gain * noise, -1, 1).astype(np.float32)
 
 
 def telephone(wave: Wave) -> Wave:
@@ -60,7 +60,3 @@ DISTURBANCES: dict[str, Callable[[Wave, np.random.Generator], Wave]] = {
 
 def _power(wave: NDArray[np.floating]) -> float:
     return float(np.mean(np.square(wave, dtype=np.float64)))
-
-
-def _without_clipping(wave: NDArray[np.floating]) -> Wave:
-    return (wave / max(1.0, float(np.abs(wave).max(initial=0)))).astype(np.float32)

@@ -87,7 +87,7 @@ def _run(text: str, voice: str, features: dict[str, float]) -> Wave:
         try:
             subprocess.run(arguments, check=True, capture_output=True, timeout=TIMEOUT)
             samples, rate = soundfile.read(path, dtype="float32")
-        except (subprocess.SubprocessError, OSError) as error:
+        except (subprocess.SubprocessError, OSError, soundfile.SoundFileError) as error:
             raise VoiceError(f"flite could not say {text!r} in the voice {voice}: {error}") from error
     if not len(samples) or not samples.any():
         raise VoiceError(f"flite's voice {voice} has no sound for the text {text!r}; give English words.")

@@ -60,7 +60,7 @@ METRICS: dict[str, Metric] = {
     "is": Metric("inception score, in the classifier that the report names", ""),
     "reader": Metric("attribute reader's accuracy on real pictures, which bounds what it can mark"),
     "psnr": Metric("peak signal-to-noise ratio of the tokenizer's pictures", "dB"),
-    "seconds": Metric("seconds per picture, weights loaded", "s", False),
+    "seconds": Metric("seconds per picture, from tokens to pixels, weights loaded", "s", False),
     "matrix_products": Metric("share of the drawing time spent in matrix products and convolutions", "%", None),
     "samples_per_second": Metric("training samples per second", "/s"),
     "step_ratio": Metric("a training step against the bare model's forward and backward", "x", False),

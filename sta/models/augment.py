@@ -6,17 +6,20 @@ Loudness is left alone but for a decibel: it carries mood.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sta.data.audio import LOG_STEPS, Q_STD
+from sta.data.audio import LOG_STEPS, Q_MEAN, Q_STD
 from sta.models.layers import length_mask
 
-NEPER = LOG_STEPS / Q_STD  # one unit of natural-log power, in scaled log-mel
+E_FOLD = LOG_STEPS / Q_STD  # a factor of e in power, in scaled log-mel
+SILENT, FULL = -Q_MEAN / Q_STD, (255 - Q_MEAN) / Q_STD  # the ends of what log-mel features hold
 QUIETEST, LOUDEST = -9.2, 1.0  # noise against speech, natural log of power: 40 dB below to 4 dB above
 STEEPEST, FLATTEST = -6.0, 2.0  # how noise changes from the lowest band to the highest, natural log of power
-TELEPHONE_BANDS = (8, 59)  # of 80: about 300 to 3,400 Hz
+TELEPHONE_BANDS = (7, 59)  # of 80: about 300 to 3,400 Hz
 
 
 def augment_mel(mel: Tensor, lengths: Tensor, strength: float) -> tuple[Tensor, Tensor]:
@@ -57,19 +60,20 @@ def disturb_mel(mel: Tensor, lengths: Tensor, share: float) -> Tensor:
     valid = length_mask(lengths, longest)[..., None]
     place = torch.linspace(0, 1, bands, device=mel.device)
     waves = torch.cos(torch.pi * torch.arange(1, 4, device=mel.device)[:, None] * place)  # [3, 80]
-    colour = 0.7 * NEPER * torch.randn(b, 3, device=mel.device) @ waves  # about 4 dB, none on average over bands
+    colour = 0.7 * E_FOLD * torch.randn(b, 3, device=mel.device) @ waves  # about 4 dB, none on average over bands
     heard = mel + colour[:, None]
-    level = (heard / NEPER).masked_fill(~valid, -torch.inf).flatten(1).logsumexp(1) - (lengths * bands).log()
+    level = (heard / E_FOLD).masked_fill(~valid, -torch.inf).flatten(1).logsumexp(1) - (lengths * bands).log()
     loudness = level + torch.empty(b, device=mel.device).uniform_(QUIETEST, LOUDEST)
     slope = torch.empty(b, device=mel.device).uniform_(STEEPEST, FLATTEST)[:, None] * (place - 0.5)
-    noise = NEPER * ((loudness[:, None] + slope)[:, None] + 0.7 * torch.randn_like(mel))
-    heard = NEPER * torch.logaddexp(heard / NEPER, noise / NEPER)
+    spread = slope[:, None] + 0.7 * torch.randn_like(mel)
+    spread = spread - spread.flatten(1).logsumexp(1)[:, None, None] + math.log(longest * bands)  # of mean power 1
+    heard = E_FOLD * torch.logaddexp(heard / E_FOLD, loudness[:, None, None] + spread)
     outside = (torch.arange(bands, device=mel.device) < TELEPHONE_BANDS[0]) | (
         torch.arange(bands, device=mel.device) > TELEPHONE_BANDS[1]
     )
     by_telephone = torch.rand(b, 1, 1, device=mel.device) < 0.2
-    heard = torch.where(by_telephone & outside, heard.amin((1, 2), keepdim=True), heard)
-    return torch.where(chosen, heard, mel)
+    heard = torch.where(by_telephone & outside, torch.full_like(heard, SILENT), heard)
+    return torch.where(chosen, heard.clamp(SILENT, FULL), mel)
 
 
 def _warp(mel: Tensor, lengths: Tensor, tract: float, tempo: float) -> tuple[Tensor, Tensor]:

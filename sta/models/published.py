@@ -1,7 +1,7 @@
 """VQ-Diffusion's transformer as published (Gu et al. 2022), with the names of diffusers' weights.
 
-Whatever diffusers' `Transformer2DModel` over codes was saved as loads here unchanged and gives the same logits, so that
-published weights, and comparisons with `VQDiffusionPipeline`, go through this package's samplers.
+Whatever diffusers' `Transformer2DModel` over codes was saved as loads here unchanged and gives the same logits.
+diffusers keeps the null condition elsewhere, so such weights draw without guidance; those trained here have one.
 """
 
 from __future__ import annotations
@@ -175,6 +175,8 @@ class PublishedDecoder(ModelMixin, ConfigMixin):
         """
         times = (t * self.config.num_embeds_ada_norm).round().long() - 1  # diffusers counts from 0
         if drop is not None:
+            if not self.config.null_length:
+                raise ValueError("these weights have no null condition: draw with guidance_scale 1")
             tokens = torch.where(drop[:, None, None], self.null_tokens.to(tokens.dtype), tokens)
         x = self.latent_image_embedding(codes)
         for block in self.transformer_blocks:

@@ -46,10 +46,10 @@ class Codebook(nn.Module):
         """Quantise latents [B, d, h, w]."""
         b, d, h, w = latents.shape
         flat = F.normalize(latents.float().permute(0, 2, 3, 1).reshape(-1, d), dim=-1)
-        codes = (flat @ self.vectors.T).argmax(-1)
+        codes = (flat @ self.vectors.float().T).argmax(-1)
         if self.training:
             self._follow(flat.detach(), codes)
-        chosen = self.vectors[codes]
+        chosen = self.vectors.float()[codes]
         commit = F.mse_loss(flat, chosen)
         through = flat + (chosen - flat).detach()
         return Quantized(through.view(b, h, w, d).permute(0, 3, 1, 2), codes.view(b, h * w), commit)
@@ -137,12 +137,12 @@ class VQTokenizer(ModelMixin, ConfigMixin):
 
     def encode(self, pictures: Tensor) -> Tensor:
         """Pictures [B, 3, H, W] in [-1, 1] to codes [B, N]."""
-        codes: Tensor = self.codebook(self.encoder(pictures)).codes
+        codes: Tensor = self.codebook(self.encoder(pictures.to(self.dtype))).codes
         return codes
 
     def latents(self, pictures: Tensor) -> Tensor:
-        """Pictures [B, 3, H, W] in [-1, 1] to latents [B, d, h, w] before they are quantised, of unit variance."""
-        return F.normalize(self.encoder(pictures).float(), dim=1) * self.config.code_width**0.5
+        """Pictures [B, 3, H, W] in [-1, 1] to latents [B, d, h, w] before they are quantised, of mean square 1."""
+        return F.normalize(self.encoder(pictures.to(self.dtype)).float(), dim=1) * self.config.code_width**0.5
 
     def decode(self, codes: Tensor) -> Tensor:
         """Codes [B, N] to pictures [B, 3, H, W] in [-1, 1]."""

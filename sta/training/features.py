@@ -27,7 +27,7 @@ LENGTH_MULTIPLE = 64
 
 def fast(device: torch.device) -> torch.autocast:
     """bfloat16 where the machine has it in hardware: for frozen networks whose output is cached."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bf16())
+    return torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bf16(device.type))
 
 
 def load_teacher_of(workspace: Workspace) -> Teacher:

@@ -14,9 +14,12 @@ from sta.errors import TrainingError
 from sta.stopping import StopRequest
 
 
-def has_fast_bf16() -> bool:
-    """Whether bfloat16 matrix products run in hardware: on a GPU since Ampere, on a CPU with AVX512-BF16 or AMX."""
-    if torch.cuda.is_available():
+def has_fast_bf16(device: str | None = None) -> bool:
+    """Whether bfloat16 matrix products run in hardware: on a GPU since Ampere, on a CPU with AVX512-BF16 or AMX.
+
+    `device` is `cuda` or `cpu`; by default the one that training takes.
+    """
+    if device != "cpu" and torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
     try:
         flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from sta.bench.speed import OURS, THEIRS, Reference, bench_speed, in_turn, matrix_share, speed_table, to_diffusers
+from sta.bench.reference import Reference, to_diffusers
+from sta.bench.speed import OURS, THEIRS, bench_speed, in_turn, matrix_share, speed_table
 from sta.cli import main
 from sta.metrics.rows import Interval, Report, Row
 from sta.models.published import PublishedDecoder

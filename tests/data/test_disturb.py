@@ -34,8 +34,11 @@ def test_noise_is_pink() -> None:
     np.testing.assert_allclose(octaves, np.mean(octaves), rtol=0.1)
 
 
-def test_noise_never_clips() -> None:
-    assert np.abs(add_noise(tone(440, level=1.0), 0, np.random.default_rng(0))).max() <= 1
+def test_noise_leaves_loud_speech_as_loud() -> None:
+    """Loudness tells angry from happy; only what goes beyond full scale is clipped."""
+    loud = add_noise(tone(440, level=1.0), 10, np.random.default_rng(0))
+    assert np.abs(loud).max() == 1
+    assert power(loud) > 0.95 * power(tone(440, level=1.0))
 
 
 @pytest.mark.parametrize(("frequency", "kept"), [(100, False), (500, True), (1000, True), (3000, True), (5000, False)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sta.models.augment import NEPER, TELEPHONE_BANDS, _warp, augment_mel, disturb_mel
+from sta.models.augment import E_FOLD, TELEPHONE_BANDS, _warp, augment_mel, disturb_mel
 from sta.models.layers import length_mask
 
 
@@ -93,9 +93,9 @@ def test_about_the_share_asked_for_is_disturbed() -> None:
 def test_noise_fills_the_pauses_and_leaves_the_level() -> None:
     """Speech is loud in one half of the frames, with almost nothing in the other."""
     torch.manual_seed(0)
-    mel = torch.full((500, 64, 80), NEPER * 10.0)
-    mel[:, 32:] = -NEPER * 10.0
-    heard = disturb_mel(mel, torch.full((500,), 64), 1.0)[..., TELEPHONE_BANDS[0] : TELEPHONE_BANDS[1]] / NEPER
+    mel = torch.full((500, 64, 80), E_FOLD * 10.0)
+    mel[:, 32:] = -E_FOLD * 10.0
+    heard = disturb_mel(mel, torch.full((500,), 64), 1.0)[..., TELEPHONE_BANDS[0] : TELEPHONE_BANDS[1]] / E_FOLD
     speech, pause = heard[:, :32].mean((1, 2)), heard[:, 32:].mean((1, 2))
     assert (pause > -10).all()
     assert speech.mean() == pytest.approx(10, abs=1.5)

@@ -141,7 +141,7 @@ def test_training_is_measured_and_the_run_is_left_as_it_was(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def state() -> dict[str, bytes]:
-        return {str(p): p.read_bytes() for p in finished.rglob("*") if p.is_file() and p.name != "environment.json"}
+        return {str(p): p.read_bytes() for p in finished.rglob("*") if p.is_file()}
 
     before, file = state(), tmp_path / "training.json"
     options = [*SMALL, *SMALL_GARDEN, "evaluation.conditions=[]", "--out", str(finished.parent)]

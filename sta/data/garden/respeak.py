@@ -76,9 +76,9 @@ class Respeaker:
         return np.concatenate([sentences[0], pause, sentences[1]])
 
     def by_flite(self, utterance: Utterance, rng: np.random.Generator) -> Wave:
-        command()
         engine = Flite()
         voices = engine.voices([self.card.code])
+        command()
         return self._say(utterance.text, voices[int(rng.integers(len(voices)))], utterance.mood, 1.0, rng, engine)
 
     def _say(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sta.cards import load_language
-from sta.data.garden.respeak import BREATH, RESPOKEN, Respeaker, Utterance
+from sta.data.garden.respeak import BREATH, Respeaker, Utterance
 from sta.data.language import FULL_WORLD
 from sta.errors import VoiceError
 
@@ -69,6 +69,6 @@ def test_the_speaker_is_kept(speaker: Respeaker) -> None:
 
 def test_an_engine_that_is_missing_is_told(speaker: Respeaker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(VoiceError, match="flite is not installed"):
+    said = "flite is not installed" if speaker.card.code == "en" else "it speaks en only"
+    with pytest.raises(VoiceError, match=said):
         spoken(speaker, "flite")
-    assert "flite" in RESPOKEN

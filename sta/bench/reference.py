@@ -1,0 +1,72 @@
+"""diffusers' `VQDiffusionPipeline` with a release's weights, to compare with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from diffusers import Transformer2DModel, VQDiffusionPipeline, VQDiffusionScheduler
+from torch import Tensor, nn
+
+from sta.models.published import PublishedDecoder
+from sta.models.vq import VQTokenizer
+
+
+class _Codes(nn.Module):
+    """This package's tokenizer where diffusers' pipeline wants its `VQModel`: decoding costs both the same."""
+
+    def __init__(self, tokenizer: VQTokenizer):
+        super().__init__()
+        self.tokenizer, self.quantize = tokenizer, self
+        self.config = SimpleNamespace(vq_embed_dim=tokenizer.config.code_width)
+
+    def get_codebook_entry(self, codes: Tensor, shape: Sequence[int]) -> Tensor:
+        return codes
+
+    def decode(self, codes: Tensor, force_not_quantize: bool) -> SimpleNamespace:
+        return SimpleNamespace(sample=self.tokenizer.decode(codes))
+
+
+class Reference(VQDiffusionPipeline):
+    """diffusers' pipeline with the weights of a release: speech tokens stand where its text embeddings would.
+
+    Its scheduler replaces almost no codes, where training here replaced a tenth: good for seconds, not for pictures.
+    """
+
+    def __init__(self, decoder: PublishedDecoder, tokenizer: VQTokenizer):
+        super().__init__(
+            vqvae=None, text_encoder=None, tokenizer=None, transformer=to_diffusers(decoder),
+            scheduler=VQDiffusionScheduler(
+                decoder.config.num_vector_embeds, num_train_timesteps=decoder.config.num_embeds_ada_norm
+            ),
+            learned_classifier_free_sampling_embeddings=None,
+        )  # fmt: skip
+        self.vqvae, self.null = _Codes(tokenizer), decoder.null_tokens.detach()
+        self.heard = torch.empty(0)
+        self.set_progress_bar_config(disable=True)
+
+    @property
+    def device(self) -> torch.device:
+        return self.null.device
+
+    def _encode_prompt(self, prompt: Any, num_images_per_prompt: int, do_classifier_free_guidance: bool) -> Tensor:
+        null = self.null.to(self.heard.dtype).expand_as(self.heard)
+        return torch.cat([null, self.heard]) if do_classifier_free_guidance else self.heard
+
+    def draw(self, tokens: Tensor, steps: int, guidance: float, seed: int) -> Any:
+        """Pictures of tokens [B, K, C], as float arrays [B, H, W, 3]."""
+        self.heard = tokens
+        return self(
+            [""] * len(tokens), num_inference_steps=steps, guidance_scale=guidance, output_type="np",
+            generator=torch.Generator(self.device).manual_seed(seed),
+        ).images  # fmt: skip
+
+
+def to_diffusers(decoder: PublishedDecoder) -> Transformer2DModel:
+    """diffusers' own network with a decoder's weights."""
+    config = {k: v for k, v in decoder.config.items() if not k.startswith("_") and k != "null_length"}
+    network = Transformer2DModel(**config, norm_type="ada_norm")
+    network.load_state_dict({k: v for k, v in decoder.state_dict().items() if k != "null_tokens"})
+    return network.to(decoder.device).eval()
