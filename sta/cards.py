@@ -69,6 +69,9 @@ class SpeechCard(Card):
     synthesiser: Literal["espeak"] = "espeak"
     voices: Annotated[Words, Field(min_length=1)]
     test_voices: Words = ()
+    other_engines: dict[Literal["pico"], Annotated[Words, Field(min_length=1)]] = Field(
+        default_factory=dict, description="further synthesisers, for training only: engine -> its accents"
+    )
     words_per_minute: int = Field(ge=80, le=450)  # what espeak accepts
 
     @model_validator(mode="after")

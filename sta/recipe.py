@@ -46,6 +46,9 @@ class GardenCorpus(Strict):
     swaps: Positive = Field(50, description="pairs per language whose captions differ in one colour word")
     held_out: Share = Field(0.1, description="share of attribute combinations kept for the test")
     rate: Annotated[float, Field(gt=0.3, lt=3)] = Field(1.0, description="tempo, as a factor of the language card's")
+    other_engines: Share = Field(
+        0.0, description="share of training recordings by the language card's other engines, if it names any"
+    )
     world: WorldSettings = WorldSettings()
 
 

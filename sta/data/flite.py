@@ -5,7 +5,6 @@ It is no wheel: the command is installed by `apt-get install flite` (Debian, Ubu
 
 from __future__ import annotations
 
-import math
 import shutil
 import subprocess
 import tempfile
@@ -13,16 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import soundfile
 import soxr
 
 from sta.data.audio import SAMPLE_RATE
-from sta.data.speech import Delivery, Voice, Wave, shape_level
+from sta.data.speech import Delivery, Voice, Wave, octaves, shape_level
 from sta.errors import VoiceError
 
-LEVEL = 10 ** (-21 / 20)  # root mean square of espeak's voices at volume 1, to which flite's are brought
-PITCH_OCTAVE = 60  # steps of espeak's pitch scale that double the frequency, about
 TIMEOUT = 60
 
 
@@ -58,12 +54,10 @@ class Flite:
         speaker = SPEAKERS[voice.variant]
         features = {
             "duration_stretch": speaker.words_per_minute / (words_per_minute * voice.rate * delivery.rate),
-            "int_f0_target_mean": speaker.pitch * 2 ** (delivery.pitch / PITCH_OCTAVE),
+            "int_f0_target_mean": speaker.pitch * octaves(delivery.pitch),
             "int_f0_target_stddev": speaker.deviation * delivery.range / 50,
         }
-        samples = _run(text, voice.variant, features)
-        loudness = math.sqrt(float(np.mean(np.square(samples, dtype=np.float64)))) or 1.0
-        return shape_level((samples * (LEVEL / loudness)).astype(np.float32), delivery)
+        return shape_level(_run(text, voice.variant, features), delivery)
 
 
 def command() -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import _ctypes
 import ctypes
 import hashlib
+import math
 import os
 import sys
 import threading
@@ -27,6 +28,9 @@ from sta.data.audio import SAMPLE_RATE
 from sta.errors import VoiceError
 
 Wave = NDArray[np.float32]
+
+LEVEL = 10 ** (-21 / 20)  # root mean square of every speaker's recordings at volume 1: the middle of espeak's voices
+PITCH_OCTAVE = 60  # steps of espeak's pitch scale that double the frequency, about
 
 #: espeak variants that speakers are made of; each is a vocal tract of its own. Left out are whispers, robots, croaks,
 #: and those whose own speed, or level outside -23 to -18 dB, would blur a mood. Variants whose mean spectra
@@ -81,10 +85,14 @@ class Synthesiser(Protocol):
 
 
 def synthesiser(name: str) -> Synthesiser:
-    """The synthesiser that a language card names."""
-    if name != "espeak":
-        raise VoiceError(f"there is no synthesiser {name!r}; known is: espeak.")
-    return Espeak()
+    """A synthesiser by the name that language cards use."""
+    if name == "espeak":
+        return Espeak()
+    if name == "pico":
+        from sta.data.pico import Pico
+
+        return Pico()
+    raise VoiceError(f"there is no synthesiser {name!r}; known are: espeak, pico.")
 
 
 def speakers(accents: Sequence[str], test_accents: Sequence[str]) -> tuple[list[Voice], list[Voice]]:
@@ -256,6 +264,11 @@ def unload(engine: ctypes.CDLL) -> None:
         _ctypes.dlclose(engine._handle)
 
 
+def octaves(pitch: float) -> float:
+    """The factor on a speaker's frequency that espeak makes of an offset on its pitch scale, about."""
+    return float(2 ** (pitch / PITCH_OCTAVE))
+
+
 def trim(samples: NDArray[np.int16]) -> NDArray[np.int16]:
     """Shorten silence at either end to 50 ms; nothing is left of samples that are all silent."""
     heard = np.flatnonzero((samples > SILENCE) | (samples < -SILENCE))
@@ -266,7 +279,12 @@ def trim(samples: NDArray[np.int16]) -> NDArray[np.int16]:
 
 
 def shape_level(wave: Wave, delivery: Delivery) -> Wave:
-    """Soft clipping by the delivery's effort, then its gain; differences in level between deliveries stay."""
+    """Bring speech to the level of every speaker, clip it softly by the delivery's effort, then apply its gain.
+
+    Speakers of one level make loudness a matter of the delivery alone.
+    """
+    loudness = math.sqrt(float(np.mean(np.square(wave, dtype=np.float64))))
+    wave = (wave * (LEVEL / max(loudness, 1e-6))).astype(np.float32, copy=False)
     if delivery.effort:
         wave = np.tanh((1 + delivery.effort) * wave)
     return np.clip(delivery.volume * wave, -1, 1).astype(np.float32, copy=False)

@@ -1,5 +1,5 @@
-"""Augmentation of log-mel features: vocal tract length, tempo, noise floor, masks (SpecAugment, Park 2019), and
-what lies between a speaker and a listener: noise, the colour of a microphone, a telephone's band.
+"""Augmentation of log-mel features: vocal tract length, tempo, rhythm, blur, noise floor, masks (SpecAugment, Park
+2019), and what lies between a speaker and a listener: noise, the colour of a microphone, a telephone's band.
 
 Loudness is left alone but for a decibel: it carries mood.
 """
@@ -19,6 +19,7 @@ E_FOLD = LOG_STEPS / Q_STD  # a factor of e in power, in scaled log-mel
 SILENT, FULL = -Q_MEAN / Q_STD, (255 - Q_MEAN) / Q_STD  # the ends of what log-mel features hold
 QUIETEST, LOUDEST = -9.2, 1.0  # noise against speech, natural log of power: 40 dB below to 4 dB above
 STEEPEST, FLATTEST = -6.0, 2.0  # how noise changes from the lowest band to the highest, natural log of power
+SYLLABLE = 16  # frames between the points where the rhythm changes
 TELEPHONE_BANDS = (7, 59)  # of 80: about 300 to 3,400 Hz
 
 
@@ -35,7 +36,8 @@ def augment_mel(mel: Tensor, lengths: Tensor, strength: float) -> tuple[Tensor, 
     """
     if strength == 0:
         return mel, lengths
-    mel, lengths = _warp(mel, lengths, 0.08 * strength, 0.05 * strength)
+    mel, lengths = _warp(mel, lengths, 0.08 * strength, 0.05 * strength, 0.2 * strength)
+    mel = _smear(mel, 0.2 * strength)
     floor = mel.amin((1, 2), keepdim=True) + strength * 1.5 * torch.rand(len(mel), 1, 1, device=mel.device)
     mel = torch.maximum(mel, floor)
     mel = mel + 0.05 * strength * torch.randn(len(mel), 1, 1, device=mel.device)
@@ -76,19 +78,30 @@ def disturb_mel(mel: Tensor, lengths: Tensor, share: float) -> Tensor:
     return torch.where(chosen, heard.clamp(SILENT, FULL), mel)
 
 
-def _warp(mel: Tensor, lengths: Tensor, tract: float, tempo: float) -> tuple[Tensor, Tensor]:
+def _warp(mel: Tensor, lengths: Tensor, tract: float, tempo: float, rhythm: float) -> tuple[Tensor, Tensor]:
+    """Stretch the bands by up to `tract`, the whole by up to `tempo`, and parts of it against each other by `rhythm`."""
     b, longest, bands = mel.shape
     pace = 1 + tempo * (2 * torch.rand(b, device=mel.device) - 1)
     stretch = 1 + tract * (2 * torch.rand(b, device=mel.device) - 1)
     new_lengths = (lengths / pace).long().clamp_min(4)
     frames = -(-int(new_lengths.max()) // 64) * 64
-    time = (torch.arange(frames, device=mel.device) * pace[:, None] + 0.5) * 2 / longest - 1  # [B, S']
+    local = 1 + rhythm * (2 * torch.rand(b, 1, frames // SYLLABLE + 2, device=mel.device) - 1)
+    passed = F.interpolate(local, frames, mode="linear", align_corners=True)[:, 0].cumsum(1)  # [B, S']
+    at_end = passed.gather(1, (new_lengths - 1).clamp(max=frames - 1)[:, None])
+    time = (passed / at_end * lengths[:, None] - 0.5) * 2 / longest - 1
     band = ((torch.arange(bands, device=mel.device) * stretch[:, None]).clamp(max=bands - 1) + 0.5) * 2 / bands - 1
     grid = torch.stack(
         [band[:, None, :].expand(b, frames, bands), time[:, :, None].expand(b, frames, bands)], -1
     )  # [B, S', 80, 2]
     warped = F.grid_sample(mel[:, None], grid, padding_mode="border", align_corners=False)[:, 0]
     return warped, new_lengths.clamp(max=frames)
+
+
+def _smear(mel: Tensor, most: float) -> Tensor:
+    """Blur the bands of half the utterances into each other, as the vocoder of another engine would."""
+    share = most * (2 * torch.rand(len(mel), 1, 1, device=mel.device) - 1).clamp_min(0)
+    padded = F.pad(mel, (1, 1), mode="replicate")
+    return mel + share * ((padded[..., :-2] + padded[..., 2:]) / 2 - mel)
 
 
 def _mask(mel: Tensor, lengths: Tensor, strength: float) -> Tensor:

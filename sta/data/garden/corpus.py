@@ -164,8 +164,9 @@ class _Maker:
         wording = int(rng.integers(2**31)) if wording is None else wording
         voice_seed = int(rng.integers(2**31)) if voice_seed is None else voice_seed
         text = self.grammars[code].describe(scene.kind, said, np.random.default_rng(wording))
+        others = self.garden.settings.other_engines if self.plan.name == "train" else 0.0
         audio, speaker = speak(
-            self.cards[code], text, scene.mood, voice_seed, self.plan.new_voices, self.garden.settings.rate
+            self.cards[code], text, scene.mood, voice_seed, self.plan.new_voices, self.garden.settings.rate, others
         )
         row = {
             "id": f"{self.plan.name}-{name}-{code}", "image": {"bytes": picture, "path": None},
@@ -201,22 +202,37 @@ class _Maker:
 
 
 def speak(
-    card: LanguageCard, text: str, mood: str, seed: int, new_voice: bool, tempo: float = 1.0
+    card: LanguageCard, text: str, mood: str, seed: int, new_voice: bool, tempo: float = 1.0, others: float = 0.0
 ) -> tuple[np.ndarray, str]:
     """Say `text` in a mood, in a voice drawn by `seed` from the training or the test speakers.
+
+    Args:
+        others: chance of one of the card's other engines, if it names any.
 
     Returns:
         The waveform, float32 [T] at 16 kHz, and the speaker's name.
     """
     rng = np.random.default_rng(seed)
-    pool = _speakers(tuple(card.speech.voices), tuple(card.speech.test_voices))[new_voice]
-    voice = pool[int(rng.integers(len(pool)))]
+    by_other = bool(card.speech.other_engines) and np.random.default_rng([seed, 1]).random() < others
+    pool = _others(card) if by_other else _speakers(card)[new_voice]
+    engine, voice = pool[int(rng.integers(len(pool)))]
     pace = round(card.speech.words_per_minute * tempo)
-    return synthesiser(card.speech.synthesiser).speak(text, voice, delivery(mood, rng), pace), voice.name
+    return synthesiser(engine).speak(text, voice, delivery(mood, rng), pace), voice.name
+
+
+def _speakers(card: LanguageCard) -> tuple[list[tuple[str, Voice]], list[tuple[str, Voice]]]:
+    """Training and test speakers of the card's own engine."""
+    train, test = _named(tuple(card.speech.voices), tuple(card.speech.test_voices))
+    return [(card.speech.synthesiser, v) for v in train], [(card.speech.synthesiser, v) for v in test]
+
+
+def _others(card: LanguageCard) -> list[tuple[str, Voice]]:
+    """Training speakers of the card's other engines."""
+    return [(e, v) for e, accents in card.speech.other_engines.items() for v in synthesiser(e).voices(accents)]
 
 
 @lru_cache
-def _speakers(voices: tuple[str, ...], test_voices: tuple[str, ...]) -> tuple[list[Voice], list[Voice]]:
+def _named(voices: tuple[str, ...], test_voices: tuple[str, ...]) -> tuple[list[Voice], list[Voice]]:
     return speakers(voices, test_voices)
 
 

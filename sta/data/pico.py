@@ -1,0 +1,60 @@
+"""SVOX Pico, a second engine for English: speakers whose sounds espeak does not make, to train on.
+
+It has one speaker per accent. Others are made of her by playing faster or slower than recorded, which shortens or
+lengthens the vocal tract, while the engine speaks slower or faster to make up for it. Its intonation cannot be made
+livelier or flatter, so a delivery's `range` is not heard. It comes with `pip install ttspico` (Apache-2.0), which
+compiles C.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import soxr
+
+from sta.data.audio import SAMPLE_RATE
+from sta.data.speech import Delivery, Voice, Wave, octaves, shape_level
+from sta.errors import VoiceError
+
+ACCENTS = {"en-us": "en-US", "en-gb": "en-GB"}
+WORDS_PER_MINUTE = {"en-us": 160, "en-gb": 157}  # at the engine's own rate, on espeak's scale
+TRACTS = (76, 80, 84, 88, 92, 96, 100, 106)  # playing speed in percent: 76 sounds like a large man, 106 like a child
+DEEPER = 2.6  # pitch goes with this power of the playing speed: a man's tract is 15 % longer, his voice an octave lower
+RATES, PITCHES = (20, 500), (50, 200)  # percent of its own, what the engine accepts
+
+
+class Pico:
+    """The `ttspico` package, a fresh engine per utterance, since one keeps its state."""
+
+    def voices(self, accents: Sequence[str]) -> list[Voice]:
+        unknown = [a for a in accents if a not in ACCENTS]
+        if unknown:
+            raise VoiceError(f"pico has no accent {unknown[0]!r}; known are: {', '.join(ACCENTS)}.")
+        return [Voice(f"pico-{accent}-{tract}", accent, str(tract)) for accent in accents for tract in TRACTS]
+
+    def speak(self, text: str, voice: Voice, delivery: Delivery, words_per_minute: int) -> Wave:
+        if voice.accent not in ACCENTS or voice.variant not in map(str, TRACTS):
+            known = ", ".join(v.name for v in self.voices(list(ACCENTS)))
+            raise VoiceError(f"pico has no voice {voice.name!r}; known are: {known}.")
+        speed = int(voice.variant) / 100
+        wanted = words_per_minute * voice.rate * delivery.rate / WORDS_PER_MINUTE[voice.accent]
+        samples = _synthesise(
+            text, ACCENTS[voice.accent],
+            rate=round(np.clip(100 * wanted / speed, *RATES)),
+            pitch=round(np.clip(100 * speed ** (DEEPER - 1) * octaves(delivery.pitch), *PITCHES)),
+        )  # fmt: skip
+        if not samples.any():
+            raise VoiceError(f"pico's voice {voice.name} has no sound for the text {text!r}; give English words.")
+        return shape_level(soxr.resample(samples, round(SAMPLE_RATE * speed), SAMPLE_RATE), delivery)
+
+
+def _synthesise(text: str, language: str, rate: int, pitch: int) -> Wave:
+    """float32 [T] at 16 kHz."""
+    try:
+        from ttspico import TtsEngine
+    except ImportError:
+        raise VoiceError("pico is not installed; `pip install ttspico` brings it (it needs a C compiler).") from None
+    engine = TtsEngine(language)
+    engine.rate, engine.pitch = rate, pitch
+    return np.frombuffer(engine.speak(text) or b"", np.int16).astype(np.float32) / 32768
