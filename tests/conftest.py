@@ -29,7 +29,7 @@ TINY_WORLD = WorldSettings(
 )
 
 
-def tiny_garden(world: WorldSettings = TINY_WORLD, seed: int = 3, **changes: int) -> Garden:
+def tiny_garden(world: WorldSettings = TINY_WORLD, seed: int = 3, **changes: float) -> Garden:
     """Half of the combinations are held out, so that a split that ignores it is caught at once."""
     sizes = {"size": 32, "scenes": 24, "validation": 4, "test": 10, "swaps": 6, **changes}
     settings = GardenCorpus.model_validate({"name": "garden", "held_out": 0.5, "world": world, **sizes})

@@ -9,12 +9,13 @@ compiles C.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 import numpy as np
 import soxr
 
 from sta.data.audio import SAMPLE_RATE
-from sta.data.speech import Delivery, Voice, Wave, octaves, shape_level
+from sta.data.speech import Delivery, Voice, Wave, octaves, require_words, shape_level
 from sta.errors import VoiceError
 
 ACCENTS = {"en-us": "en-US", "en-gb": "en-GB"}
@@ -25,7 +26,15 @@ RATES, PITCHES = (20, 500), (50, 200)  # percent of its own, what the engine acc
 
 
 class Pico:
-    """The `ttspico` package, a fresh engine per utterance, since one keeps its state."""
+    """The `ttspico` package, a fresh engine per utterance, since one keeps its state.
+
+    Raises:
+        VoiceError: it is not installed; says how to.
+    """
+
+    def __init__(self) -> None:
+        if find_spec("ttspico") is None:
+            raise VoiceError("pico is not installed; `pip install ttspico` brings it (it needs a C compiler)")
 
     def voices(self, accents: Sequence[str]) -> list[Voice]:
         unknown = [a for a in accents if a not in ACCENTS]
@@ -37,6 +46,7 @@ class Pico:
         if voice.accent not in ACCENTS or voice.variant not in map(str, TRACTS):
             known = ", ".join(v.name for v in self.voices(list(ACCENTS)))
             raise VoiceError(f"pico has no voice {voice.name!r}; known are: {known}.")
+        require_words(text, voice)
         speed = int(voice.variant) / 100
         wanted = words_per_minute * voice.rate * delivery.rate / WORDS_PER_MINUTE[voice.accent]
         samples = _synthesise(
@@ -51,10 +61,8 @@ class Pico:
 
 def _synthesise(text: str, language: str, rate: int, pitch: int) -> Wave:
     """float32 [T] at 16 kHz."""
-    try:
-        from ttspico import TtsEngine
-    except ImportError:
-        raise VoiceError("pico is not installed; `pip install ttspico` brings it (it needs a C compiler).") from None
+    from ttspico import TtsEngine
+
     engine = TtsEngine(language)
     engine.rate, engine.pitch = rate, pitch
     return np.frombuffer(engine.speak(text) or b"", np.int16).astype(np.float32) / 32768

@@ -79,7 +79,7 @@ def disturb_mel(mel: Tensor, lengths: Tensor, share: float) -> Tensor:
 
 
 def _warp(mel: Tensor, lengths: Tensor, tract: float, tempo: float, rhythm: float) -> tuple[Tensor, Tensor]:
-    """Stretch the bands by up to `tract`, the whole by up to `tempo`, and parts of it against each other by `rhythm`."""
+    """Stretch bands by up to `tract`, the whole by up to `tempo`, parts of it against each other by `rhythm`."""
     b, longest, bands = mel.shape
     pace = 1 + tempo * (2 * torch.rand(b, device=mel.device) - 1)
     stretch = 1 + tract * (2 * torch.rand(b, device=mel.device) - 1)

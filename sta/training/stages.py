@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from sta.cards import load_teacher
+from sta.cards import LanguageCard, load_teacher
 from sta.data.cache import write_atomically
-from sta.data.garden.corpus import world_of
+from sta.data.garden.corpus import other_speakers, world_of
 from sta.data.garden.grammar import Grammar
-from sta.errors import RecipeError
+from sta.errors import RecipeError, VoiceError
 from sta.recipe import GardenCorpus, Optimisation, Recipe, dump_recipe
 from sta.training import runtime
 from sta.training.loop import Share, Task, train
@@ -58,6 +58,15 @@ def _check_names(workspace: Workspace) -> None:
     for card in workspace.cards.values():
         if isinstance(recipe.corpus, GardenCorpus):
             Grammar(card, world_of(recipe.corpus.world))
+            if recipe.corpus.other_engines:
+                _check_engines(card)
+
+
+def _check_engines(card: LanguageCard) -> None:
+    try:
+        other_speakers(card)
+    except VoiceError as error:
+        raise RecipeError(f"{error}; or say corpus.other_engines=0 and train on the language's own engine") from error
 
 
 def environment() -> dict[str, object]:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from sta.data.audio import SAMPLE_RATE
-from sta.data.flite import LEVEL, SPEAKERS, Flite, command
-from sta.data.speech import Delivery, Voice
+from sta.data.flite import SPEAKERS, Flite, command
+from sta.data.speech import LEVEL, Delivery, Voice
 from sta.errors import VoiceError
 
 STAND_IN = """#!{python}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sta.models.augment import E_FOLD, TELEPHONE_BANDS, _warp, augment_mel, disturb_mel
+from sta.models.augment import E_FOLD, TELEPHONE_BANDS, _smear, _warp, augment_mel, disturb_mel
 from sta.models.layers import length_mask
 
 
@@ -57,7 +57,7 @@ def test_what_is_said_stays_within_the_length() -> None:
     mask = length_mask(LENGTHS, 192)
     mel = mask[..., None].float().expand(4, 192, 80)
     for _ in range(10):
-        warped, lengths = _warp(mel, LENGTHS, 0.08, 0.05)
+        warped, lengths = _warp(mel, LENGTHS, 0.08, 0.05, 0.3)
         valid = length_mask(lengths, warped.shape[1])
         for row in range(4):
             n = int(lengths[row])
@@ -70,12 +70,34 @@ def test_what_is_said_stays_within_the_length() -> None:
 def test_time_runs_forward() -> None:
     torch.manual_seed(0)
     ramp = torch.arange(128.0)[None, :, None].expand(2, 128, 80)
-    warped, lengths = _warp(ramp, torch.tensor([128, 128]), 0.0, 0.05)
+    warped, lengths = _warp(ramp, torch.tensor([128, 128]), 0.0, 0.05, 0.0)
     for row in range(2):
         n = int(lengths[row])
         pace = warped[row, :n, 0].diff()
         assert abs(float(pace[2:-2].mean()) - 128 / n) < 0.02
         assert float(warped[row, 0, 0]) < 1
+
+
+def test_rhythm_changes_within_an_utterance_and_never_runs_backward() -> None:
+    torch.manual_seed(0)
+    ramp = torch.arange(256.0)[None, :, None].expand(4, 256, 80)
+    warped, lengths = _warp(ramp, torch.full((4,), 256), 0.0, 0.0, 0.3)
+    assert lengths.tolist() == [256] * 4
+    pace = warped[:, :, 0].diff()[:, 2:-2]
+    assert pace.min() > 0.4
+    assert pace.max() < 1.9
+    assert (pace.std(1) > 0.1).all()
+    assert (warped[:, -1, 0] > 254).all(), "the whole is neither cut nor stretched"
+
+
+def test_smearing_blurs_half_the_utterances_and_keeps_their_level() -> None:
+    torch.manual_seed(0)
+    mel = torch.randn(400, 8, 80)
+    heard = _smear(mel, 0.3)
+    same = (heard == mel).flatten(1).all(1)
+    assert same.float().mean() == pytest.approx(0.5, abs=0.08)
+    assert heard[~same].std() < mel[~same].std()
+    torch.testing.assert_close(heard.mean(), mel.mean(), atol=0.002, rtol=0)
 
 
 def test_no_share_is_disturbed(mel: torch.Tensor) -> None:

@@ -214,7 +214,7 @@ def speak(
     """
     rng = np.random.default_rng(seed)
     by_other = bool(card.speech.other_engines) and np.random.default_rng([seed, 1]).random() < others
-    pool = _others(card) if by_other else _speakers(card)[new_voice]
+    pool = other_speakers(card) if by_other else _speakers(card)[new_voice]
     engine, voice = pool[int(rng.integers(len(pool)))]
     pace = round(card.speech.words_per_minute * tempo)
     return synthesiser(engine).speak(text, voice, delivery(mood, rng), pace), voice.name
@@ -226,8 +226,12 @@ def _speakers(card: LanguageCard) -> tuple[list[tuple[str, Voice]], list[tuple[s
     return [(card.speech.synthesiser, v) for v in train], [(card.speech.synthesiser, v) for v in test]
 
 
-def _others(card: LanguageCard) -> list[tuple[str, Voice]]:
-    """Training speakers of the card's other engines."""
+def other_speakers(card: LanguageCard) -> list[tuple[str, Voice]]:
+    """Training speakers of the card's other engines, with the engine of each.
+
+    Raises:
+        VoiceError: an engine is not installed or lacks an accent.
+    """
     return [(e, v) for e, accents in card.speech.other_engines.items() for v in synthesiser(e).voices(accents)]
 
 

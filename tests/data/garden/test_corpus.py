@@ -201,6 +201,21 @@ def test_no_combination_left_is_said(share: float, which: str, tmp_path: Path, m
         garden.write(number, tmp_path)
 
 
+def test_other_engines_speak_training_recordings_only_and_change_nothing_else(tmp_path: Path) -> None:
+    pytest.importorskip("ttspico")
+    few = {"scenes": 12, "test": 4, "swaps": 2}
+    plain = write_garden(tiny_garden(**few), tmp_path / "plain")
+    mixed = write_garden(tiny_garden(**few, other_engines=0.5), tmp_path / "mixed")
+    assert mixed.truths == plain.truths
+    assert [mixed.column("text")[r] for r in range(len(mixed))] == plain.column("text")
+    by_pico = {r for r in range(len(mixed)) if mixed.column("speaker")[r].startswith("pico-")}
+    english = set(mixed.select("train", "en").tolist())
+    assert by_pico < english
+    assert len(by_pico) > len(english) // 5
+    for row in set(range(len(mixed))) - by_pico:
+        np.testing.assert_array_equal(mixed.waveform(row), plain.waveform(row))
+
+
 def test_waves_are_heard(garden_corpus: Corpus) -> None:
     wave = garden_corpus.waveform(0)
     assert wave.dtype == np.float32
