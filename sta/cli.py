@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from sta.bench.commands import bench_sampling, bench_speed, bench_train
 from sta.errors import AudioError, Interrupted, StaError
+from sta.locate import finished_run, recipe_of, release_of
 from sta.stopping import interruptible
 
 if TYPE_CHECKING:
     from sta.pipeline import SpeechToImagePipeline
-    from sta.training.workspace import Workspace
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -211,7 +212,7 @@ def demo(options: argparse.Namespace) -> None:
     from sta.training.progress import Bar
 
     shipped = PRETRAINED if PRETRAINED.is_dir() and not os.environ.get("STA_WEIGHTS") else None
-    show = Demo(_weights(options.weights or shipped))
+    show = Demo(release_of(options.weights or shipped))
     languages = [options.language] if options.language else list(show.pipe.languages)
     if options.say is None:
         sentences = list(show.sentences(languages, options.seed, options.captions))
@@ -234,7 +235,7 @@ def run(options: argparse.Namespace) -> None:
 
     from sta.training.stages import open_run, run_stage, stage_names
 
-    workspace = open_run(_recipe(options), options.out)
+    workspace = open_run(recipe_of(options), options.out)
     for name in stage_names(workspace.recipe):
         run_stage(workspace, name)
     from sta.evaluation import evaluate as measure
@@ -253,16 +254,9 @@ def train(options: argparse.Namespace) -> None:
     """One stage, on this process's share of the launch."""
     from sta.training.stages import open_run, run_stage
 
-    final = run_stage(open_run(_recipe(options), options.out), options.stage)
+    final = run_stage(open_run(recipe_of(options), options.out), options.stage)
     if os.environ.get("RANK", "0") == "0":
         print(final)
-
-
-def _recipe(options: argparse.Namespace):  # type: ignore[no-untyped-def]
-    from sta.recipe import load_recipe
-
-    seed = [] if options.seed is None else [f"seed={options.seed}"]
-    return load_recipe(options.recipe, [*options.overrides, *seed])
 
 
 def draw(options: argparse.Namespace) -> None:
@@ -318,24 +312,9 @@ def _save_picture(image, path: Path) -> None:  # type: ignore[no-untyped-def]
 def _load(options: argparse.Namespace) -> SpeechToImagePipeline:
     from sta.release import load_release
 
-    pipe = load_release(_weights(options.weights))
+    pipe = load_release(release_of(options.weights))
     pipe.pack(options.language)
     return pipe
-
-
-def _weights(given: Path | None) -> Path:
-    """The release meant: the one given, $STA_WEIGHTS, the newest below runs/, or the one that ships."""
-    from sta.release import PRETRAINED
-
-    named = given or (Path(os.environ["STA_WEIGHTS"]) if os.environ.get("STA_WEIGHTS") else None)
-    if named is not None:
-        return named
-    found = sorted(Path("runs").glob("*/release"), key=lambda p: p.stat().st_mtime)
-    if not found and PRETRAINED.is_dir():
-        return PRETRAINED
-    if not found:
-        raise StaError("no weights here: name a release with --weights, or make one with `sta run garden-mini`")
-    return found[-1]
 
 
 def speak(options: argparse.Namespace) -> None:
@@ -375,7 +354,7 @@ def evaluate(options: argparse.Namespace) -> None:
     from sta.evaluation import evaluate as measure
     from sta.modelcard import write_card
 
-    workspace = _finished_run(options.folder)
+    workspace = finished_run(options.folder)
     folder = workspace.folder
     new, old = folder / "evaluation", folder / "evaluation.old"
     if new.exists():
@@ -393,88 +372,6 @@ def evaluate(options: argparse.Namespace) -> None:
     if options.json:
         report.write(options.json)
     print(f"pictures and numbers: {new / 'report.html'}")
-
-
-def _finished_run(folder: Path) -> Workspace:
-    """The run that a folder, or the release in it, belongs to."""
-    from sta.recipe import load_recipe
-    from sta.training.workspace import Workspace
-
-    folder = folder.parent if folder.name == "release" else folder
-    if not (folder / "recipe.yaml").exists():
-        raise StaError(f"{folder}: not a run's folder, it has no recipe.yaml; name one such as runs/garden-mini")
-    workspace = Workspace(load_recipe(folder / "recipe.yaml"), folder.resolve().parent)
-    if workspace.folder != folder.resolve():
-        raise StaError(f"{folder}: holds the run '{workspace.recipe.name}'; give the folder that name again")
-    if not (folder / "release").exists():
-        raise StaError(f"{folder}: has no release/ yet; `sta run` finishes it")
-    return workspace
-
-
-def bench_sampling(options: argparse.Namespace) -> None:
-    """Every pair of steps and guidance on the same recordings: where to set `sampling` in the recipe."""
-    from rich.console import Console
-
-    from sta.bench.sampling import bench_sampling as measure
-    from sta.bench.sampling import table
-    from sta.evaluation import Evaluation
-    from sta.release import load_release
-
-    workspace = _finished_run(options.folder)
-    evaluation = Evaluation(workspace, load_release(workspace.folder / "release"))
-    report, best = measure(evaluation, options.steps, options.guidance, options.split)
-    Console().print(table(report))
-    if options.json:
-        report.write(options.json)
-    print(f"best on {options.split}: {best.condition}")
-
-
-def bench_speed(options: argparse.Namespace) -> None:
-    """Seconds per picture, every contestant in turn."""
-    from rich.console import Console
-
-    from sta.bench.speed import bench_speed as measure
-    from sta.bench.speed import speed_table
-    from sta.data.garden.corpus import speak as say
-    from sta.models.published import PublishedDecoder
-    from sta.release import load_release
-
-    pipe = load_release(_weights(options.weights))
-    reference = load_release(options.published) if options.published else None
-    if reference is not None and not isinstance(reference.decoder, PublishedDecoder):
-        raise StaError(f"--published {options.published}: its decoder is {type(reference.decoder).__name__}, which "
-                       "diffusers' pipeline cannot load; train recipe garden-vq-published")  # fmt: skip
-    pack = next(iter(pipe.languages.values()))
-    wave, _ = say(pack.card, pack.card.test_sentence, "neutral", 0, True)
-    waves = [wave] * max(options.batch)
-    report = measure(pipe, waves, pack.card.code, options.batch, options.repeats, reference)
-    Console().print(speed_table(report))
-    share = next(r for r in report.rows if r.metric == "matrix_products")
-    print(f"matrix products and convolutions: {share.text} % of the drawing time")
-    if options.json:
-        report.write(options.json)
-
-
-def bench_train(options: argparse.Namespace) -> None:
-    """Samples per second of stages whose earlier stages are done."""
-    from rich.console import Console
-
-    from sta.bench.training import bench_training, training_table
-    from sta.training.stages import stage_names
-    from sta.training.workspace import Workspace
-
-    workspace = Workspace(_recipe(options), options.out)
-    known = [name for name in stage_names(workspace.recipe) if name != "prepare"]
-    wrong = next((s for s in options.stage or [] if s not in known), None)
-    if wrong:
-        raise StaError(f"--stage {wrong} is not one of this recipe's training stages: {', '.join(known)}")
-    for name in stage_names(workspace.recipe)[: -1 if options.stage is None else None]:
-        if name not in (options.stage or []):
-            workspace.final(name)  # a stage reads what the others left
-    report = bench_training(workspace, options.stage or known, options.steps, options.rounds)
-    Console().print(training_table(report))
-    if options.json:
-        report.write(options.json)
 
 
 def language_check(options: argparse.Namespace) -> None:

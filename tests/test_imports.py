@@ -27,7 +27,8 @@ ALLOWED: dict[str, set[str]] = {
     "release": BASE | {"data", "models", "training", "pipeline"},
     "evaluation": BASE | {"data", "models", "training", "metrics", "pipeline", "release"},
     "modelcard": BASE | {"data", "models", "training", "metrics", "pipeline", "release"},
-    "bench": BASE | {"data", "models", "training", "metrics", "pipeline", "release", "evaluation"},
+    "locate": BASE | {"training", "release"},
+    "bench": BASE | {"data", "models", "training", "metrics", "pipeline", "release", "evaluation", "locate"},
     "demo": BASE | {"data", "models", "metrics", "pipeline", "release"},
     "doctor": BASE | {"data", "models", "training"},
     "cli": BASE
@@ -40,6 +41,7 @@ ALLOWED: dict[str, set[str]] = {
         "release",
         "evaluation",
         "modelcard",
+        "locate",
         "bench",
         "demo",
         "doctor",

@@ -34,8 +34,8 @@ PITCH_OCTAVE = 60  # steps of espeak's pitch scale that double the frequency, ab
 
 #: espeak variants that speakers are made of; each is a vocal tract of its own. Left out are whispers, robots, croaks,
 #: and those whose own speed, or level outside -23 to -18 dB, would blur a mood. Variants whose mean spectra
-#: differ by less than 2.2 dB (Alex and m6, m4 and m5) are on the same side. Reed is never twice the same (its `klatt 6`
-#: reads memory that nothing wrote).
+#: differ by less than 2.2 dB (Alex and m6, m4 and m5) are on the same side. Reed is left out too: it never sounds
+#: twice the same.
 TRAIN_VARIANTS = (
     *("f1", "f3", "f5", "m1", "m3", "m4", "m5", "m6", "Alex", "Annie", "Michael"),
     *("adam", "aunty", "boris", "edward", "grandma", "iven4", "kaukovalta", "klatt3", "marcelo", "michel"),

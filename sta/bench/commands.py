@@ -1,0 +1,74 @@
+"""What `sta bench` does: measure, print a table, and keep the numbers where --json says."""
+
+from __future__ import annotations
+
+import argparse
+
+from sta.errors import StaError
+from sta.locate import finished_run, recipe_of, release_of
+
+
+def bench_sampling(options: argparse.Namespace) -> None:
+    """Every pair of steps and guidance on the same recordings: where to set `sampling` in the recipe."""
+    from rich.console import Console
+
+    from sta.bench.sampling import bench_sampling as measure
+    from sta.bench.sampling import table
+    from sta.evaluation import Evaluation
+    from sta.release import load_release
+
+    workspace = finished_run(options.folder)
+    evaluation = Evaluation(workspace, load_release(workspace.folder / "release"))
+    report, best = measure(evaluation, options.steps, options.guidance, options.split)
+    Console().print(table(report))
+    if options.json:
+        report.write(options.json)
+    print(f"best on {options.split}: {best.condition}")
+
+
+def bench_speed(options: argparse.Namespace) -> None:
+    """Seconds per picture, every contestant in turn."""
+    from rich.console import Console
+
+    from sta.bench.speed import bench_speed as measure
+    from sta.bench.speed import speed_table
+    from sta.data.garden.corpus import speak as say
+    from sta.models.published import PublishedDecoder
+    from sta.release import load_release
+
+    pipe = load_release(release_of(options.weights))
+    reference = load_release(options.published) if options.published else None
+    if reference is not None and not isinstance(reference.decoder, PublishedDecoder):
+        raise StaError(f"--published {options.published}: its decoder is {type(reference.decoder).__name__}, which "
+                       "diffusers' pipeline cannot load; train recipe garden-vq-published")  # fmt: skip
+    pack = next(iter(pipe.languages.values()))
+    wave, _ = say(pack.card, pack.card.test_sentence, "neutral", 0, True)
+    waves = [wave] * max(options.batch)
+    report = measure(pipe, waves, pack.card.code, options.batch, options.repeats, reference)
+    Console().print(speed_table(report))
+    share = next(r for r in report.rows if r.metric == "matrix_products")
+    print(f"matrix products and convolutions: {share.text} % of the drawing time")
+    if options.json:
+        report.write(options.json)
+
+
+def bench_train(options: argparse.Namespace) -> None:
+    """Samples per second of stages whose earlier stages are done."""
+    from rich.console import Console
+
+    from sta.bench.training import bench_training, training_table
+    from sta.training.stages import stage_names
+    from sta.training.workspace import Workspace
+
+    workspace = Workspace(recipe_of(options), options.out)
+    known = [name for name in stage_names(workspace.recipe) if name != "prepare"]
+    wrong = next((s for s in options.stage or [] if s not in known), None)
+    if wrong:
+        raise StaError(f"--stage {wrong} is not one of this recipe's training stages: {', '.join(known)}")
+    for name in stage_names(workspace.recipe)[: -1 if options.stage is None else None]:
+        if name not in (options.stage or []):
+            workspace.final(name)  # a stage reads what the others left
+    report = bench_training(workspace, options.stage or known, options.steps, options.rounds)
+    Console().print(training_table(report))
+    if options.json:
+        report.write(options.json)

@@ -1,0 +1,53 @@
+"""Which recipe, run or release the options of a command mean."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sta.errors import StaError
+
+if TYPE_CHECKING:
+    from sta.recipe import Recipe
+    from sta.training.workspace import Workspace
+
+
+def recipe_of(options: argparse.Namespace) -> Recipe:
+    """The recipe named, with its overrides."""
+    from sta.recipe import load_recipe
+
+    seed = [] if options.seed is None else [f"seed={options.seed}"]
+    return load_recipe(options.recipe, [*options.overrides, *seed])
+
+
+def release_of(given: Path | None) -> Path:
+    """The release meant: the one given, $STA_WEIGHTS, the newest below runs/, or the one that ships."""
+    from sta.release import PRETRAINED
+
+    named = given or (Path(os.environ["STA_WEIGHTS"]) if os.environ.get("STA_WEIGHTS") else None)
+    if named is not None:
+        return named
+    found = sorted(Path("runs").glob("*/release"), key=lambda p: p.stat().st_mtime)
+    if not found and PRETRAINED.is_dir():
+        return PRETRAINED
+    if not found:
+        raise StaError("no weights here: name a release with --weights, or make one with `sta run garden-mini`")
+    return found[-1]
+
+
+def finished_run(folder: Path) -> Workspace:
+    """The run that a folder, or the release in it, belongs to."""
+    from sta.recipe import load_recipe
+    from sta.training.workspace import Workspace
+
+    folder = folder.parent if folder.name == "release" else folder
+    if not (folder / "recipe.yaml").exists():
+        raise StaError(f"{folder}: not a run's folder, it has no recipe.yaml; name one such as runs/garden-mini")
+    workspace = Workspace(load_recipe(folder / "recipe.yaml"), folder.resolve().parent)
+    if workspace.folder != folder.resolve():
+        raise StaError(f"{folder}: holds the run '{workspace.recipe.name}'; give the folder that name again")
+    if not (folder / "release").exists():
+        raise StaError(f"{folder}: has no release/ yet; `sta run` finishes it")
+    return workspace
