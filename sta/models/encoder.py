@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
@@ -86,19 +87,24 @@ class FrameNorm(nn.Module):
 
 
 class MelAcoustics(nn.Module):
-    """Log-mel [B, S, 80] (uint8) to acoustic frames [B, S/4, D]: two strided and several residual convolutions."""
+    """Log-mel [B, S, 80] to acoustic frames [B, S/4, D]: two strided and several residual convolutions.
+
+    The residual ones are dilated in turn, so that five of them see 1.7 s: a whole word of a slow speaker, for which
+    the CTC head may have but one piece.
+    """
 
     subsampling = 4
+    dilations = (1, 2, 4)
 
     def __init__(self, width: int, convolutions: int, dropout: float):
         super().__init__()
         self.stem = nn.ModuleList([nn.Conv1d(MEL_BANDS, width, 5, 2, 2), nn.Conv1d(width, width, 5, 2, 2)])
         self.blocks = nn.ModuleList(
             nn.Sequential(
-                nn.Conv1d(width, width, 5, padding=2), nn.ReLU(), drop(dropout),
+                nn.Conv1d(width, width, 5, padding=2 * dilation, dilation=dilation), nn.ReLU(), drop(dropout),
                 nn.Conv1d(width, width, 1),
             )
-            for _ in range(convolutions)
+            for dilation in islice(cycle(self.dilations), convolutions)
         )  # fmt: skip
         self.norms = nn.ModuleList(FrameNorm(width) for _ in range(convolutions))
         self.norm = nn.LayerNorm(width)

@@ -17,7 +17,16 @@ from torch import Tensor
 
 from sta.data.audio import log_mel
 from sta.models.bottleneck import SpeechBottleneck
-from sta.models.encoder import BLANK, FrameNorm, Frames, SpeechEncoder, merge_stretches, read_ctc, spread_pieces
+from sta.models.encoder import (
+    BLANK,
+    FrameNorm,
+    Frames,
+    MelAcoustics,
+    SpeechEncoder,
+    merge_stretches,
+    read_ctc,
+    spread_pieces,
+)
 from sta.recipe import DistillStage
 from sta.training.tasks.distill import _Distillation
 from tests.conftest import scatter, tiny_encoder
@@ -125,6 +134,19 @@ def test_frame_norm_measures_valid_frames_only() -> None:
     torch.testing.assert_close(valid.var(0, correction=0), torch.ones(4), atol=1e-4, rtol=0)
     assert normed.transpose(1, 2)[~mask].abs().max() == 0
     torch.testing.assert_close(norm.eval()(x, mask), normed, atol=1e-5, rtol=1e-5)  # momentum 1 keeps the last batch
+
+
+def test_a_frame_hears_a_slow_word() -> None:
+    """1.7 s of recording around a frame reach it, and no more than that."""
+    torch.manual_seed(0)
+    acoustics = MelAcoustics(8, convolutions=5, dropout=0.0).eval()
+    mel = torch.randn(1, 400, 80, requires_grad=True)
+    frames, lengths = acoustics(mel, torch.tensor([400]))
+    frames[0, 50, 0].backward()
+    assert mel.grad is not None
+    heard = mel.grad[0].abs().sum(1).nonzero().flatten()
+    assert int(lengths) == 100
+    assert int(heard.max() - heard.min()) == 172
 
 
 @torch.no_grad()
