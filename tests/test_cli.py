@@ -357,6 +357,12 @@ def test_run_in_the_folder_of_another_recipe(sta: Sta) -> None:
     assert Path("runs/garden-tiny/recipe.yaml").read_text() == "name: garden-tiny\n"
 
 
+def test_run_where_an_engine_of_the_recipe_is_missing(sta: Sta, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sta.data.pico.find_spec", lambda name: None)
+    refused(sta("run", "garden"), "pico is not installed", "pip install ttspico", "corpus.other_engines=0")
+    assert not Path("runs").exists()
+
+
 def test_train_an_unknown_stage(sta: Sta) -> None:
     refused(sta("train", "garden-tiny", "--stage", "distil"), "'distil'", "prepare", "distill-pooled", "decoder")
     refused(sta("train", "garden-tiny"), "--stage")

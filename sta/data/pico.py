@@ -43,7 +43,7 @@ class Pico:
         return [Voice(f"pico-{accent}-{tract}", accent, str(tract)) for accent in accents for tract in TRACTS]
 
     def speak(self, text: str, voice: Voice, delivery: Delivery, words_per_minute: int) -> Wave:
-        if voice.accent not in ACCENTS or voice.variant not in map(str, TRACTS):
+        if voice.accent not in ACCENTS or voice.variant is None or voice.variant not in map(str, TRACTS):
             known = ", ".join(v.name for v in self.voices(list(ACCENTS)))
             raise VoiceError(f"pico has no voice {voice.name!r}; known are: {known}.")
         require_words(text, voice)
@@ -65,4 +65,4 @@ def _synthesise(text: str, language: str, rate: int, pitch: int) -> Wave:
 
     engine = TtsEngine(language)
     engine.rate, engine.pitch = rate, pitch
-    return np.frombuffer(engine.speak(text) or b"", np.int16).astype(np.float32) / 32768
+    return np.frombuffer(engine.speak(text) or b"", np.int16).astype(np.float32) / np.float32(32768)

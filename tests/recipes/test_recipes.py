@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,10 @@ SMALL = (
     *("teacher=garden-clip", "stages.distill.negatives=8", "corpus.size=32", "sampling.steps=2"),
     *("evaluation.items=4", "evaluation.pictures=1", "evaluation.samples=1"),
 )
-SMALL_GARDEN = ("corpus.scenes=12", "corpus.validation=4", "corpus.test=4", "corpus.swaps=2")
+SMALL_GARDEN = (
+    *("corpus.scenes=12", "corpus.validation=4", "corpus.test=4", "corpus.swaps=2"),
+    *(() if find_spec("ttspico") else ("corpus.other_engines=0",)),
+)
 
 pytestmark = pytest.mark.slow
 

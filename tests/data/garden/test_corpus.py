@@ -203,9 +203,8 @@ def test_no_combination_left_is_said(share: float, which: str, tmp_path: Path, m
 
 def test_other_engines_speak_training_recordings_only_and_change_nothing_else(tmp_path: Path) -> None:
     pytest.importorskip("ttspico")
-    few = {"scenes": 12, "test": 4, "swaps": 2}
-    plain = write_garden(tiny_garden(**few), tmp_path / "plain")
-    mixed = write_garden(tiny_garden(**few, other_engines=0.5), tmp_path / "mixed")
+    plain = write_garden(tiny_garden(scenes=12, test=4, swaps=2), tmp_path / "plain")
+    mixed = write_garden(tiny_garden(scenes=12, test=4, swaps=2, other_engines=0.5), tmp_path / "mixed")
     assert mixed.truths == plain.truths
     assert [mixed.column("text")[r] for r in range(len(mixed))] == plain.column("text")
     by_pico = {r for r in range(len(mixed)) if mixed.column("speaker")[r].startswith("pico-")}
