@@ -9,7 +9,6 @@ Beside them the pipelines that go through words: `cascade` (what the CTC head re
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -45,7 +44,7 @@ from sta.recipe import GardenCorpus
 from sta.release import load_release
 from sta.training.features import cached_frames, fast, group_rows, load_teacher_of, teacher_features
 from sta.training.progress import Bar
-from sta.training.stages import environment
+from sta.training.stages import environment, provenance
 from sta.training.workspace import Workspace
 
 BATCH = 32
@@ -431,10 +430,8 @@ def evaluate(workspace: Workspace, release: Path) -> Report:
 
 
 def _meta(workspace: Workspace) -> dict[str, Any]:
-    recipe, seconds = workspace.recipe, {}
-    for path in sorted(workspace.folder.glob("*/log/metrics.jsonl")):
-        seconds[path.parent.parent.name] = json.loads(path.read_text().splitlines()[-1])["seconds"]
+    recipe = workspace.recipe
     return {
         "recipe": recipe.name, "seed": recipe.seed, "languages": recipe.languages,
-        "sampling": recipe.sampling.model_dump(), "training_seconds": seconds, **environment(),
+        "sampling": recipe.sampling.model_dump(), "training": provenance(workspace), **environment(),
     }  # fmt: skip

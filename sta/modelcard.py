@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
@@ -41,7 +42,7 @@ pipe("said.wav", language="{code}").images[0].save("drawn.png")
 | seed | {seed} |
 | data | {data} |
 | minutes of training | {minutes} |
-| machine | {device}, {threads} threads |
+| machine | {machine} |
 
 ## What was measured
 
@@ -77,9 +78,9 @@ def write_card(release: Path, recipe: Recipe, cards: Sequence[LanguageCard], rep
         metadata=_metadata(recipe.name, languages, report, split), name=recipe.name,
         languages=" and ".join(c.name for c in cards), code=languages[0],
         decoder=DECODER_NAMES[recipe.decoder.kind], recipe=recipe.name,
-        commit=report.meta["commit"] or "unknown (not run from a checkout)", seed=report.meta["seed"],
-        data=_data(recipe.corpus), minutes=_minutes(report.meta["training_seconds"]),
-        device=report.meta["device"], threads=report.meta["threads"],
+        commit=_by_stage(report.meta["training"], "commits"), seed=report.meta["seed"],
+        data=_data(recipe.corpus), minutes=_minutes(report.meta["training"]),
+        machine=_by_stage(report.meta["training"], "machines"),
         split_meaning=SPLIT_MEANING.get(split, f"the split '{split}'"),
         results=_results(report.rows, languages, split), ladder=_ladder(report.rows, languages, split),
         conditions=_conditions(report.rows, languages, split),
@@ -113,9 +114,20 @@ def _data(corpus: GardenCorpus | FolderCorpus) -> str:
     return f"a folder of recordings and pictures of {corpus.size} px"
 
 
-def _minutes(seconds: dict[str, float]) -> str:
-    parts = ", ".join(f"{stage} {s / 60:.1f}" for stage, s in seconds.items())
-    return f"{sum(seconds.values()) / 60:.0f} ({parts}); the corpus takes more"
+def _by_stage(training: dict[str, dict[str, Any]], what: str) -> str:
+    """The commit, or the machine, of all stages, or each with the stages that had it."""
+    stages: dict[str, list[str]] = {}
+    for stage, facts in training.items():
+        for one in facts[what]:
+            stages.setdefault(one or "unknown (not run from a checkout)", []).append(stage)
+    if len(stages) == 1:
+        return next(iter(stages))
+    return "; ".join(f"{one} ({', '.join(names)})" for one, names in stages.items())
+
+
+def _minutes(training: dict[str, dict[str, Any]]) -> str:
+    parts = ", ".join(f"{stage} {facts['seconds'] / 60:.1f}" for stage, facts in training.items())
+    return f"{sum(facts['seconds'] for facts in training.values()) / 60:.0f} ({parts}); the corpus takes more"
 
 
 def _results(rows: Sequence[Row], languages: list[str], split: str) -> str:

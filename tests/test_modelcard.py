@@ -14,9 +14,13 @@ from sta.models.decoders import DECODERS
 from sta.recipe import load_recipe
 from sta.release import verify, write_sums
 
+MACHINES = ["Some Processor, 2 x 1 threads"]
 META = {
-    "commit": "abc123", "seed": 7, "training_seconds": {"teacher": 60.0, "decoder": 120.0},
-    "device": "Some Processor", "threads": 2, "fid_extractor": "reader-256-ff",
+    "seed": 7, "fid_extractor": "reader-256-ff",
+    "training": {
+        "teacher": {"seconds": 60.0, "commits": ["abc123"], "machines": MACHINES},
+        "decoder": {"seconds": 120.0, "commits": ["abc123", "def456"], "machines": MACHINES},
+    },
 }  # fmt: skip
 
 
@@ -51,10 +55,10 @@ def test_the_hub_reads_its_metadata(card: ModelCard) -> None:
 def test_it_says_how_it_was_made(card: ModelCard) -> None:
     for said in (
         "`sta run garden-mini`",
-        "abc123",
+        "| commit | abc123 (teacher, decoder); def456 (decoder) |",
         "| seed | 7 |",
         "3 (teacher 1.0, decoder 2.0)",
-        "Some Processor, 2 threads",
+        "| machine | Some Processor, 2 x 1 threads |",
     ):
         assert said in card.text
 

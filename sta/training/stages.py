@@ -8,6 +8,7 @@ import subprocess
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -82,6 +83,29 @@ def environment() -> dict[str, object]:
     }  # fmt: skip
 
 
+def _record_start(workspace: Workspace, name: str, processes: int) -> None:
+    """Add a line to a stage's `log/environment.jsonl`: what this start of it runs on."""
+    path = workspace.stage(name) / "log" / "environment.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({**environment(), "processes": processes}) + "\n")
+
+
+def provenance(workspace: Workspace) -> dict[str, dict[str, Any]]:
+    """Of each stage that was trained: its seconds, and the commits and machines of its starts."""
+    found = {}
+    for path in sorted(workspace.folder.glob("*/log/metrics.jsonl")):
+        lines = path.with_name("environment.jsonl").read_text(encoding="utf-8").splitlines()
+        starts = [json.loads(line) for line in lines]
+        machines = [f"{s['device']}, {s['processes']} x {s['threads']} threads" for s in starts]
+        found[path.parent.parent.name] = {
+            "seconds": json.loads(path.read_text(encoding="utf-8").splitlines()[-1])["seconds"],
+            "commits": list(dict.fromkeys(s["commit"] for s in starts)),
+            "machines": list(dict.fromkeys(machines)),
+        }
+    return found
+
+
 def _processor() -> str:
     """The processor's model, as Linux names it, or its architecture."""
     with suppress(OSError):
@@ -109,6 +133,8 @@ def run_stage(workspace: Workspace, name: str) -> Path:
             prepare(workspace)
         accelerator.wait_for_everyone()
         return final
+    if accelerator.is_main_process:
+        _record_start(workspace, name, accelerator.num_processes)
     with accelerator.main_process_first():  # caches are written once
         task = build_task(workspace, name, accelerator)
     return train(task, settings_of(workspace.recipe, name), workspace.stage(name), workspace.recipe.seed, accelerator)

@@ -74,6 +74,8 @@ def check_run(run: Path, language: str, work: Path) -> None:
     """The run's folder is whole, and its release draws a spoken sentence, the same for the same seed."""
     report = Report.read(run / "evaluation" / "report.json")
     assert {row.language for row in report.rows} >= {language}
+    assert {"tokenizer", "decoder"} < set(report.meta["training"])
+    assert report.meta["training"]["decoder"]["machines"][0].endswith("1 x 1 threads")
     assert "<html" in (run / "evaluation" / "report.html").read_text(encoding="utf-8")
     with Image.open(run / "evaluation" / "grid.png") as grid:
         grid.verify()
