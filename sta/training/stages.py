@@ -95,7 +95,8 @@ def provenance(workspace: Workspace) -> dict[str, dict[str, Any]]:
     """Of each stage that was trained: its seconds, and the commits and machines of its starts."""
     found = {}
     for path in sorted(workspace.folder.glob("*/log/metrics.jsonl")):
-        lines = path.with_name("environment.jsonl").read_text(encoding="utf-8").splitlines()
+        record = path.with_name("environment.jsonl")  # runs from before it was kept have none
+        lines = record.read_text(encoding="utf-8").splitlines() if record.exists() else []
         starts = [json.loads(line) for line in lines]
         machines = [f"{s['device']}, {s['processes']} x {s['threads']} threads" for s in starts]
         found[path.parent.parent.name] = {
