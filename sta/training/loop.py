@@ -79,6 +79,7 @@ class Shuffled:
     def __init__(self, items: np.ndarray, seed: int, lengths: np.ndarray | None = None, batch: int = 1):
         self.items, self.seed, self.lengths, self.batch = np.asarray(items), seed, lengths, batch
         self.epoch_length = len(self.items) if lengths is None else -(-len(self.items) // batch) * batch
+        self._drawn: dict[int, np.ndarray] = {}  # the orders of the last two epochs: to draw one anew takes 3 ms
 
     def take(self, start: int, count: int) -> np.ndarray:
         """Items at positions start .. start + count."""
@@ -92,6 +93,12 @@ class Shuffled:
         return taken
 
     def _order(self, epoch: int) -> np.ndarray:
+        if epoch not in self._drawn:
+            self._drawn = {e: order for e, order in self._drawn.items() if e == epoch - 1}
+            self._drawn[epoch] = self._draw(epoch)
+        return self._drawn[epoch]
+
+    def _draw(self, epoch: int) -> np.ndarray:
         rng = np.random.default_rng([self.seed, epoch])
         order = rng.permutation(len(self.items))
         if self.lengths is None:
