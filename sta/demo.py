@@ -99,7 +99,7 @@ class Demo:
         pictures = pictures.cpu() * 2 - 1
         return Example(
             caption=sentence.text, language=sentence.language, direction=card.direction, mood=sentence.mood,
-            split=f"{UNHEARD} {speaker}", audio=wav_bytes(wave), truth=None, said=sentence.said,
+            heard=f"{UNHEARD} {speaker}", audio=wav_bytes(wave), truth=None, said=sentence.said,
             drawn=[Image.fromarray(p.numpy()) for p in to_pixels(pictures)], read=self.reader.read(pictures),
         )  # fmt: skip
 

@@ -26,7 +26,7 @@ LADDER = ("attributes", "colours", "exact", "mood")
 class Example:
     """One utterance to look at: what was said and what was drawn.
 
-    `audio` is a WAV file's bytes. `read[i]` is what the attribute reader saw in `drawn[i]`; it may hold
+    `heard` says of which split, or in whose voice. `audio` is a WAV file's bytes. `read[i]` is what the attribute reader saw in `drawn[i]`; it may hold
     `mood`, and `read` may be empty where nothing was read.
     """
 
@@ -34,7 +34,7 @@ class Example:
     language: str
     direction: str
     mood: str
-    split: str
+    heard: str
     audio: bytes | None
     truth: Image.Image | None
     drawn: Sequence[Image.Image]
@@ -162,7 +162,7 @@ def _shown(example: Example) -> dict[str, Any]:
         "language": example.language,
         "direction": example.direction,
         "mood": example.mood,
-        "split": example.split,
+        "heard": example.heard,
         "gloss": example.gloss,
         "audio": _data_address("audio/wav", example.audio) if example.audio else "",
         "truth": _data_address("image/png", _png(example.truth)) if example.truth else "",
@@ -225,5 +225,5 @@ def _paste_example(
     text = example.caption if is_latin else example.gloss
     characters = max(12, int(width / font.getlength("n")))
     lines = textwrap.wrap(text, characters, max_lines=2, placeholder=" …")
-    label = f"{example.language}, {example.mood}, {example.split}" + (", framed: real" if example.truth else "")
+    label = f"{example.language}, {example.mood}, {example.heard}" + (", framed: real" if example.truth else "")
     draw.multiline_text((left, top + side + 4), "\n".join([label, *lines]), fill="black", font=font, spacing=2)

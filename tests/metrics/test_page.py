@@ -32,7 +32,7 @@ def example(caption: str = ARABIC, language: str = "ar", direction: str = "rtl",
     said = {"kind": "bird", "head": "red"}
     fields = {
         "mood": "sad",
-        "split": "both",
+        "heard": "split both",
         "audio": sound(),
         "truth": picture(),
         "drawn": [picture(1), picture(2)],
