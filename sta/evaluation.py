@@ -396,8 +396,8 @@ class Evaluation:
         truth = self.said(np.array([row]))[0] if self.judge else {}
         return Example(
             caption=self.corpus.column("text")[row], language=language,
-            direction=self.workspace.cards[language].direction, mood=self.moods[row] or "", heard=f"split {self.hardest}",
-            audio=wav_bytes(self.corpus.waveform(row)), truth=self.corpus.picture(row),
+            direction=self.workspace.cards[language].direction, mood=self.moods[row] or "",
+            heard=f"split {self.hardest}", audio=wav_bytes(self.corpus.waveform(row)), truth=self.corpus.picture(row),
             drawn=[Image.fromarray(p.numpy()) for p in to_pixels(pictures)], said=truth, read=readings,
         )  # fmt: skip
 

@@ -26,8 +26,8 @@ LADDER = ("attributes", "colours", "exact", "mood")
 class Example:
     """One utterance to look at: what was said and what was drawn.
 
-    `heard` says of which split, or in whose voice. `audio` is a WAV file's bytes. `read[i]` is what the attribute reader saw in `drawn[i]`; it may hold
-    `mood`, and `read` may be empty where nothing was read.
+    `heard` says of which split, or in whose voice. `audio` is a WAV file's bytes. `read[i]` is what the attribute
+    reader saw in `drawn[i]`; it may hold `mood`, and `read` may be empty where nothing was read.
     """
 
     caption: str
