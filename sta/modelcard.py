@@ -118,8 +118,8 @@ def _by_stage(training: dict[str, dict[str, Any]], what: str) -> str:
     """The commit, or the machine, of all stages, or each with the stages that had it."""
     stages: dict[str, list[str]] = {}
     for stage, facts in training.items():
-        for one in facts[what]:
-            stages.setdefault(one or "unknown (not run from a checkout)", []).append(stage)
+        for one in facts[what] or [None]:
+            stages.setdefault(one or "unknown", []).append(stage)
     if len(stages) == 1:
         return next(iter(stages))
     return "; ".join(f"{one} ({', '.join(names)})" for one, names in stages.items())
