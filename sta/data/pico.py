@@ -20,6 +20,7 @@ from sta.errors import VoiceError
 
 ACCENTS = {"en-us": "en-US", "en-gb": "en-GB"}
 WORDS_PER_MINUTE = {"en-us": 160, "en-gb": 157}  # at the engine's own rate, on espeak's scale
+HABITS = (38, 62)  # two speakers of every vocal tract: a lower and a higher voice, on espeak's scale of pitch
 TRACTS = (76, 80, 84, 88, 92, 96, 100, 106)  # playing speed in percent: 76 sounds like a large man, 106 like a child
 DEEPER = 2.6  # pitch goes with this power of the playing speed: a man's tract is 15 % longer, his voice an octave lower
 RATES, PITCHES = (20, 500), (50, 200)  # percent of its own, what the engine accepts
@@ -40,7 +41,12 @@ class Pico:
         unknown = [a for a in accents if a not in ACCENTS]
         if unknown:
             raise VoiceError(f"pico has no accent {unknown[0]!r}; known are: {', '.join(ACCENTS)}.")
-        return [Voice(f"pico-{accent}-{tract}", accent, str(tract)) for accent in accents for tract in TRACTS]
+        return [
+            Voice(f"pico-{accent}-{tract}{'lh'[habit > 50]}", accent, str(tract), habit)
+            for accent in accents
+            for tract in TRACTS
+            for habit in HABITS
+        ]
 
     def speak(self, text: str, voice: Voice, delivery: Delivery, words_per_minute: int) -> Wave:
         if voice.accent not in ACCENTS or voice.variant is None or voice.variant not in map(str, TRACTS):
@@ -52,7 +58,7 @@ class Pico:
         samples = _synthesise(
             text, ACCENTS[voice.accent],
             rate=round(np.clip(100 * wanted / speed, *RATES)),
-            pitch=round(np.clip(100 * speed ** (DEEPER - 1) * octaves(delivery.pitch), *PITCHES)),
+            pitch=round(np.clip(100 * speed ** (DEEPER - 1) * octaves(voice.pitch - 50 + delivery.pitch), *PITCHES)),
         )  # fmt: skip
         if not samples.any():
             raise VoiceError(f"pico's voice {voice.name} has no sound for the text {text!r}; give English words.")
