@@ -167,12 +167,13 @@ class DistillStage(Optimisation):
 class DecoderStage(Optimisation):
     """Training of the decoder on speech tokens."""
 
-    losses: dict[Literal["vlb", "x0", "flow", "rate", "text"], Weight] = {
+    losses: dict[Literal["vlb", "x0", "flow", "rate", "text", "words"], Weight] = {
         "vlb": 0.0,  # VQ-Diffusion's
         "x0": 1.0,  # VQ-Diffusion's
         "flow": 1.0,  # latent diffusion's
         "rate": 1e-4,
         "text": 0.1,
+        "words": 0.0,  # a captioner on the tokens, as in the distill stage
     }
     condition_drop: Share = Field(0.1, description="chance that the condition is hidden, for guidance")
     text_share: Share = Field(0.15, description="share of the batch conditioned through the text branch")

@@ -1,7 +1,7 @@
-"""Augmentation of log-mel features: vocal tract length, tempo, rhythm, blur, noise floor, masks (SpecAugment, Park
-2019), and what lies between a speaker and a listener: noise, the colour of a microphone, a telephone's band.
+"""Augmentation of log-mel features: vocal tract length, tempo, rhythm, blur, colour, noise floor, masks (SpecAugment,
+Park 2019), and what lies between a speaker and a listener: noise, the colour of a microphone, a telephone's band.
 
-Loudness is left alone but for a decibel: it carries mood.
+Loudness is left alone but for a decibel or two: it carries mood.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def augment_mel(mel: Tensor, lengths: Tensor, strength: float) -> tuple[Tensor, 
     if strength == 0:
         return mel, lengths
     mel, lengths = _warp(mel, lengths, 0.08 * strength, 0.05 * strength, 0.2 * strength)
-    mel = _smear(mel, 0.2 * strength)
+    mel = _smear(mel, 0.2 * strength) + _colour(mel, 0.35 * strength)[:, None]
     floor = mel.amin((1, 2), keepdim=True) + strength * 1.5 * torch.rand(len(mel), 1, 1, device=mel.device)
     mel = torch.maximum(mel, floor)
     mel = mel + 0.05 * strength * torch.randn(len(mel), 1, 1, device=mel.device)
@@ -61,9 +61,7 @@ def disturb_mel(mel: Tensor, lengths: Tensor, share: float) -> Tensor:
     chosen = torch.rand(b, 1, 1, device=mel.device) < share
     valid = length_mask(lengths, longest)[..., None]
     place = torch.linspace(0, 1, bands, device=mel.device)
-    waves = torch.cos(torch.pi * torch.arange(1, 4, device=mel.device)[:, None] * place)  # [3, 80]
-    colour = 0.7 * E_FOLD * torch.randn(b, 3, device=mel.device) @ waves  # about 4 dB, none on average over bands
-    heard = mel + colour[:, None]
+    heard = mel + _colour(mel, 0.7)[:, None]
     level = (heard / E_FOLD).masked_fill(~valid, -torch.inf).flatten(1).logsumexp(1) - (lengths * bands).log()
     loudness = level + torch.empty(b, device=mel.device).uniform_(QUIETEST, LOUDEST)
     slope = torch.empty(b, device=mel.device).uniform_(STEEPEST, FLATTEST)[:, None] * (place - 0.5)
@@ -102,6 +100,13 @@ def _smear(mel: Tensor, most: float) -> Tensor:
     share = most * (2 * torch.rand(len(mel), 1, 1, device=mel.device) - 1).clamp_min(0)
     padded = F.pad(mel, (1, 1), mode="replicate")
     return mel + share * ((padded[..., :-2] + padded[..., 2:]) / 2 - mel)
+
+
+def _colour(mel: Tensor, deviation: float) -> Tensor:
+    """What a room and a microphone do to each band [B, 80]; 0.7 is about 4 dB, none on average over the bands."""
+    place = torch.linspace(0, 1, mel.shape[2], device=mel.device)
+    waves = torch.cos(torch.pi * torch.arange(1, 4, device=mel.device)[:, None] * place)  # [3, 80]
+    return deviation * E_FOLD * torch.randn(len(mel), 3, device=mel.device) @ waves
 
 
 def _mask(mel: Tensor, lengths: Tensor, strength: float) -> Tensor:

@@ -7,11 +7,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sta.models.bottleneck import Tokens
+from sta.models.bottleneck import SpeechBottleneck, Tokens
 from sta.models.decoder import CodeDecoder, LatentDecoder
 from sta.models.diffusion import linear_schedule
+from sta.recipe import load_recipe
 from sta.training.loop import Share
-from sta.training.tasks.decoder import _FlowMatching, _MaskAndReplace, written_places
+from sta.training.tasks.decoder import _Denoising, _FlowMatching, _MaskAndReplace, written_places
+from tests.conftest import tiny_encoder
 
 
 @pytest.mark.parametrize(("size", "share", "count"), [(16, 0.25, 4), (16, 0.5, 8), (10, 0.3, 3), (8, 0, 0), (8, 1, 8)])
@@ -56,3 +58,25 @@ def test_an_objective_learns_one_picture(kind: str, names: set[str]) -> None:
         optimizer.step()
     for name, value in losses.items():
         assert value < 0.5 * first[name]
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_words_reach_the_bottleneck_where_they_weigh(weight: float) -> None:
+    encoder, (loss, x0) = tiny_encoder({"en": 5}), objective("latent-diffusion")
+    bottleneck = SpeechBottleneck(encoder.config.width, 3, tokens=2, width=3, layers=1, heads=2)
+    stage = load_recipe("garden-mini", [f"stages.decoder.losses.words={weight}"]).stages.decoder
+    assert isinstance(loss, _FlowMatching)
+    module = _Denoising(loss, {"pooled": encoder}, {"pooled": bottleneck}, stage, 0.03)
+    unit = torch.nn.functional.normalize(torch.randn(4, 3), dim=-1)
+    batch = {
+        "group": torch.tensor(0), "frames": torch.randn(4, 6, encoder.config.width),
+        "frames_mask": torch.ones(4, 6, dtype=torch.bool), "x0": x0[:4], "text": unit, "text_bank": unit,
+        "pieces": torch.tensor([1, 2, 3, 4, 5]), "counts": torch.tensor([1, 2, 1, 1]),
+    }  # fmt: skip
+    losses = module(batch)
+    assert ("words" in losses) == bool(weight)
+    if weight:
+        losses["words"].backward()
+        assert bottleneck.queries.grad is not None
+        assert bottleneck.queries.grad.abs().max() > 0
+        assert all(p.grad is None for p in encoder.parameters())

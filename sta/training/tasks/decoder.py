@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sta.models.bottleneck import SpeechBottleneck, Tokens
+from sta.models.captioner import Captioner
 from sta.models.decoder import CodeDecoder, LatentDecoder
 from sta.models.decoders import build_decoder
 from sta.models.diffusion import Schedule, corrupt, linear_schedule, variational_loss
@@ -90,6 +91,11 @@ class _Denoising(nn.Module):
         self.encoders, self.bottlenecks = nn.ModuleDict(encoders), nn.ModuleDict(bottlenecks)
         self.encoders.requires_grad_(False)
         self.bottlenecks.requires_grad_(stage.tune_bottleneck)
+        self.captioners = nn.ModuleDict(
+            {g: Captioner(encoders[g].ctc.out_features, b.config.width) for g, b in bottlenecks.items()}
+            if stage.tune_bottleneck and stage.losses.get("words")
+            else {}
+        )
 
     def train(self, mode: bool = True) -> _Denoising:
         super().train(mode)
@@ -105,6 +111,8 @@ class _Denoising(nn.Module):
             losses["text"] = similarity_distillation(
                 tokens.embedding, batch["text"], batch["text_bank"], self.temperature
             ).mean()
+        if group in self.captioners:
+            losses["words"] = self.captioners[group](tokens.tokens, batch["pieces"], batch["counts"])
         return losses
 
     def _condition(self, group: str, batch: dict[str, Tensor]) -> Tokens:
@@ -176,9 +184,8 @@ class DecoderTask(Task):
                 self.short[group].take(turn * shorts, shorts),
             ]
         )
-        written = written_places(size, self.stage.text_share)
-        places, written = share.of(places), share.of(written)
-        heard, read = places[~written], places[written]
+        places, is_written = share.of(places), share.of(written_places(size, self.stage.text_share))
+        heard, read = places[~is_written], places[is_written]
         rows = self.rows[group]
         shown = rows[np.concatenate([heard, read])]
         bank = np.random.default_rng([self.workspace.recipe.seed, step]).choice(
@@ -193,18 +200,23 @@ class DecoderTask(Task):
             "text": torch.from_numpy(self.text[shown]),
             "text_bank": torch.from_numpy(self.text[bank]),
         }
-        return batch | self._written(group, rows[read], step) if len(read) else batch
+        if self.stage.losses.get("words"):
+            captions = self._pieces(group, shown)
+            batch["pieces"] = torch.tensor([piece for caption in captions for piece in caption])
+            batch["counts"] = torch.tensor([len(caption) for caption in captions])
+        if len(read):
+            written = spread_pieces(self._pieces(group, rows[read]), torch.Generator().manual_seed(step))
+            batch["text_pieces"], batch["text_lengths"] = written
+        return batch
 
-    def _written(self, group: str, rows: np.ndarray, step: int) -> dict[str, Tensor]:
+    def _pieces(self, group: str, rows: np.ndarray) -> list[list[int]]:
         encoder = self.encoders[group]
-        captions = [
+        return [
             encoder.shift_pieces(
                 self.workspace.pieces[self.language[r]].encode(self.workspace.texts[r]), self.language[r]
             )
             for r in rows
         ]
-        pieces, lengths = spread_pieces(captions, torch.Generator().manual_seed(step))
-        return {"text_pieces": pieces, "text_lengths": lengths}
 
     def export(self, module: nn.Module, folder: Path) -> None:
         assert isinstance(module, _Denoising)
