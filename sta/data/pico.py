@@ -21,8 +21,8 @@ from sta.errors import VoiceError
 ACCENTS = {"en-us": "en-US", "en-gb": "en-GB"}
 WORDS_PER_MINUTE = {"en-us": 160, "en-gb": 157}  # at the engine's own rate, on espeak's scale
 HABITS = (38, 62)  # two speakers of every vocal tract: a lower and a higher voice, on espeak's scale of pitch
-TRACTS = (76, 80, 84, 88, 92, 96, 100, 106)  # playing speed in percent: 76 sounds like a large man, 106 like a child
-DEEPER = 2.6  # pitch goes with this power of the playing speed: a man's tract is 15 % longer, his voice an octave lower
+TRACTS = (76, 80, 84, 88, 92, 96, 100, 106)  # playing speed in percent: less is a longer vocal tract
+DEEPER = 2.6  # pitch goes with this power of the playing speed: longer vocal tracts have deeper voices
 RATES, PITCHES = (20, 500), (50, 200)  # percent of its own, what the engine accepts
 
 
