@@ -178,6 +178,9 @@ class DecoderStage(Optimisation):
     condition_drop: Share = Field(0.1, description="chance that the condition is hidden, for guidance")
     text_share: Share = Field(0.15, description="share of the batch conditioned through the text branch")
     phrase_share: Share = Field(0.1, description="share of short phrases among the recordings")
+    disturbed: Share = Field(
+        0.0, description="share of the recordings heard with the distill stage's augmentation and noise (log-mel)"
+    )
     tune_bottleneck: bool = Field(True, description="let the denoising loss reach the bottleneck (encoder frozen)")
 
 

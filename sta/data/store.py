@@ -45,10 +45,14 @@ class Ragged:
 
     def padded(self, items: Sequence[int], multiple: int, limit: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """([B, S, F] padded with zeros to a multiple of `multiple`, lengths [B]); `limit` cuts longer ones."""
-        sequences = [self[int(i)][:limit] for i in items]
-        lengths = np.array([len(s) for s in sequences])
-        longest = -(-int(lengths.max()) // multiple) * multiple
-        batch = np.zeros((len(items), longest, *self.values.shape[1:]), self.values.dtype)
-        for row, sequence in enumerate(sequences):
-            batch[row, : len(sequence)] = sequence
-        return batch, lengths
+        return pad([self[int(i)][:limit] for i in items], multiple)
+
+
+def pad(sequences: Sequence[np.ndarray], multiple: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sequences [S_i, F] as one batch: ([B, S, F] padded with zeros to a multiple of `multiple`, lengths [B])."""
+    lengths = np.array([len(s) for s in sequences])
+    longest = -(-int(lengths.max()) // multiple) * multiple
+    batch = np.zeros((len(sequences), longest, *sequences[0].shape[1:]), sequences[0].dtype)
+    for row, sequence in enumerate(sequences):
+        batch[row, : len(sequence)] = sequence
+    return batch, lengths

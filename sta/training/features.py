@@ -12,6 +12,7 @@ from torch import Tensor
 from sta.cards import TeacherCard, load_teacher
 from sta.data.cache import build_folder, key_of
 from sta.data.store import Ragged
+from sta.models.augment import augment_mel, disturb_mel
 from sta.models.bottleneck import SpeechBottleneck
 from sta.models.encoder import SpeechEncoder
 from sta.models.loading import load_network
@@ -108,31 +109,46 @@ def batches_by_length(features: Ragged, rows: np.ndarray, size: int = 64) -> lis
 
 @torch.no_grad()
 def encode_rows(
-    encoder: SpeechEncoder, workspace: Workspace, rows: np.ndarray, device: torch.device
+    encoder: SpeechEncoder, workspace: Workspace, rows: np.ndarray, device: torch.device, disturbed: bool = False
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Frames [B, S+1, D], their mask, CTC logits and CTC lengths of some rows."""
-    values, lengths = workspace.features.padded(list(rows), LENGTH_MULTIPLE)
+    """Frames [B, S+1, D], their mask, CTC logits and CTC lengths of some rows, clean or as distillation hears them."""
+    values, sizes = workspace.features.padded(list(rows), LENGTH_MULTIPLE)
     codes = workspace.corpus.column("language")
     language = torch.tensor([encoder.language_index(codes[i]) for i in rows], device=device)
-    inputs = encoder.inputs(torch.from_numpy(values).to(device))
-    out = encoder(inputs, torch.from_numpy(lengths).to(device), language)
+    inputs, lengths = encoder.inputs(torch.from_numpy(values).to(device)), torch.from_numpy(sizes).to(device)
+    if disturbed:
+        stage = workspace.recipe.stages.distill
+        inputs, lengths = augment_mel(inputs, lengths, stage.augment)
+        inputs = disturb_mel(inputs, lengths, stage.noise)
+    out = encoder(inputs, lengths, language)
     assert out.ctc_logits is not None
     return out.frames, out.mask, out.ctc_logits, out.ctc_lengths
 
 
-def cached_frames(workspace: Workspace, group: str, device: torch.device) -> Ragged:
-    """The frozen encoder's frames of the group's training rows, float16; the number of a row is its place in `rows`."""
-    folder = workspace.cache / f"frames-{fingerprint(workspace.final(f'distill-{group}') / 'encoder')}"
+def cached_frames(workspace: Workspace, group: str, device: torch.device, disturbed: bool = False) -> Ragged:
+    """The frozen encoder's frames of the group's training rows, float16; the number of a row is its place in `rows`.
+
+    Args:
+        disturbed: hear each row once with the augmentation and the noise of the distill stage (log-mel only).
+    """
+    encoder_name = fingerprint(workspace.final(f"distill-{group}") / "encoder")
+    folder = workspace.cache / f"frames-{encoder_name}"
+    if disturbed:
+        stage = workspace.recipe.stages.distill
+        name = key_of([encoder_name, stage.augment, stage.noise, workspace.recipe.seed])
+        folder = workspace.cache / f"disturbed-frames-{name}"
 
     def fill(partial: Path) -> None:
         encoder, _ = load_speech(workspace, group)
         encoder.to(device)
         rows = group_rows(workspace, group)
         kept: dict[int, np.ndarray] = {}
-        with Bar(f"frames of {group}", len(rows), "recordings") as bar:
+        what = f"{'disturbed ' * disturbed}frames of {group}"
+        with Bar(what, len(rows), "recordings") as bar, torch.random.fork_rng():
+            torch.manual_seed(workspace.recipe.seed)
             for batch in batches_by_length(workspace.features, rows):
                 with fast(device):
-                    frames, mask, _, _ = encode_rows(encoder, workspace, batch, device)
+                    frames, mask, _, _ = encode_rows(encoder, workspace, batch, device, disturbed)
                 for row, frame, valid in zip(batch, frames, mask, strict=True):
                     kept[int(row)] = frame[valid].half().cpu().numpy()
                 bar.advance(len(batch))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -12,7 +16,7 @@ from sta.models.decoder import CodeDecoder, LatentDecoder
 from sta.models.diffusion import linear_schedule
 from sta.recipe import load_recipe
 from sta.training.loop import Share
-from sta.training.tasks.decoder import _Denoising, _FlowMatching, _MaskAndReplace, written_places
+from sta.training.tasks.decoder import DecoderTask, _Denoising, _FlowMatching, _MaskAndReplace, written_places
 from tests.conftest import tiny_encoder
 
 
@@ -80,3 +84,16 @@ def test_words_reach_the_bottleneck_where_they_weigh(weight: float) -> None:
         assert bottleneck.queries.grad is not None
         assert bottleneck.queries.grad.abs().max() > 0
         assert all(p.grad is None for p in encoder.parameters())
+
+
+@pytest.mark.parametrize(("share", "stores"), [(0.0, 2), (0.25, 2), (1.0, 2), (0.5, 1)])
+def test_a_share_of_the_recordings_is_heard_disturbed(share: float, stores: int) -> None:
+    task: Any = object.__new__(DecoderTask)
+    task.workspace = SimpleNamespace(recipe=SimpleNamespace(seed=1))
+    task.stage = SimpleNamespace(disturbed=share)
+    task.frames = {"pooled": [np.zeros(400), np.ones(400)][:stores]}
+    heard = [float(task._heard("pooled", place, step=3)) for place in range(400)]
+    assert abs(np.mean(heard) - share * (stores == 2)) < 0.07
+    assert heard == [float(task._heard("pooled", place, step=3)) for place in range(400)]
+    if 0 < share < 1 and stores == 2:
+        assert heard != [float(task._heard("pooled", place, step=4)) for place in range(400)]

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sta.data.store import pad
 from sta.models.bottleneck import SpeechBottleneck, Tokens
 from sta.models.captioner import Captioner
 from sta.models.decoder import CodeDecoder, LatentDecoder
@@ -142,7 +143,9 @@ class DecoderTask(Task):
         self.weights, self.groups = {k: v for k, v in self.stage.losses.items()}, list(workspace.recipe.groups)
         pictures = picture_latents if workspace.recipe.decoder.kind == "latent-diffusion" else picture_codes
         self.pictures, (_, self.text) = pictures(workspace, device), teacher_features(workspace, device)
-        self.frames = {g: cached_frames(workspace, g, device) for g in self.groups}
+        disturbs = self.stage.disturbed > 0 and workspace.recipe.encoder.backbone is None
+        heard = (False, True) if disturbs else (False,)
+        self.frames = {g: [cached_frames(workspace, g, device, disturbed) for disturbed in heard] for g in self.groups}
         self.rows = {g: group_rows(workspace, g) for g in self.groups}
         self.image_of, _ = workspace.corpus.image_index
         self.language = workspace.corpus.column("language")
@@ -150,7 +153,7 @@ class DecoderTask(Task):
         self.encoders = {g: encoder for g, (encoder, _) in speech.items()}
         self.module = self._build({g: bottleneck for g, (_, bottleneck) in speech.items()})
         self.short, self.full = {}, {}
-        for group, frames in self.frames.items():
+        for group, (frames, *_) in self.frames.items():
             short = frames.lengths < SHORT * np.quantile(frames.lengths, 0.9)
             places = np.arange(len(frames))
             self.short[group] = Shuffled(places[short], workspace.recipe.seed)
@@ -191,7 +194,7 @@ class DecoderTask(Task):
         bank = np.random.default_rng([self.workspace.recipe.seed, step]).choice(
             rows, min(BANK, len(rows)), replace=False
         )
-        frames, lengths = self.frames[group].padded(heard.tolist(), FRAME_MULTIPLE)
+        frames, lengths = pad([self._heard(group, place, step) for place in heard], FRAME_MULTIPLE)
         batch = {
             "group": torch.tensor(number),
             "frames": torch.from_numpy(frames),
@@ -208,6 +211,12 @@ class DecoderTask(Task):
             written = spread_pieces(self._pieces(group, rows[read]), torch.Generator().manual_seed(step))
             batch["text_pieces"], batch["text_lengths"] = written
         return batch
+
+    def _heard(self, group: str, place: int, step: int) -> np.ndarray:
+        """The frames [S, D] of a recording, clean or disturbed: the same on any number of ranks."""
+        clean, *disturbed = self.frames[group]
+        chance = np.random.default_rng([self.workspace.recipe.seed, step, int(place)]).random()
+        return disturbed[0][place] if disturbed and chance < self.stage.disturbed else clean[place]
 
     def _pieces(self, group: str, rows: np.ndarray) -> list[list[int]]:
         encoder = self.encoders[group]
