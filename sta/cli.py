@@ -211,7 +211,7 @@ def demo(options: argparse.Namespace) -> None:
     from sta.release import PRETRAINED
     from sta.training.progress import Bar
 
-    shipped = PRETRAINED if PRETRAINED.is_dir() and not os.environ.get("STA_WEIGHTS") else None
+    shipped = None if os.environ.get("STA_WEIGHTS") else PRETRAINED
     show = Demo(release_of(options.weights or shipped))
     languages = [options.language] if options.language else list(show.pipe.languages)
     if options.say is None:

@@ -144,12 +144,17 @@ class Evaluation:
     def draw(
         self, tokens: Tokens, seeds: Sequence[int], steps: int | None = None, guidance: float | None = None
     ) -> Tensor:
-        """Pictures [n, 3, H, W] in [-1, 1], each from a seed of its own, so that batches do not matter."""
+        """Pictures [n, 3, H, W] in [-1, 1], each from a seed of its own, so that batches do not matter.
+
+        Drawn in bfloat16 where the machine has it, several times as fast.
+        """
         parts = []
         for start in range(0, len(seeds), BATCH):
             generators = [torch.Generator().manual_seed(s) for s in seeds[start : start + BATCH]]
             part = Tokens(*(x[start : start + BATCH] for x in (tokens.tokens, tokens.embedding, tokens.kl)))
-            parts.append(self.pipe.decode_latents(self.pipe.draw_latents(part, steps, guidance, generators)).cpu())
+            with fast(self.pipe.device):
+                drawn = self.pipe.decode_latents(self.pipe.draw_latents(part, steps, guidance, generators))
+            parts.append(drawn.float().cpu())
         return torch.cat(parts)
 
     def seeds(self, rows: np.ndarray) -> list[int]:

@@ -24,17 +24,14 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
 
 def release_of(given: Path | None) -> Path:
     """The release meant: the one given, $STA_WEIGHTS, the newest below runs/, or the one that ships."""
+    from sta.pipeline import packaged
     from sta.release import PRETRAINED
 
     named = given or (Path(os.environ["STA_WEIGHTS"]) if os.environ.get("STA_WEIGHTS") else None)
     if named is not None:
-        return named
+        return packaged(named)
     found = sorted(Path("runs").glob("*/release"), key=lambda p: p.stat().st_mtime)
-    if not found and PRETRAINED.is_dir():
-        return PRETRAINED
-    if not found:
-        raise StaError("no weights here: name a release with --weights, or make one with `sta run garden-mini`")
-    return found[-1]
+    return found[-1] if found else PRETRAINED
 
 
 def finished_run(folder: Path) -> Workspace:

@@ -30,6 +30,7 @@ from sta.models.vq import VQTokenizer, to_pixels
 
 Audio = str | Path | bytes | np.ndarray | Tensor
 LENGTH_MULTIPLE = 64
+SHIPPED = Path(__file__).parent / "pretrained"  # releases that come with the package, by name
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
@@ -108,7 +109,7 @@ class SpeechToImagePipeline(DiffusionPipeline):
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
     ) -> SpeechToImagePipeline:
-        """Load a release from a folder, or from the Hub by name.
+        """Load a release: from a folder, by the name of one that ships with the package (`garden`), or from the Hub.
 
         Raises:
             WeightsError: the release is missing, incomplete, truncated, or its parts do not belong together.
@@ -409,9 +410,15 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
+def packaged(path: Path) -> Path:
+    """The release that ships under a name such as `garden`, where no folder of that name is here; else the path."""
+    shipped = SHIPPED / path
+    return shipped if not path.is_dir() and shipped.is_dir() else path
+
+
 def _local(name_or_path: str) -> Path:
-    """The release's folder: the path itself, or where the Hub's files of that name were downloaded to."""
-    folder = Path(name_or_path)
+    """The release's folder: the path itself, what ships by that name, or where the Hub's files were downloaded to."""
+    folder = packaged(Path(name_or_path))
     if folder.is_dir():
         return folder
     from huggingface_hub import snapshot_download

@@ -17,14 +17,14 @@ from sta.models.flow import TIMESTEPS
 from sta.models.loading import load_network
 from sta.models.scheduler import FlowMatchEulerDiscreteScheduler, MaskReplaceScheduler, Scheduler
 from sta.models.vq import VQTokenizer
-from sta.pipeline import LanguagePack, SpeechToImagePipeline
+from sta.pipeline import SHIPPED, LanguagePack, SpeechToImagePipeline
 
 if TYPE_CHECKING:
     from sta.training.workspace import Workspace
 
 SUMS = "SHA256SUMS"
 READER = "reader"
-PRETRAINED = Path(__file__).parent / "pretrained" / "garden"  # the weights that ship with the package
+PRETRAINED = SHIPPED / "garden"  # what is drawn with where no other release is named
 
 
 def assemble(workspace: Workspace) -> SpeechToImagePipeline:

@@ -144,8 +144,9 @@ def test_draw_unknown_language(sta: Sta, release: Path, recording: Path) -> None
     assert not list(Path().iterdir())
 
 
-def test_draw_without_weights(sta: Sta, recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    refused(sta("draw", recording, "--language", "en"), "--weights", "sta run garden-mini")
+def test_draw_with_what_is_no_release(
+    sta: Sta, recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     nowhere = tmp_path / "nowhere"
     refused(sta("draw", recording, "--language", "en", "--weights", nowhere), str(nowhere), "no such folder")
     refused(sta("draw", recording, "--language", "en", "--weights", tmp_path), str(tmp_path), "SHA256SUMS")

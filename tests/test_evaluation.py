@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
@@ -28,6 +30,7 @@ def test_draw_does_not_depend_on_batches(
     evaluation: Evaluation, tokens: Tokens, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn = []
+    monkeypatch.setattr(sta.evaluation, "fast", lambda device: nullcontext())
     for batch in (1, 2, 5, 32):
         monkeypatch.setattr(sta.evaluation, "BATCH", batch)
         drawn.append(evaluation.draw(tokens, seeds=[9, 8, 7, 6, 5]))
@@ -36,8 +39,20 @@ def test_draw_does_not_depend_on_batches(
     assert drawn[0].abs().max() <= 1
 
 
-def test_draw_is_what_the_pipeline_draws(evaluation: Evaluation, tokens: Tokens) -> None:
-    """The numbers are of the pictures that a user gets with the same seed."""
+def test_drawing_in_bfloat16_gives_floats(
+    evaluation: Evaluation, tokens: Tokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sta.evaluation, "fast", lambda device: torch.autocast(device.type, torch.bfloat16))
+    drawn = evaluation.draw(tokens, seeds=[9, 8, 7, 6, 5])
+    assert drawn.dtype == torch.float32
+    assert drawn.isfinite().all()
+
+
+def test_draw_is_what_the_pipeline_draws(
+    evaluation: Evaluation, tokens: Tokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The numbers are of the pictures that a user gets with the same seed, but for the rounding of bfloat16."""
+    monkeypatch.setattr(sta.evaluation, "fast", lambda device: nullcontext())
     image = evaluation.pipe(
         wave(seed=3), generator=torch.Generator().manual_seed(6), num_inference_steps=STEPS, output_type="pt"
     ).images
