@@ -37,7 +37,7 @@ def test_its_card_says_how_it_was_made() -> None:
     card = ModelCard.load(PRETRAINED / "README.md")
     assert card.data.to_dict()["language"] == ["en", "ar"]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in card.text.splitlines()]
-    facts = {row[0]: row[1] for row in rows if len(row) == 2}
+    facts = {row[0]: row[1] for row in rows if len(row) == 2 and row[0]}
     assert facts.keys() >= {"commit", "seed", "data", "minutes of training", "machine"}
     assert not any("unknown" in fact or not fact for fact in facts.values()), facts
 
