@@ -27,7 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "release": BASE | {"data", "models", "training", "pipeline"},
     "evaluation": BASE | {"data", "models", "training", "metrics", "pipeline", "release"},
     "modelcard": BASE | {"data", "models", "training", "metrics", "pipeline", "release"},
-    "locate": BASE | {"training", "release"},
+    "locate": BASE | {"training", "pipeline", "release"},
     "bench": BASE | {"data", "models", "training", "metrics", "pipeline", "release", "evaluation", "locate"},
     "demo": BASE | {"data", "models", "metrics", "pipeline", "release"},
     "doctor": BASE | {"data", "models", "training"},
