@@ -266,8 +266,9 @@ class SpeechToImagePipeline(DiffusionPipeline):
         scale = self.config["guidance_scale"] if guidance_scale is None else guidance_scale
         latents = self.prepare_latents(len(tokens.tokens), generator, latents)
         set_timesteps(self.scheduler, steps, self.device)
+        drafted = self.decoder.draft(tokens.tokens.to(self.decoder.dtype))
         for number, t in enumerate(self.scheduler.timesteps):
-            prediction = self._predict(latents, t, tokens, scale)
+            prediction = self._predict(latents, t, tokens, scale, drafted)
             latents = self.scheduler.step(prediction, t, latents, generator=generator, return_dict=False)[0]
             if callback_on_step_end is not None:
                 given = {}
@@ -276,17 +277,20 @@ class SpeechToImagePipeline(DiffusionPipeline):
                 latents = (callback_on_step_end(self, number, t, given) or {}).pop("latents", latents)
         return latents
 
-    def _predict(self, latents: Tensor, t: Tensor, tokens: Tokens, scale: float) -> Tensor:
+    def _predict(
+        self, latents: Tensor, t: Tensor, tokens: Tokens, scale: float, drafted: Tensor | None = None
+    ) -> Tensor:
         """What the scheduler steps with, guided: one pass over the batch, doubled where there is guidance."""
         share = (t / self.scheduler.config["num_train_timesteps"]).to(self.device, torch.float32).expand(len(latents))
         dtype = self.decoder.dtype
         heard, embedding = tokens.tokens.to(dtype), tokens.embedding.to(dtype)
         if scale == 1:
-            prediction: Tensor = self.decoder(latents, share, heard, embedding)
+            prediction: Tensor = self.decoder(latents, share, heard, embedding, drafted=drafted)
             return prediction.float()
         drop = torch.arange(2, device=self.device).repeat_interleave(len(latents)).bool()
         twice = [torch.cat([x, x]) for x in (latents, share, heard, embedding)]
-        conditional, unconditional = self.decoder(*twice, drop).chunk(2)
+        both = None if drafted is None else torch.cat([drafted, drafted])
+        conditional, unconditional = self.decoder(*twice, drop, both).chunk(2)
         return self.decoder.guide(conditional, unconditional, scale)
 
     @torch.no_grad()

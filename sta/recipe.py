@@ -106,6 +106,9 @@ class DecoderSettings(Strict):
     group: Literal[1, 2] = Field(2, description="side of the square of codes that shares a position")
     timesteps: Positive = Field(100, description="T of mask-and-replace (VQ-Diffusion)")
     dropout: Share = 0.0
+    draft: Annotated[int, Field(ge=0)] = Field(
+        0, description="layers of the draft that the tokens alone give, which the denoiser starts from; 0: none"
+    )
 
 
 class Optimisation(Strict):
@@ -167,15 +170,19 @@ class DistillStage(Optimisation):
 class DecoderStage(Optimisation):
     """Training of the decoder on speech tokens."""
 
-    losses: dict[Literal["vlb", "x0", "flow", "rate", "text", "words"], Weight] = {
+    losses: dict[Literal["vlb", "x0", "flow", "draft", "rate", "text", "words"], Weight] = {
         "vlb": 0.0,  # VQ-Diffusion's
         "x0": 1.0,  # VQ-Diffusion's
         "flow": 1.0,  # latent diffusion's
+        "draft": 1.0,  # where decoder.draft gives one
         "rate": 1e-4,
         "text": 0.1,
         "words": 0.0,  # a captioner on the tokens, as in the distill stage
     }
     condition_drop: Share = Field(0.1, description="chance that the condition is hidden, for guidance")
+    draft_first: Share = Field(
+        0.0, description="share of the steps, at the start, that train draft and bottleneck and leave the denoiser out"
+    )
     text_share: Share = Field(0.15, description="share of the batch conditioned through the text branch")
     phrase_share: Share = Field(0.1, description="share of short phrases among the recordings")
     disturbed: Share = Field(
@@ -250,8 +257,14 @@ class Recipe(Strict):
         ):  # fmt: skip
             if width % heads:
                 raise ValueError(f"{section}.width {width} is not a multiple of {section}.heads {heads}")
-        if self.decoder.kind == "vq-diffusion-published" and self.decoder.dropout:
-            raise ValueError("decoder.dropout: vq-diffusion-published has none; leave it at 0")
+        if self.decoder.kind == "vq-diffusion-published":
+            for option in ("dropout", "draft"):
+                if getattr(self.decoder, option):
+                    raise ValueError(f"decoder.{option}: vq-diffusion-published has none; leave it at 0")
+        if self.stages.decoder.draft_first and not self.decoder.draft:
+            raise ValueError(
+                "stages.decoder.draft_first trains a draft first: give decoder.draft some layers, such as 3"
+            )
         if self.decoder.kind == "latent-diffusion" and not self.stages.tokenizer.unquantised:
             raise ValueError(
                 "decoder.kind latent-diffusion draws latents that skip the codebook, which the tokenizer has to learn: "

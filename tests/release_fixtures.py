@@ -50,7 +50,7 @@ def tiny_pipeline(kind: str = "vq-diffusion") -> SpeechToImagePipeline:
     tokenizer = VQTokenizer(SIZE, codes=CODES, code_width=4, width=16, factor=4)
     decoder = build_decoder(
         kind, tokenizer.side, CODES, 4, tokens, width, embedding,
-        width=16, layers=2, heads=2, group=2, timesteps=20, dropout=0.0,
+        width=16, layers=2, heads=2, group=2, timesteps=20, dropout=0.0, draft=1,
     )  # fmt: skip
     scheduler: Scheduler = (
         FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000)

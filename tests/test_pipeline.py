@@ -81,7 +81,8 @@ def test_save_load_local(pipe: SpeechToImagePipeline, release: Path, language: s
     assert list(loaded.languages) == sorted(LANGUAGES)
     assert loaded.config["token_space"] == TOKEN_SPACE
     assert (loaded.config["num_inference_steps"], loaded.config["guidance_scale"]) == (STEPS, 2.0)
-    np.testing.assert_array_equal(draw(pipe, language=language), draw(loaded, language=language))
+    drawn, again = draw(pipe, language=language), draw(loaded, language=language)
+    np.testing.assert_allclose(drawn, again, atol=1e-5)  # where weights lie in memory may change the last bit
 
 
 def test_saved_again_is_the_same_release(release: Path, tmp_path: Path) -> None:
@@ -191,9 +192,9 @@ def test_cfg(pipe: SpeechToImagePipeline, monkeypatch: pytest.MonkeyPatch) -> No
     sizes: list[int] = []
     forward = pipe.decoder.forward
 
-    def counted(codes: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+    def counted(codes: torch.Tensor, *others: Any, **named: Any) -> torch.Tensor:
         sizes.append(len(codes))
-        return forward(codes, *others)
+        return forward(codes, *others, **named)
 
     monkeypatch.setattr(pipe.decoder, "forward", counted)
     alone, far = draw(pipe, guidance_scale=1), draw(pipe, guidance_scale=8)

@@ -4,8 +4,9 @@ Cross-attention to the tokens, adaptive norm from time and the global embedding 
 layers, as in PixArt-alpha), learned null condition for guidance. Squares of `group` x `group` codes share a
 position, so that the transformer works on group^2 times fewer positions.
 
-Both are driven through one interface: `start` gives x_T, `forward` what a scheduler steps with, `guide` mixes it with
-the unconditional one, `picture` turns x_0 into pixels, and `reconstruct` shows what could at best be drawn.
+Both are driven through one interface: `start` gives x_T, `draft` what the tokens alone say of the picture, once for
+all steps, `forward` what a scheduler steps with, `guide` mixes it with the unconditional one, `picture` turns x_0 into
+pixels, and `reconstruct` shows what could at best be drawn.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 from sta.models.diffusion import guide
+from sta.models.draft import Draft
+from sta.models.folding import fold, positions_of, unfold
 from sta.models.layers import Attention, feed_forward, sinusoids
 from sta.models.vq import VQTokenizer
 
@@ -46,14 +49,16 @@ class DecoderLayer(nn.Module):
 
 
 class Trunk(nn.Module):
-    """Positions of a picture [B, P, D] in the light of time, speech tokens and global embedding."""
+    """Positions of a picture [B, P, D] in the light of time, speech tokens, their draft and global embedding."""
 
     def __init__(
         self, positions: int, tokens: int, token_width: int, embedding_width: int,
-        width: int, layers: int, heads: int, dropout: float,
+        width: int, layers: int, heads: int, dropout: float, draft: Draft | None,
     ):  # fmt: skip
         super().__init__()
-        self.width = width
+        self.width, self.draft = width, draft
+        if draft is not None:
+            self.read_draft = nn.Linear(width, width)
         self.place = nn.Parameter(torch.randn(positions, width) * 0.02)
         self.read_tokens = nn.Linear(token_width, width)
         self.token_role = nn.Parameter(torch.randn(tokens, width) * 0.02)
@@ -68,8 +73,14 @@ class Trunk(nn.Module):
         nn.init.zeros_(modulate.weight)
         nn.init.zeros_(modulate.bias)
 
-    def forward(self, x: Tensor, t: Tensor, tokens: Tensor, embedding: Tensor, drop: Tensor | None) -> Tensor:
-        """x [B, P, D], t [B], tokens [B, K, C], embedding [B, E], drop [B] bool or None -> [B, P, D]."""
+    def drafted(self, tokens: Tensor) -> Tensor | None:
+        """The draft [B, P, D] of tokens [B, K, C], where this network has one."""
+        return None if self.draft is None else self.draft(tokens)
+
+    def forward(
+        self, x: Tensor, t: Tensor, tokens: Tensor, embedding: Tensor, drop: Tensor | None, drafted: Tensor | None
+    ) -> Tensor:
+        """x, drafted [B, P, D], t [B], tokens [B, K, C], embedding [B, E], drop [B] bool or None -> [B, P, D]."""
         memory = self.read_tokens(tokens) + self.token_role
         condition = self.read_embedding(embedding)
         if drop is not None:
@@ -78,6 +89,9 @@ class Trunk(nn.Module):
         time = self.read_time(sinusoids(t * 1000, self.width).to(condition.dtype))
         modulation = self.modulate(time + condition).unflatten(-1, (9, -1))
         x = x + self.place
+        if self.draft is not None:
+            known = self.read_draft(self.draft(tokens) if drafted is None else drafted)
+            x = x + (known if drop is None else known.masked_fill(drop[:, None, None], 0))
         for layer in self.blocks:
             x = layer(x, memory, modulation)
         normed: Tensor = self.norm(x)
@@ -92,6 +106,8 @@ class CodeDecoder(ModelMixin, ConfigMixin):
         codebook: V; the mask's id is V.
         group: side of the square of codes that shares a position.
         token_width: C. embedding_width: E. tokens: K.
+        draft: layers of the draft of the picture that the tokens alone give; 0: none.
+        channels: d of the tokenizer's latents, which the draft predicts.
     """
 
     config_name = "config.json"
@@ -109,19 +125,33 @@ class CodeDecoder(ModelMixin, ConfigMixin):
         heads: int = 4,
         group: int = 2,
         dropout: float = 0.0,
+        draft: int = 0,
+        channels: int = 8,
     ):
         super().__init__()
         members = group * group
-        positions = _positions(side, group)
+        sketch = _draft(side, channels, group, tokens, token_width, width, draft, heads)
         self.embed = nn.Embedding(codebook + 1, width // members)
         self.join = nn.Linear(width // members * members, width)
-        self.trunk = Trunk(positions, tokens, token_width, embedding_width, width, layers, heads, dropout)
+        self.trunk = Trunk(
+            positions_of(side, group), tokens, token_width, embedding_width, width, layers, heads, dropout, sketch
+        )
         self.out = nn.Linear(width, members * width // 2)
         self.classify = nn.Linear(width // 2, codebook)
 
+    def draft(self, tokens: Tensor) -> Tensor | None:
+        """What tokens [B, K, C] alone say of the picture [B, P, D], for `forward`; None without a draft."""
+        return self.trunk.drafted(tokens)
+
+    def draft_loss(self, drafted: Tensor, latents: Tensor) -> Tensor:
+        """Mean squared error of the latents [B, d, h, w] that a draft [B, P, D] predicts: scalar."""
+        assert self.trunk.draft is not None
+        return self.trunk.draft.loss(drafted, latents)
+
     def forward(
-        self, codes: Tensor, t: Tensor, tokens: Tensor, embedding: Tensor, drop: Tensor | None = None
-    ) -> Tensor:
+        self, codes: Tensor, t: Tensor, tokens: Tensor, embedding: Tensor, drop: Tensor | None = None,
+        drafted: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """Logits of x_0.
 
         Args:
@@ -129,13 +159,14 @@ class CodeDecoder(ModelMixin, ConfigMixin):
             t: [B], time as a share of T in [0, 1].
             tokens: [B, K, C]; embedding: [B, E].
             drop: [B] bool, True where the null condition stands in.
+            drafted: [B, P, D], what `draft` gave for these tokens; drafted here if it is not given.
 
         Returns:
             [B, N, V].
         """
         side, group = self.config.side, self.config.group
         x = self.join(fold(self.embed(codes), side, group))
-        x = self.trunk(x, t, tokens, embedding, drop)
+        x = self.trunk(x, t, tokens, embedding, drop, drafted)
         logits: Tensor = self.classify(unfold(self.out(x), side, group))
         return logits
 
@@ -166,6 +197,7 @@ class LatentDecoder(ModelMixin, ConfigMixin):
         channels: d of a latent.
         group: side of the square of latents that shares a position.
         token_width: C. embedding_width: E. tokens: K.
+        draft: layers of the draft of the picture that the tokens alone give; 0: none.
     """
 
     config_name = "config.json"
@@ -183,18 +215,31 @@ class LatentDecoder(ModelMixin, ConfigMixin):
         heads: int = 4,
         group: int = 2,
         dropout: float = 0.0,
+        draft: int = 0,
     ):
         super().__init__()
-        positions = _positions(side, group)
+        sketch = _draft(side, channels, group, tokens, token_width, width, draft, heads)
         self.join = nn.Linear(group * group * channels, width)
-        self.trunk = Trunk(positions, tokens, token_width, embedding_width, width, layers, heads, dropout)
+        self.trunk = Trunk(
+            positions_of(side, group), tokens, token_width, embedding_width, width, layers, heads, dropout, sketch
+        )
         self.out = nn.Linear(width, group * group * channels)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
+    def draft(self, tokens: Tensor) -> Tensor | None:
+        """What tokens [B, K, C] alone say of the picture [B, P, D], for `forward`; None without a draft."""
+        return self.trunk.drafted(tokens)
+
+    def draft_loss(self, drafted: Tensor, latents: Tensor) -> Tensor:
+        """Mean squared error of the latents [B, d, h, w] that a draft [B, P, D] predicts: scalar."""
+        assert self.trunk.draft is not None
+        return self.trunk.draft.loss(drafted, latents)
+
     def forward(
-        self, latents: Tensor, t: Tensor, tokens: Tensor, embedding: Tensor, drop: Tensor | None = None
-    ) -> Tensor:
+        self, latents: Tensor, t: Tensor, tokens: Tensor, embedding: Tensor, drop: Tensor | None = None,
+        drafted: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """Velocity noise - x_0.
 
         Args:
@@ -202,13 +247,14 @@ class LatentDecoder(ModelMixin, ConfigMixin):
             t: [B], share of noise in [0, 1].
             tokens: [B, K, C]; embedding: [B, E].
             drop: [B] bool, True where the null condition stands in.
+            drafted: [B, P, D], what `draft` gave for these tokens; drafted here if it is not given.
 
         Returns:
             [B, d, h, w].
         """
         side, group = self.config.side, self.config.group
         x = self.join(fold(latents.flatten(2).transpose(1, 2).to(self.dtype), side, group))
-        x = unfold(self.out(self.trunk(x, t, tokens, embedding, drop)), side, group)
+        x = unfold(self.out(self.trunk(x, t, tokens, embedding, drop, drafted)), side, group)
         return x.transpose(1, 2).unflatten(2, (side, side))
 
     def start(self, batch: int, generator: Any, device: torch.device) -> Tensor:
@@ -232,19 +278,7 @@ class LatentDecoder(ModelMixin, ConfigMixin):
         return tokenizer.decode_latents(tokenizer.latents(pictures))
 
 
-def _positions(side: int, group: int) -> int:
-    if side % group:
-        raise ValueError(f"side {side} is not a multiple of group {group}")
-    return (side // group) ** 2
-
-
-def fold(x: Tensor, side: int, group: int) -> Tensor:
-    """[B, side * side, d] in rows of the picture to [B, positions, group * group * d]."""
-    x = x.view(len(x), side // group, group, side // group, group, -1).permute(0, 1, 3, 2, 4, 5)
-    return x.reshape(len(x), (side // group) ** 2, -1)
-
-
-def unfold(x: Tensor, side: int, group: int) -> Tensor:
-    """The inverse of `fold`."""
-    x = x.view(len(x), side // group, side // group, group, group, -1).permute(0, 1, 3, 2, 4, 5)
-    return x.reshape(len(x), side * side, -1)
+def _draft(
+    side: int, channels: int, group: int, tokens: int, token_width: int, width: int, layers: int, heads: int
+) -> Draft | None:
+    return Draft(side, channels, group, tokens, token_width, width, layers, heads) if layers else None

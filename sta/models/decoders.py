@@ -19,7 +19,7 @@ DECODERS: dict[str, type[CodeDecoder] | type[LatentDecoder] | type[PublishedDeco
 
 def build_decoder(
     kind: str, side: int, codes: int, channels: int, tokens: int, token_width: int, embedding_width: int,
-    width: int, layers: int, heads: int, group: int, timesteps: int, dropout: float,
+    width: int, layers: int, heads: int, group: int, timesteps: int, dropout: float, draft: int,
 ) -> Decoder:  # fmt: skip
     """A fresh decoder for a tokenizer (`side`, `codes`, `channels`) and a token space (`tokens`, the two widths)."""
     if kind == "vq-diffusion-published":
@@ -27,5 +27,7 @@ def build_decoder(
             heads, width // heads, layers, cross_attention_dim=token_width, num_vector_embeds=codes + 1,
             sample_size=side, num_embeds_ada_norm=timesteps, null_length=tokens,
         )  # fmt: skip
-    space = (tokens, token_width, embedding_width, width, layers, heads, group, dropout)
-    return LatentDecoder(side, channels, *space) if kind == "latent-diffusion" else CodeDecoder(side, codes, *space)
+    space = (tokens, token_width, embedding_width, width, layers, heads, group, dropout, draft)
+    if kind == "latent-diffusion":
+        return LatentDecoder(side, channels, *space)
+    return CodeDecoder(side, codes, *space, channels)

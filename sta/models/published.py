@@ -158,16 +158,20 @@ class PublishedDecoder(ModelMixin, ConfigMixin):
         if null_length:
             self.null_tokens = nn.Parameter(torch.randn(null_length, cross_attention_dim) * 0.02)
 
+    def draft(self, tokens: Tensor) -> None:
+        """Nothing: this network has none."""
+
     def forward(
-        self, codes: Tensor, t: Tensor, tokens: Tensor, embedding: Tensor | None = None, drop: Tensor | None = None
-    ) -> Tensor:
+        self, codes: Tensor, t: Tensor, tokens: Tensor, embedding: Tensor | None = None, drop: Tensor | None = None,
+        drafted: None = None,
+    ) -> Tensor:  # fmt: skip
         """Logits of x_0.
 
         Args:
             codes: [B, N] in 0..V, x_t.
             t: [B], time as a share of T in (0, 1].
             tokens: [B, K, C].
-            embedding: not used by this network.
+            embedding, drafted: not used by this network.
             drop: [B] bool, True where the null condition stands in.
 
         Returns:

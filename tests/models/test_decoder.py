@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sta.models.decoder import CodeDecoder, LatentDecoder, fold, unfold
+from sta.models.decoder import CodeDecoder, LatentDecoder
+from sta.models.folding import fold, unfold
 from sta.models.vq import VQTokenizer
 from tests.conftest import scatter
 

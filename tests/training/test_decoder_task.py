@@ -54,7 +54,7 @@ def test_an_objective_learns_one_picture(kind: str, names: set[str]) -> None:
     optimizer = torch.optim.Adam(loss.parameters(), 1e-2)
     first: dict[str, float] = {}
     for _ in range(150):
-        losses = loss(x0, tokens, torch.zeros(16, dtype=torch.bool))
+        losses = loss(x0, tokens, torch.zeros(16, dtype=torch.bool), None)
         assert losses.keys() == names
         first = first or {k: float(v.detach()) for k, v in losses.items()}
         optimizer.zero_grad()
@@ -97,3 +97,24 @@ def test_a_share_of_the_recordings_is_heard_disturbed(share: float, stores: int)
     assert heard == [float(task._heard("pooled", place, step=3)) for place in range(400)]
     if 0 < share < 1 and stores == 2:
         assert heard != [float(task._heard("pooled", place, step=4)) for place in range(400)]
+
+
+def test_a_batch_without_pictures_trains_the_draft_and_the_bottleneck_alone() -> None:
+    encoder = tiny_encoder({"en": 5})
+    decoder = LatentDecoder(4, 3, tokens=2, token_width=3, embedding_width=3, width=16, layers=1, heads=2, draft=1)
+    bottleneck = SpeechBottleneck(encoder.config.width, 3, tokens=2, width=3, layers=1, heads=2)
+    stage = load_recipe("garden-mini").stages.decoder
+    module = _Denoising(_FlowMatching(decoder), {"pooled": encoder}, {"pooled": bottleneck}, stage, 0.03)
+    latents, unit = torch.randn(4, 3, 4, 4), torch.nn.functional.normalize(torch.randn(4, 3), dim=-1)
+    batch = {
+        "group": torch.tensor(0), "frames": torch.randn(4, 6, encoder.config.width), "latents": latents,
+        "frames_mask": torch.ones(4, 6, dtype=torch.bool), "text": unit, "text_bank": unit,
+    }  # fmt: skip
+    losses = module(batch)
+    assert "draft" in losses
+    assert "flow" not in losses
+    losses["draft"].backward()
+    assert bottleneck.queries.grad is not None
+    assert bottleneck.queries.grad.abs().max() > 0
+    assert decoder.join.weight.grad is None
+    assert module(batch | {"x0": latents}).keys() == losses.keys() | {"flow"}

@@ -58,10 +58,11 @@ class _MaskAndReplace(nn.Module):
         super().__init__()
         self.decoder, self.schedule, self.variational = decoder, schedule, variational
 
-    def forward(self, x0: Tensor, tokens: Tokens, drop: Tensor) -> dict[str, Tensor]:
+    def forward(self, x0: Tensor, tokens: Tokens, drop: Tensor, drafted: Tensor | None) -> dict[str, Tensor]:
         t = draw_times(len(x0), self.schedule.timesteps, x0.device)
         xt = corrupt(x0, t, self.schedule)
-        logits = self.decoder(xt, t / self.schedule.timesteps, tokens.tokens, tokens.embedding, drop).float()
+        share = t / self.schedule.timesteps
+        logits = self.decoder(xt, share, tokens.tokens, tokens.embedding, drop, drafted).float()
         losses = {"x0": F.cross_entropy(logits.flatten(0, 1), x0.flatten())}
         return losses | ({"vlb": variational_loss(logits, x0, xt, t, self.schedule)} if self.variational else {})
 
@@ -73,15 +74,18 @@ class _FlowMatching(nn.Module):
         super().__init__()
         self.decoder = decoder
 
-    def forward(self, x0: Tensor, tokens: Tokens, drop: Tensor) -> dict[str, Tensor]:
+    def forward(self, x0: Tensor, tokens: Tokens, drop: Tensor, drafted: Tensor | None) -> dict[str, Tensor]:
         x0, t = x0.float(), draw_shares(len(x0), x0.device)
         noise = torch.randn_like(x0)
-        velocity = self.decoder(between(x0, noise, t), t, tokens.tokens, tokens.embedding, drop)
+        velocity = self.decoder(between(x0, noise, t), t, tokens.tokens, tokens.embedding, drop, drafted)
         return {"flow": flow_loss(velocity, x0, noise)}
 
 
 class _Denoising(nn.Module):
-    """One group's frames a batch; a caption of the batch may come in through the text branch instead."""
+    """One group's frames a batch; a caption of the batch may come in through the text branch instead.
+
+    A batch without `x0` trains the draft and the bottleneck only.
+    """
 
     def __init__(
         self, objective: _MaskAndReplace | _FlowMatching, encoders: dict[str, SpeechEncoder],
@@ -106,8 +110,14 @@ class _Denoising(nn.Module):
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         group = list(self.encoders)[int(batch["group"])]
         tokens = self._condition(group, batch)
-        drop = torch.rand(len(batch["x0"]), device=batch["x0"].device) < self.stage.condition_drop
-        losses: dict[str, Tensor] = {"rate": tokens.kl.mean()} | self.objective(batch["x0"], tokens, drop)
+        losses: dict[str, Tensor] = {"rate": tokens.kl.mean()}
+        decoder = self.objective.decoder
+        drafted = decoder.draft(tokens.tokens)
+        if "x0" in batch:
+            drop = torch.rand(len(batch["x0"]), device=batch["x0"].device) < self.stage.condition_drop
+            losses |= self.objective(batch["x0"], tokens, drop, drafted)
+        if drafted is not None and not isinstance(decoder, PublishedDecoder):
+            losses["draft"] = decoder.draft_loss(drafted, batch["latents"])
         if self.stage.losses.get("text") and self.stage.tune_bottleneck:
             losses["text"] = similarity_distillation(
                 tokens.embedding, batch["text"], batch["text_bank"], self.temperature
@@ -143,6 +153,7 @@ class DecoderTask(Task):
         self.weights, self.groups = {k: v for k, v in self.stage.losses.items()}, list(workspace.recipe.groups)
         pictures = picture_latents if workspace.recipe.decoder.kind == "latent-diffusion" else picture_codes
         self.pictures, (_, self.text) = pictures(workspace, device), teacher_features(workspace, device)
+        self.latents = picture_latents(workspace, device) if workspace.recipe.decoder.draft else None
         disturbs = self.stage.disturbed > 0 and workspace.recipe.encoder.backbone is None
         heard = (False, True) if disturbs else (False,)
         self.frames = {g: [cached_frames(workspace, g, device, disturbed) for disturbed in heard] for g in self.groups}
@@ -199,10 +210,13 @@ class DecoderTask(Task):
             "group": torch.tensor(number),
             "frames": torch.from_numpy(frames),
             "frames_mask": torch.arange(frames.shape[1]) < torch.from_numpy(lengths)[:, None],
-            "x0": torch.from_numpy(self.pictures[self.image_of[shown]]),
             "text": torch.from_numpy(self.text[shown]),
             "text_bank": torch.from_numpy(self.text[bank]),
         }
+        if step >= int(self.stage.draft_first * self.stage.steps):
+            batch["x0"] = torch.from_numpy(self.pictures[self.image_of[shown]])
+        if self.latents is not None:
+            batch["latents"] = torch.from_numpy(self.latents[self.image_of[shown]])
         if self.stage.losses.get("words"):
             captions = self._pieces(group, shown)
             batch["pieces"] = torch.tensor([piece for caption in captions for piece in caption])

@@ -1,0 +1,65 @@
+"""The draft: what the speech tokens alone say of each place of the picture, before there is any noise.
+
+A denoiser has to look at its tokens only where noise hides nearly everything, so it learns slowly to read them. The
+draft learns it by a direct route: the positions of the picture read the tokens and predict the tokenizer's latents, and
+the denoiser starts from there. Speech synthesis gives its diffusion a mean to start from in the same way (Grad-TTS,
+Popov et al. 2021, section 3). Its loss also shapes the tokens themselves.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sta.models.folding import fold, positions_of
+from sta.models.layers import Attention, feed_forward
+
+
+class _DraftLayer(nn.Module):
+    """Positions [B, P, D] read the tokens [B, K, D]."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.norm_reading, self.norm_forward = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.reading, self.forward_net = Attention(width, heads), feed_forward(width)
+
+    def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
+        x = x + self.reading(self.norm_reading(x), tokens)
+        return x + self.forward_net(self.norm_forward(x))
+
+
+class Draft(nn.Module):
+    """Speech tokens [B, K, C] to the positions of a picture [B, P, D].
+
+    Args:
+        side: latents along a side of the picture. channels: d of a latent.
+        group: side of the square of latents that shares a position.
+        tokens: K. token_width: C. width: D.
+    """
+
+    def __init__(
+        self, side: int, channels: int, group: int, tokens: int, token_width: int, width: int, layers: int, heads: int
+    ):
+        super().__init__()
+        self.side, self.group = side, group
+        self.place = nn.Parameter(torch.randn(positions_of(side, group), width) * 0.5)
+        self.read_tokens = nn.Linear(token_width, width)
+        self.token_role = nn.Parameter(torch.randn(tokens, width) * 0.3)
+        self.layers = nn.ModuleList(_DraftLayer(width, heads) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        self.out = nn.Linear(width, group * group * channels)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[B, K, C] -> [B, P, D]."""
+        memory = self.read_tokens(tokens) + self.token_role
+        x = self.place.to(memory.dtype).expand(len(tokens), -1, -1)
+        for layer in self.layers:
+            x = layer(x, memory)
+        drafted: Tensor = self.norm(x)
+        return drafted
+
+    def loss(self, drafted: Tensor, latents: Tensor) -> Tensor:
+        """Mean squared error of the latents [B, d, h, w] that a draft [B, P, D] predicts: scalar."""
+        wanted = fold(latents.flatten(2).transpose(1, 2), self.side, self.group)
+        return F.mse_loss(self.out(drafted).float(), wanted.float())

@@ -1,0 +1,92 @@
+"""The draft: what it reads, what it learns, and how a decoder starts from it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sta.models.decoder import CodeDecoder, LatentDecoder
+from sta.models.draft import Draft
+from sta.models.folding import fold, unfold
+from tests.conftest import scatter
+
+SIDE, D, K, C, E = 4, 3, 5, 6, 7
+SIZES = {"tokens": K, "token_width": C, "embedding_width": E, "width": 16, "layers": 1, "heads": 2, "draft": 2}
+
+
+def latent_decoder() -> LatentDecoder:
+    torch.manual_seed(0)
+    return scatter(LatentDecoder(SIDE, D, **SIZES), by=0.2).eval()  # type: ignore[arg-type, return-value]
+
+
+def code_decoder() -> CodeDecoder:
+    torch.manual_seed(0)
+    return scatter(CodeDecoder(SIDE, 9, channels=D, **SIZES), by=0.2).eval()  # type: ignore[arg-type, return-value]
+
+
+def given(made: CodeDecoder | LatentDecoder, batch: int = 2) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(0)
+    start = made.start(batch, generator, torch.device("cpu"))
+    tokens, embedding = torch.randn(batch, K, C, generator=generator), torch.randn(batch, E, generator=generator)
+    return start, torch.linspace(0.2, 1, batch), tokens, embedding
+
+
+def test_each_colour_is_drafted_where_it_belongs() -> None:
+    """Two tokens say two values; the left half of the picture shows the first, the right half the second."""
+    torch.manual_seed(0)
+    draft = Draft(SIDE, 1, 2, tokens=2, token_width=4, width=32, layers=2, heads=2)
+    optimizer = torch.optim.Adam(draft.parameters(), 3e-3)
+
+    def pictures(values: torch.Tensor) -> torch.Tensor:
+        return values.float().sub(1.5).repeat_interleave(2, 1)[:, None, None].expand(-1, 1, SIDE, SIDE)
+
+    for _ in range(300):
+        values = torch.randint(4, (32, 2))
+        loss = draft.loss(draft(torch.nn.functional.one_hot(values, 4).float()), pictures(values))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    values = torch.tensor([[0, 3], [3, 0]])
+    folded = draft.out(draft(torch.nn.functional.one_hot(values, 4).float()))
+    shown = unfold(folded, SIDE, 2).view(2, SIDE, SIDE)
+    torch.testing.assert_close(shown, pictures(values)[:, 0], atol=0.5, rtol=0)
+
+
+def test_the_loss_is_of_the_latents_in_their_places() -> None:
+    draft = Draft(SIDE, D, 2, K, C, width=12, layers=1, heads=2)
+    draft.out = torch.nn.Identity()  # type: ignore[assignment]
+    latents = torch.randn(2, D, SIDE, SIDE)
+    assert draft.loss(fold(latents.flatten(2).transpose(1, 2), SIDE, 2), latents) == 0
+
+
+@pytest.mark.parametrize("make", [latent_decoder, code_decoder])
+def test_a_draft_made_once_draws_what_a_draft_of_every_step_draws(make: type[LatentDecoder]) -> None:
+    made = make()
+    parts = given(made)
+    torch.testing.assert_close(made(*parts), made(*parts, drafted=made.draft(parts[2])))
+    assert not made(*parts).allclose(made(*parts, drafted=made.draft(parts[2].flip(0))), atol=1e-3)
+
+
+@pytest.mark.parametrize("make", [latent_decoder, code_decoder])
+def test_the_null_condition_knows_no_draft(make: type[LatentDecoder]) -> None:
+    made = make()
+    x, t, tokens, embedding = given(made)
+    hidden = torch.tensor([True, True])
+    assert made(x, t, tokens, embedding, hidden).equal(made(x, t, -tokens, embedding, hidden))
+
+
+def test_the_gradient_of_the_draft_reaches_the_tokens_and_every_weight() -> None:
+    made = latent_decoder().train()
+    _, _, tokens, _ = given(made)
+    tokens.requires_grad_()
+    made.draft_loss(made.draft(tokens), torch.randn(2, D, SIDE, SIDE)).backward()  # type: ignore[arg-type]
+    assert tokens.grad is not None
+    assert tokens.grad.flatten(1).norm(dim=1).min() > 0
+    assert made.trunk.draft is not None
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in made.trunk.draft.parameters())
+
+
+def test_without_layers_there_is_no_draft() -> None:
+    made = LatentDecoder(SIDE, D, **(SIZES | {"draft": 0}))  # type: ignore[arg-type]
+    assert made.draft(torch.randn(1, K, C)) is None
+    assert not [name for name, _ in made.named_parameters() if "draft" in name]
