@@ -183,8 +183,15 @@ def test_heads_divide_the_width(small: Path, override: str, said: str) -> None:
     assert said in message(small, override)
 
 
-def test_the_published_decoder_has_no_dropout(small: Path) -> None:
-    assert "decoder.dropout" in message(small, "decoder={kind: vq-diffusion-published, dropout: 0.1}")
+@pytest.mark.parametrize(("option", "value"), [("dropout", "0.1"), ("draft", "2")])
+def test_the_published_decoder_has_neither_dropout_nor_draft(small: Path, option: str, value: str) -> None:
+    said = message(small, f"decoder={{kind: vq-diffusion-published, {option}: {value}}}")
+    assert f"decoder.{option}: vq-diffusion-published has none" in said
+
+
+def test_a_draft_that_comes_first_needs_layers(small: Path) -> None:
+    assert "give decoder.draft some layers" in message(small, "stages.decoder.draft_first=0.3")
+    assert load_recipe(small, ["stages.decoder.draft_first=0.3", "decoder.draft=2"]).decoder.draft == 2
 
 
 def test_latent_diffusion_needs_latents_that_skip_the_codebook(small: Path) -> None:
