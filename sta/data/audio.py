@@ -37,6 +37,8 @@ LOG_OFFSET, LOG_STEPS, LOG_FULL_SCALE = 14.0, 12.0, 7.0
 Q_MEAN, Q_STD = 78.0, 54.0
 FLOOR = math.exp(-LOG_OFFSET)
 
+SILENCE, MARGIN = 40.0, 0.25  # dB below the loudest frame; seconds kept on either side of the speech
+
 ACCEPTED = "WAV, FLAC, MP3 or OGG"
 #: Leading bytes of files that people do try, and what they are.
 FOREIGN = {
@@ -348,6 +350,33 @@ def write_wav(path: str | os.PathLike[str], wave: ArrayLike) -> None:
 
 
 # --- frames ----------------------------------------------------------------------------------------------------
+
+
+def speech_features(wave: Wave, samples: bool) -> NDArray[np.uint8] | NDArray[np.int16]:
+    """What the acoustic side of an encoder is given, without the silence around the speech.
+
+    Args:
+        wave: float32 [T] at 16 kHz.
+        samples: int16 samples [T, 1], as a pretrained backbone takes; else log-mel frames uint8 [S, 80].
+    """
+    spoken = trim_silence(wave)
+    return (np.clip(spoken, -1, 1) * 32767).astype(np.int16)[:, None] if samples else log_mel(spoken)
+
+
+def trim_silence(wave: Wave) -> Wave:
+    """A waveform [T] from a moment before its first sound to a moment after its last.
+
+    A frame of 25 ms is silent if it is 40 dB below the loudest one. Recordings start when a button is pressed, and an
+    encoder that averages over time would take silence for soft speech.
+    """
+    if len(wave) < FRAME:
+        return wave
+    power = np.square(np.lib.stride_tricks.sliding_window_view(wave, FRAME)[::HOP]).mean(1)
+    (heard,) = np.nonzero(power > power.max() * 10 ** (-SILENCE / 10))
+    if not len(heard):  # silence all through
+        return wave
+    margin = round(MARGIN * SAMPLE_RATE)
+    return wave[max(0, heard[0] * HOP - margin) : heard[-1] * HOP + FRAME + margin]
 
 
 def log_mel(wave: Wave) -> NDArray[np.uint8]:

@@ -21,7 +21,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 
-from sta.data.audio import Q_MEAN, Q_STD, log_mel
+from sta.data.audio import Q_MEAN, Q_STD, speech_features
 from sta.models.backbone import Backbone
 from sta.models.layers import TransformerLayer, drop, length_mask, masked_mean, sinusoids
 
@@ -189,9 +189,7 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
 
     def features(self, wave: np.ndarray) -> np.ndarray:
         """What is cached of a recording float32 [T] at 16 kHz: log-mel uint8 [S, 80], or int16 samples [T, 1]."""
-        if isinstance(self.acoustics, MelAcoustics):
-            return log_mel(wave)
-        return (np.clip(wave, -1, 1) * 32767).astype(np.int16)[:, None]
+        return speech_features(wave, samples=not isinstance(self.acoustics, MelAcoustics))
 
     def shift_pieces(self, ids: Sequence[int], language: str) -> list[int]:
         """A language's SentencePiece ids as ids of the CTC head's joint vocabulary."""

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import ImageOps
 
-from sta.data.audio import log_mel
+from sta.data.audio import speech_features
 from sta.data.cache import build_folder
 from sta.data.folder import ROWS_PER_SHARD, read_manifest, set_aside_unreadable
 from sta.data.garden.corpus import Garden
@@ -140,8 +140,7 @@ def _waveform_features(folder: Path, rows: range, target: Path, samples: bool) -
     corpus = Corpus(folder)
     pieces = []
     for row in rows:
-        wave = corpus.waveform(row)
-        pieces.append((np.clip(wave, -1, 1) * 32767).astype(np.int16)[:, None] if samples else log_mel(wave))
+        pieces.append(speech_features(corpus.waveform(row), samples))
     np.save(target.with_suffix(".npy"), np.concatenate(pieces))
     target.with_suffix(".json").write_text(json.dumps([len(p) for p in pieces]))
     return len(rows)

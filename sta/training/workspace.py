@@ -87,7 +87,7 @@ class Workspace:
     @property
     def features_folder(self) -> Path:
         kind = "logmel" if self.recipe.encoder.backbone is None else "samples"
-        return self.cache / f"features-{kind}"
+        return self.cache / f"features-{kind}-trimmed"
 
     @cached_property
     def features(self) -> Ragged:

@@ -349,3 +349,43 @@ def test_mel_to_float_inverts() -> None:
 def test_slaney_inverse_pair() -> None:
     hertz = np.array([20.0, 500, 999, 1000, 1001, 7600])
     np.testing.assert_allclose(audio.slaney_to_hertz(audio.hertz_to_slaney(hertz)), hertz)
+
+
+# --- silence around the speech -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("before", "after"), [(2.0, 0.0), (0.0, 1.5), (2.0, 3.0)])
+def test_silence_around_the_speech_is_cut_to_a_margin(before: float, after: float) -> None:
+    spoken = sine(hertz=440)
+    wave = np.concatenate([np.zeros(round(before * 16_000)), spoken, np.zeros(round(after * 16_000))])
+    wave = (wave + 1e-4 * np.random.default_rng(0).standard_normal(len(wave))).astype(np.float32)
+    kept = audio.trim_silence(wave)
+    margins = min(before, audio.MARGIN) + min(after, audio.MARGIN)
+    assert abs(len(kept) / 16_000 - len(spoken) / 16_000 - margins) < 0.06
+    start = round(min(before, audio.MARGIN) * 16_000)
+    assert np.abs(kept[start + 200 : start + 1000]).max() > 0.9 * np.abs(spoken).max()
+
+
+def test_speech_without_silence_stays_as_it_is() -> None:
+    wave = sine()
+    np.testing.assert_array_equal(audio.trim_silence(wave), wave)
+    soft = np.concatenate([0.05 * wave, wave])  # 26 dB softer is speech
+    np.testing.assert_array_equal(audio.trim_silence(soft), soft)
+
+
+def test_a_pause_between_words_is_not_cut() -> None:
+    wave = np.concatenate([sine(), np.zeros(32_000, np.float32), sine()])
+    np.testing.assert_array_equal(audio.trim_silence(wave), wave)
+
+
+@pytest.mark.parametrize("wave", [np.zeros(16_000, np.float32), np.zeros(100, np.float32), sine()[:399]])
+def test_silence_and_scraps_are_left(wave: np.ndarray) -> None:
+    np.testing.assert_array_equal(audio.trim_silence(wave), wave)
+
+
+def test_a_pause_before_speech_does_not_change_what_the_encoder_is_given() -> None:
+    wave = sine()
+    early = np.concatenate([np.zeros(8_000, np.float32), wave])
+    late = np.concatenate([np.zeros(48_000, np.float32), early])
+    for samples in (False, True):
+        np.testing.assert_array_equal(audio.speech_features(late, samples), audio.speech_features(early, samples))
