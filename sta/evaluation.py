@@ -80,7 +80,7 @@ class _KindAndColour(nn.Module):
         )
 
 
-class _ReaderFeatures(nn.Module):
+class AttributeReaderFeatures(nn.Module):
     def __init__(self, reader: AttributeReader):
         super().__init__()
         self.reader = reader
@@ -89,7 +89,7 @@ class _ReaderFeatures(nn.Module):
         return self.reader.features(images.float() / 127.5 - 1)
 
 
-class _TeacherFeatures(nn.Module):
+class TeacherFeatures(nn.Module):
     def __init__(self, teacher: Teacher):
         super().__init__()
         self.teacher = teacher
@@ -365,9 +365,9 @@ class Evaluation:
     def fidelity(self, pictures: Tensor, rows: np.ndarray, where: Where) -> list[Row]:
         """FID of pictures [n, 3, H, W] in [-1, 1] against the real ones of `rows`."""
         extractor = (
-            _TeacherFeatures(load_teacher_of(self.workspace))
+            TeacherFeatures(load_teacher_of(self.workspace))
             if self.judge is None
-            else _ReaderFeatures(self.judge.reader)
+            else AttributeReaderFeatures(self.judge.reader)
         )
         real, drawn = (fidelity.extract(extractor, _bytes(x)) for x in (self.real(rows), pictures))
         self.extractor |= fidelity.extractor_meta(extractor, real)
