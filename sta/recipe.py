@@ -146,12 +146,13 @@ class TokenizerStage(Optimisation):
 class DistillStage(Optimisation):
     """Distillation of speech against the teacher."""
 
-    losses: dict[Literal["image", "text", "text_branch", "ctc", "words", "mood", "rate"], Weight] = {
+    losses: dict[Literal["image", "text", "text_branch", "ctc", "words", "attributes", "mood", "rate"], Weight] = {
         "image": 0.2,
         "text": 0.5,
         "text_branch": 1.0,
         "ctc": 2.0,
         "words": 1.0,
+        "attributes": 0.0,  # S2IGAN's distinctive loss, for every attribute that a caption names (Garden only)
         "mood": 1.0,
         "rate": 1e-4,
     }
@@ -269,6 +270,11 @@ class Recipe(Strict):
             raise ValueError(
                 "decoder.kind latent-diffusion draws latents that skip the codebook, which the tokenizer has to learn: "
                 "give stages.tokenizer.unquantised a share above 0, such as 0.5"
+            )
+        if self.stages.distill.losses.get("attributes") and not isinstance(self.corpus, GardenCorpus):
+            raise ValueError(
+                f"stages.distill.losses.attributes: only Garden knows what its captions name, not corpus "
+                f"'{self.corpus.name}'; set it to 0"
             )
         if len(set(self.languages)) < len(self.languages):
             raise ValueError(f"languages {self.languages} names one twice")

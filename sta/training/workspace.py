@@ -21,6 +21,22 @@ from sta.recipe import FolderCorpus, Recipe
 CORPUS_VERSION = 1  # raised when the same recipe would build another corpus
 
 
+UNSAID = 0  # the value of an attribute that a caption does not name
+
+
+@dataclass(frozen=True)
+class NamedAttributes:
+    """What the captions name.
+
+    Attributes:
+        sizes: attribute -> number of its values, `UNSAID` among them.
+        values: int64 [rows, attributes], numbers of values.
+    """
+
+    sizes: dict[str, int]
+    values: np.ndarray
+
+
 @dataclass
 class Workspace:
     """A recipe and the folders of its run."""
@@ -92,6 +108,21 @@ class Workspace:
     @cached_property
     def features(self) -> Ragged:
         return Ragged(self.features_folder)
+
+    @cached_property
+    def attributes(self) -> NamedAttributes:
+        """What every row's caption names, its kind among it.
+
+        Raises:
+            StaError: the corpus does not know it.
+        """
+        if not self.corpus.truths:
+            raise StaError(f"{self.cache}: this corpus does not know what its captions name; only Garden does")
+        named = [{"kind": t.kind, **t.said} for t in (self.corpus.truths[i] for i in self.corpus.column("id"))]
+        known = {slot: sorted({n[slot] for n in named if slot in n}) for slot in sorted({s for n in named for s in n})}
+        numbers = {slot: {value: i for i, value in enumerate(values, UNSAID + 1)} for slot, values in known.items()}
+        values = np.array([[of.get(n.get(slot, ""), UNSAID) for slot, of in numbers.items()] for n in named])
+        return NamedAttributes({slot: len(of) + 1 for slot, of in numbers.items()}, values)
 
     @cached_property
     def moods(self) -> list[str]:

@@ -205,5 +205,8 @@ def test_an_encoder_on_it_is_saved_whole(published: dict[str, Path], kind: str, 
     assert features.shape == (1, 9_000, 1)
     inputs, lengths = made.inputs(features), torch.tensor([9_000])
     np.testing.assert_allclose(inputs[0, :, 0].numpy(), wave.clip(-1, 1), atol=1e-4)
+    before, after = made.state_dict(), again.state_dict()
+    assert before.keys() == after.keys()
+    assert all(value.equal(after[name]) for name, value in before.items())
     one, two = (e(inputs, lengths, torch.tensor([0])) for e in (made, again))
-    assert one.frames.equal(two.frames)
+    torch.testing.assert_close(one.frames, two.frames)  # weights that lie elsewhere in memory may round otherwise

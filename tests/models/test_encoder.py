@@ -284,7 +284,9 @@ def distillation(**changes: float) -> _Distillation:
     torch.manual_seed(0)
     encoder = SpeechEncoder({"en": 5, "ar": 7}, width=16, convolutions=1, layers=1, heads=2)
     bottleneck = SpeechBottleneck(16, 6, tokens=3, width=4, layers=1, heads=2)
-    return _Distillation(encoder, bottleneck, 2, DistillStage(steps=1, batch=4, **changes)).train()  # type: ignore[arg-type]
+    losses = {"attributes": 1.0, **changes.pop("losses", {})}  # type: ignore[dict-item]
+    stage = DistillStage(steps=1, batch=4, losses=losses, **changes)  # type: ignore[arg-type]
+    return _Distillation(encoder, bottleneck, 2, {"head": 3, "size": 2}, stage).train()
 
 
 def batch() -> dict[str, Tensor]:
@@ -303,6 +305,7 @@ def batch() -> dict[str, Tensor]:
         "read_frames": pieces, "read_lengths": lengths, "read_full": torch.tensor([True, False]),
         "read_text": unit(2), "read_image": unit(2),
         "read_pieces": torch.tensor([8, 9, 10, 1, 2]), "read_counts": torch.tensor([3, 2]),
+        "attributes": torch.tensor([[2, 1], [0, 0], [1, 0], [0, 1]]), "read_attributes": torch.tensor([[1, 1], [2, 0]]),
     }  # fmt: skip
 
 
@@ -312,12 +315,12 @@ def reached(module: _Distillation, loss: Tensor) -> set[str]:
     return {n for n, p in module.named_parameters() if p.grad is not None and float(p.grad.abs().max()) > 0}
 
 
-@pytest.mark.parametrize("loss", ["ctc", "rate", "image", "text", "words", "mood", "text_branch"])
+@pytest.mark.parametrize("loss", ["ctc", "rate", "image", "text", "words", "attributes", "mood", "text_branch"])
 def test_every_loss_reaches_the_encoder(loss: str) -> None:
     module = distillation(acoustic_drop=0.0, augment=0.0)
     torch.manual_seed(0)
     losses = module(batch())
-    assert set(losses) == {"ctc", "rate", "image", "text", "words", "mood", "text_branch"}
+    assert set(losses) == {"ctc", "rate", "image", "text", "words", "attributes", "mood", "text_branch"}
     assert all(value.isfinite() and value.ndim == 0 for value in losses.values())
     names = reached(module, losses[loss])
     if loss == "text_branch":
@@ -328,6 +331,7 @@ def test_every_loss_reaches_the_encoder(loss: str) -> None:
     assert acoustic <= names
     assert ("bottleneck.queries" in names) == (loss != "ctc")
     assert ("mood.weight" in names) == (loss == "mood")
+    assert ("attributes.weight" in names) == (loss == "attributes")
     assert ("captioner.out.weight" in names) == (loss == "words")
 
 
@@ -339,7 +343,7 @@ def test_together_the_losses_reach_every_parameter() -> None:
 
 
 def test_losses_that_weigh_nothing_are_not_computed() -> None:
-    stage = {"losses": {"mood": 0.0, "words": 0.0, "text_branch": 0.0}}
+    stage = {"losses": {"mood": 0.0, "words": 0.0, "attributes": 0.0, "text_branch": 0.0}}
     assert set(distillation(**stage)(batch())) == {"ctc", "rate", "image", "text"}  # type: ignore[arg-type]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from sta.models.bottleneck import SpeechBottleneck, Tokens
 from sta.models.captioner import Captioner
 from sta.models.encoder import SpeechEncoder, spread_pieces
 from sta.models.layers import similarity_distillation
+from sta.models.readout import UNKNOWN, TokenReadout
 from sta.recipe import DistillStage
 from sta.training.features import LENGTH_MULTIPLE, group_rows, teacher_features
 from sta.training.loop import Share, Shuffled, Task
@@ -25,11 +27,17 @@ SHORT = 0.55  # a recording below this share of the longest tenth's length count
 
 
 class _Distillation(nn.Module):
-    def __init__(self, encoder: SpeechEncoder, bottleneck: SpeechBottleneck, moods: int, stage: DistillStage):
+    def __init__(
+        self, encoder: SpeechEncoder, bottleneck: SpeechBottleneck, moods: int, attributes: Mapping[str, int],
+        stage: DistillStage,
+    ):  # fmt: skip
         super().__init__()
         self.encoder, self.bottleneck, self.stage = encoder, bottleneck, stage
-        self.mood = nn.Linear(bottleneck.config.tokens * bottleneck.config.width, max(moods, 1))
-        self.captioner = Captioner(encoder.ctc.out_features, bottleneck.config.width)
+        tokens, width = bottleneck.config.tokens, bottleneck.config.width
+        weighs = stage.losses.get
+        self.mood = TokenReadout({"mood": moods}, tokens, width) if weighs("mood") and moods else None
+        self.attributes = TokenReadout(attributes, tokens, width) if weighs("attributes") else None
+        self.captioner = Captioner(encoder.ctc.out_features, width) if weighs("words") else None
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         inputs, lengths = self.encoder.inputs(batch["features"]), batch["lengths"]
@@ -40,34 +48,32 @@ class _Distillation(nn.Module):
         heard = self.encoder(inputs, lengths, batch["language"], keep)
         speech = self.bottleneck(heard.frames, heard.mask)
         losses = {"ctc": _ctc(heard.ctc_logits, heard.ctc_lengths, batch), "rate": speech.kl.mean()}
-        losses |= self._against_teacher(speech, batch)
-        losses |= self._words(speech, batch)
-        if self.stage.losses.get("mood"):
-            losses["mood"] = self._mood(speech, batch["mood"].masked_fill(~keep, -1))
+        losses |= self._against_teacher(speech, batch) | self._said(speech, batch)
+        if self.mood is not None:
+            losses["mood"] = self.mood.loss(speech.tokens, batch["mood"].masked_fill(~keep, UNKNOWN)[:, None])
         if self.stage.losses.get("text_branch"):
             written = self.encoder.encode_text(batch["read_frames"], batch["read_lengths"])
             read = {k.removeprefix("read_"): v for k, v in batch.items() if k.startswith("read_")}
             tokens, read = self.bottleneck(written.frames, written.mask), batch | read
-            branch = self._against_teacher(tokens, read) | self._words(tokens, read)
+            branch = self._against_teacher(tokens, read) | self._said(tokens, read)
             weighted = [weight * branch[name] for name, weight in self.stage.losses.items() if name in branch]
             losses["text_branch"] = torch.stack(weighted).sum()
         return losses
 
-    def _words(self, speech: Tokens, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        if not self.stage.losses.get("words"):
-            return {}
-        return {"words": self.captioner(speech.tokens, batch["pieces"], batch["counts"])}
+    def _said(self, speech: Tokens, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Whether the tokens hold what the caption says: its words, and the attributes it names."""
+        losses = {}
+        if self.captioner is not None:
+            losses["words"] = self.captioner(speech.tokens, batch["pieces"], batch["counts"])
+        if self.attributes is not None:
+            losses["attributes"] = self.attributes.loss(speech.tokens, batch["attributes"])
+        return losses
 
     def _against_teacher(self, speech: Tokens, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         tau, full = self.stage.temperature, batch["full"].float()
         text = similarity_distillation(speech.embedding, batch["text"], batch["text_bank"], tau)
         image = similarity_distillation(speech.embedding, batch["image"], batch["image_bank"], tau)
         return {"text": text.mean(), "image": (image * full).sum() / full.sum().clamp_min(1)}
-
-    def _mood(self, speech: Tokens, mood: Tensor) -> Tensor:
-        logits = self.mood(speech.tokens.flatten(1)).float()
-        known = (mood >= 0).sum().clamp_min(1)
-        return F.cross_entropy(logits, mood, ignore_index=-1, reduction="sum") / known
 
 
 def _ctc(logits: Tensor, lengths: Tensor, batch: dict[str, Tensor]) -> Tensor:
@@ -87,6 +93,7 @@ class DistillTask(Task):
         self.rows = group_rows(workspace, group)
         self.image_of, _ = workspace.corpus.image_index
         self.language, self.mood = workspace.corpus.column("language"), workspace.corpus.column("mood")
+        self.named = workspace.attributes if self.stage.losses.get("attributes") else None
         self.module = self._build(workspace, group)
         lengths = workspace.features.lengths[self.rows]
         short = lengths < SHORT * np.quantile(lengths, 0.9)
@@ -116,7 +123,8 @@ class DistillTask(Task):
             recipe.bottleneck.layers,
         )
         self.encoder = encoder
-        return _Distillation(encoder, bottleneck, len(workspace.moods), self.stage)
+        attributes = self.named.sizes if self.named else {}
+        return _Distillation(encoder, bottleneck, len(workspace.moods), attributes, self.stage)
 
     def _order(self, kept: np.ndarray) -> Shuffled:
         rows = self.rows[kept]
@@ -147,7 +155,7 @@ class DistillTask(Task):
             "features": torch.from_numpy(features),
             "lengths": torch.from_numpy(lengths),
             "language": torch.tensor([self.encoder.language_index(self.language[r]) for r in rows]),
-            "mood": torch.tensor([moods.index(self.mood[r]) if self.mood[r] in moods else -1 for r in rows]),
+            "mood": torch.tensor([moods.index(self.mood[r]) if self.mood[r] in moods else UNKNOWN for r in rows]),
             **self._captions(rows),
             **{f"read_{name}": value for name, value in self._captions(read).items()},
             **self._spread(read, step),
@@ -155,9 +163,11 @@ class DistillTask(Task):
         }
 
     def _captions(self, rows: np.ndarray) -> dict[str, Tensor]:
-        """What the teacher makes of the rows' captions and pictures, and the captions' pieces."""
+        """What the teacher makes of the rows' captions and pictures, the captions' pieces, and what they name."""
         pieces = self._pieces(rows)
+        named = {"attributes": torch.from_numpy(self.named.values[rows])} if self.named else {}
         return {
+            **named,
             "full": torch.tensor([not self.is_short[int(r)] for r in rows]),
             "text": torch.from_numpy(self.text[rows]),
             "image": torch.from_numpy(self.image[self.image_of[rows]]),
