@@ -201,6 +201,12 @@ def test_latent_diffusion_needs_latents_that_skip_the_codebook(small: Path) -> N
     assert taught.decoder.kind == "latent-diffusion"
 
 
+def test_only_garden_knows_what_its_captions_name(small: Path) -> None:
+    named = "stages.distill.losses={attributes: 1.0}"
+    assert load_recipe(small, [named]).stages.distill.losses["attributes"] == 1.0
+    assert "not corpus 'folder'; set it to 0" in message(small, named, "corpus={name: folder, root: here}")
+
+
 # --- extends --------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,39 @@
+"""What a run's folder knows of its corpus: the attributes that captions name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from sta.data.rows import Truth
+from sta.errors import StaError
+from sta.recipe import load_recipe
+from sta.training.workspace import UNSAID, Workspace
+
+RED = Truth("bird", {"head": "red", "size": "small"}, {"head": "red"})
+BLUE = Truth("bird", {"head": "blue", "size": "large"}, {"head": "blue", "size": "large"})
+FLOWER = Truth("flower", {"petals": "red"}, {"petals": "red"})
+
+
+def workspace_of(truths: dict[str, Truth]) -> Workspace:
+    made: Any = Workspace(load_recipe("garden-mini"), Path("runs"))
+    made.corpus = SimpleNamespace(truths=truths, column={"id": list(truths)}.__getitem__)
+    return made
+
+
+def test_named_attributes_are_numbered_and_the_unsaid_are_told_apart() -> None:
+    found = workspace_of({"a": RED, "b": FLOWER, "c": BLUE}).attributes
+    assert found.sizes == {"head": 3, "kind": 3, "petals": 2, "size": 2}
+    head, kind, petals, size = found.values.T.tolist()
+    assert head[1] == petals[0] == petals[2] == size[0] == size[1] == UNSAID, "a colour that is not said is not asked for"
+    assert len({*head}) == 3
+    assert kind[0] == kind[2] != kind[1] != UNSAID
+    assert UNSAID not in (petals[1], size[2])
+
+
+def test_a_corpus_that_does_not_know_its_attributes_says_so() -> None:
+    with pytest.raises(StaError, match="does not know what its captions name; only Garden does"):
+        workspace_of({}).attributes  # noqa: B018
