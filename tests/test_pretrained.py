@@ -57,7 +57,7 @@ def test_it_draws_what_is_said(language: str) -> None:
     demo = Demo(PRETRAINED)
     examples = [demo.example(sentence, 1) for sentence in demo.sentences([language], seed=11, count=10)]
     right, marked = score(examples)
-    assert right / marked > 0.65
+    assert right / marked > 0.85
 
 
 def test_a_folder_goes_before_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
