@@ -28,7 +28,7 @@ def test_named_attributes_are_numbered_and_the_unsaid_are_told_apart() -> None:
     found = workspace_of({"a": RED, "b": FLOWER, "c": BLUE}).attributes
     assert found.sizes == {"head": 3, "kind": 3, "petals": 2, "size": 2}
     head, kind, petals, size = found.values.T.tolist()
-    assert head[1] == petals[0] == petals[2] == size[0] == size[1] == UNSAID, "a colour that is not said is not asked for"
+    assert head[1] == petals[0] == petals[2] == size[0] == size[1] == UNSAID
     assert len({*head}) == 3
     assert kind[0] == kind[2] != kind[1] != UNSAID
     assert UNSAID not in (petals[1], size[2])
