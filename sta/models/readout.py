@@ -1,6 +1,6 @@
 """The readout: a linear classifier of what the speech tokens say, each thing at a place that is the same for all.
 
-S2IGAN's distinctive loss (Wang et al. 2020, section 2.1) classifies one embedding by its class. Here every attribute
+S2IGAN's distinctive loss (Wang et al. 2020) classifies one embedding by its class. Here every attribute
 has a classifier of its own, over tokens whose places it has learnt. A reader that searches the tokens anew for each
 utterance is content with anything it can find; this one makes the tokens say a thing plainly and always in the same
 place, where the decoder's cross-attention finds it too. It serves training only and is not released.
