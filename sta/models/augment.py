@@ -17,7 +17,7 @@ from sta.models.layers import length_mask
 
 E_FOLD = LOG_STEPS / Q_STD  # a factor of e in power, in scaled log-mel
 SILENT, FULL = -Q_MEAN / Q_STD, (255 - Q_MEAN) / Q_STD  # the ends of what log-mel features hold
-QUIETEST, LOUDEST = -9.2, 1.0  # noise against speech, natural log of power: 40 dB below to 4 dB above
+QUIETEST, LOUDEST = -7.0, 1.0  # noise against speech, natural log of power: 30 dB below to 4 dB above
 STEEPEST, FLATTEST = -6.0, 2.0  # how noise changes from the lowest band to the highest, natural log of power
 SYLLABLE = 16  # frames between the points where the rhythm changes
 TELEPHONE_BANDS = (7, 59)  # of 80: about 300 to 3,400 Hz
@@ -36,8 +36,8 @@ def augment_mel(mel: Tensor, lengths: Tensor, strength: float) -> tuple[Tensor, 
     """
     if strength == 0:
         return mel, lengths
-    mel, lengths = _warp(mel, lengths, 0.08 * strength, 0.05 * strength, 0.2 * strength)
-    mel = _smear(mel, 0.2 * strength) + _colour(mel, 0.35 * strength)[:, None]
+    mel, lengths = _warp(mel, lengths, 0.1 * strength, 0.05 * strength, 0.2 * strength)
+    mel = _smear(mel, 0.2 * strength) + _colour(mel, 0.5 * strength)[:, None]
     floor = mel.amin((1, 2), keepdim=True) + strength * 1.5 * torch.rand(len(mel), 1, 1, device=mel.device)
     mel = torch.maximum(mel, floor)
     mel = mel + 0.05 * strength * torch.randn(len(mel), 1, 1, device=mel.device)
