@@ -144,7 +144,7 @@ class CodeDecoder(ModelMixin, ConfigMixin):
         return self.trunk.drafted(tokens)
 
     def draft_loss(self, drafted: Tensor, latents: Tensor) -> Tensor:
-        """Mean squared error of the latents [B, d, h, w] that a draft [B, P, D] predicts: scalar."""
+        """Weighted squared error of the latents [B, d, h, w] that a draft [B, P, D] predicts: scalar."""
         assert self.trunk.draft is not None
         return self.trunk.draft.loss(drafted, latents)
 
@@ -232,7 +232,7 @@ class LatentDecoder(ModelMixin, ConfigMixin):
         return self.trunk.drafted(tokens)
 
     def draft_loss(self, drafted: Tensor, latents: Tensor) -> Tensor:
-        """Mean squared error of the latents [B, d, h, w] that a draft [B, P, D] predicts: scalar."""
+        """Weighted squared error of the latents [B, d, h, w] that a draft [B, P, D] predicts: scalar."""
         assert self.trunk.draft is not None
         return self.trunk.draft.loss(drafted, latents)
 

@@ -4,6 +4,10 @@ A denoiser has to look at its tokens only where noise hides nearly everything, s
 draft learns it by a direct route: the positions of the picture read the tokens and predict the tokenizer's latents, and
 the denoiser starts from there. Speech synthesis gives its diffusion a mean to start from in the same way (Grad-TTS,
 Popov et al. 2021, section 3). Its loss also shapes the tokens themselves.
+
+A draft is never shown, so its loss may dwell on what matters: places that differ from their neighbours, which is where
+the subject is, count for more than an even ground. (The denoiser's may not: weights that depend on x_0 would draw the
+velocity away from its conditional mean.)
 """
 
 from __future__ import annotations
@@ -12,8 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sta.models.folding import fold, positions_of
+from sta.models.folding import positions_of, unfold
 from sta.models.layers import Attention, feed_forward
+
+
+EVEN = 0.25  # weight of a place without any detail, as a share of a mean one's
 
 
 class _DraftLayer(nn.Module):
@@ -60,6 +67,18 @@ class Draft(nn.Module):
         return drafted
 
     def loss(self, drafted: Tensor, latents: Tensor) -> Tensor:
-        """Mean squared error of the latents [B, d, h, w] that a draft [B, P, D] predicts: scalar."""
-        wanted = fold(latents.flatten(2).transpose(1, 2), self.side, self.group)
-        return F.mse_loss(self.out(drafted).float(), wanted.float())
+        """Squared error of the latents [B, d, h, w] that a draft [B, P, D] predicts, weighted by detail: scalar."""
+        errors = (self._predicted(drafted) - latents.float()).square()
+        return (detail(latents.float()) * errors).mean()
+
+    def _predicted(self, drafted: Tensor) -> Tensor:
+        cells = unfold(self.out(drafted).float(), self.side, self.group)
+        return cells.transpose(1, 2).unflatten(2, (self.side, self.side))
+
+
+def detail(latents: Tensor) -> Tensor:
+    """How much each place differs from the mean of its neighbourhood: [B, d, h, w] -> [B, 1, h, w], mean 1."""
+    around = F.avg_pool2d(latents, 3, 1, 1, count_include_pad=False)
+    differs = (latents - around).square().mean(1, keepdim=True)
+    differs = differs + EVEN * differs.mean((2, 3), keepdim=True) + 1e-6
+    return differs / differs.mean((2, 3), keepdim=True)

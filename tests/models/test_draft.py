@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sta.models.decoder import CodeDecoder, LatentDecoder
-from sta.models.draft import Draft
+from sta.models.draft import Draft, detail
 from sta.models.folding import fold, unfold
 from tests.conftest import scatter
 
@@ -57,6 +57,33 @@ def test_the_loss_is_of_the_latents_in_their_places() -> None:
     draft.out = torch.nn.Identity()  # type: ignore[assignment]
     latents = torch.randn(2, D, SIDE, SIDE)
     assert draft.loss(fold(latents.flatten(2).transpose(1, 2), SIDE, 2), latents) == 0
+
+
+def test_an_even_picture_has_the_same_weight_everywhere() -> None:
+    torch.testing.assert_close(detail(torch.full((2, D, SIDE, SIDE), 0.7)), torch.ones(2, 1, SIDE, SIDE))
+
+
+def test_an_edge_counts_for_more_than_the_ground_around_it() -> None:
+    latents = torch.zeros(1, D, 8, 8)
+    latents[:, :, 4:, 4:] = 1.0
+    weights = detail(latents)[0, 0]
+    assert float(weights.mean()) == pytest.approx(1)
+    assert weights[4, 4] > 20 * weights[0, 0] > 0
+    assert detail(3 * latents)[0, 0].allclose(weights, atol=1e-3), "the strength of a picture's contrast is no matter"
+
+
+def test_an_error_costs_more_where_there_is_detail() -> None:
+    draft = Draft(SIDE, D, 2, K, C, width=12, layers=1, heads=2)
+    draft.out = torch.nn.Identity()  # type: ignore[assignment]
+    latents = torch.zeros(1, D, SIDE, SIDE)
+    latents[:, :, 0, 0] = 1.0
+
+    def cost(row: int, column: int) -> float:
+        guess = latents.clone()
+        guess[:, :, row, column] += 0.5
+        return float(draft.loss(fold(guess.flatten(2).transpose(1, 2), SIDE, 2), latents))
+
+    assert cost(0, 0) > 3 * cost(3, 3) > 0
 
 
 @pytest.mark.parametrize("make", [latent_decoder, code_decoder])
