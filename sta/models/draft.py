@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from sta.models.folding import positions_of, unfold
 from sta.models.layers import Attention, feed_forward
 
-
 EVEN = 0.25  # weight of a place without any detail, as a share of a mean one's
 
 

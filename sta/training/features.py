@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,9 @@ from sta.models.encoder import SpeechEncoder
 from sta.models.loading import load_network
 from sta.models.teacher import Teacher, load_own, load_published
 from sta.models.vq import VQTokenizer, to_unit_range
+from sta.training.loop import Share
 from sta.training.progress import Bar
-from sta.training.runtime import has_fast_bf16
+from sta.training.runtime import has_fast_bf16, step_seed
 from sta.training.workspace import Workspace, fingerprint
 
 BATCH = 256
@@ -131,30 +133,69 @@ def cached_frames(workspace: Workspace, group: str, device: torch.device, distur
     Args:
         disturbed: hear each row once with the augmentation and the noise of the distill stage (log-mel only).
     """
+    return Ragged(cache_frames(workspace, group, device, disturbed))
+
+
+def cache_frames(
+    workspace: Workspace, group: str, device: torch.device, disturbed: bool = False,
+    share: Share | None = None, wait: Callable[[], object] = lambda: None,
+) -> Path:  # fmt: skip
+    """Compute what `cached_frames` gives, each rank its share; the same on any number of ranks.
+
+    Args:
+        share: of this rank; None: all of it.
+        wait: returns when every rank has called it.
+    """
+    share = share or Share()
     encoder_name = fingerprint(workspace.final(f"distill-{group}") / "encoder")
     folder = workspace.cache / f"frames-{encoder_name}"
     if disturbed:
         stage = workspace.recipe.stages.distill
         name = key_of([encoder_name, stage.augment, stage.noise, workspace.recipe.seed])
         folder = workspace.cache / f"disturbed-frames-{name}"
+    if folder.exists():
+        return folder
+    parts = [folder.with_name(f"{folder.name}.part-{rank}-of-{share.world}") for rank in range(share.world)]
+    build_folder(parts[share.rank], lambda partial: _fill_frames(workspace, group, partial, device, disturbed, share))
+    wait()
+    if share.rank == 0:
+        build_folder(folder, lambda partial: _join_frames(parts, partial))
+        for part in folder.parent.glob(f"{folder.name}.part-*"):
+            shutil.rmtree(part)
+    wait()
+    return folder
 
-    def fill(partial: Path) -> None:
-        encoder, _ = load_speech(workspace, group)
-        encoder.to(device)
-        rows = group_rows(workspace, group)
-        kept: dict[int, np.ndarray] = {}
-        what = f"{'disturbed ' * disturbed}frames of {group}"
-        with Bar(what, len(rows), "recordings") as bar, torch.random.fork_rng():
-            torch.manual_seed(workspace.recipe.seed)
-            for batch in batches_by_length(workspace.features, rows):
-                with fast(device):
-                    frames, mask, _, _ = encode_rows(encoder, workspace, batch, device, disturbed)
-                for row, frame, valid in zip(batch, frames, mask, strict=True):
-                    kept[int(row)] = frame[valid].half().cpu().numpy()
-                bar.advance(len(batch))
-        Ragged.write(partial, (kept[int(r)] for r in rows), [len(kept[int(r)]) for r in rows])
 
-    return Ragged(build_folder(folder, fill))
+def _fill_frames(
+    workspace: Workspace, group: str, folder: Path, device: torch.device, disturbed: bool, share: Share
+) -> None:
+    """The frames of every batch that is this rank's, and which rows they are of."""
+    encoder = load_speech(workspace, group)[0].to(device)
+    batches = list(enumerate(batches_by_length(workspace.features, group_rows(workspace, group))))
+    batches = batches[share.rank :: share.world]
+    kept: list[np.ndarray] = []
+    what = f"{'disturbed ' * disturbed}frames of {group}"
+    total = sum(len(batch) for _, batch in batches)
+    with Bar(what, total, "recordings", shown=share.rank == 0) as bar, torch.random.fork_rng():
+        for number, batch in batches:
+            torch.manual_seed(step_seed(workspace.recipe.seed, "frames", number, 0))
+            with fast(device):
+                frames, mask, _, _ = encode_rows(encoder, workspace, batch, device, disturbed)
+            kept += [frame[valid].half().cpu().numpy() for frame, valid in zip(frames, mask, strict=True)]
+            bar.advance(len(batch))
+    rows = np.concatenate([batch for _, batch in batches]) if batches else np.zeros(0, np.int64)
+    np.save(folder / "rows.npy", rows)
+    if kept:
+        Ragged.write(folder, kept, [len(frames) for frames in kept])
+
+
+def _join_frames(parts: Sequence[Path], folder: Path) -> None:
+    """Every rank's frames as one store, in the order of the rows."""
+    rows = [np.load(part / "rows.npy") for part in parts]
+    stores = [Ragged(part) for part, of_part in zip(parts, rows, strict=True) if len(of_part)]
+    places = [(store, place) for store in stores for place in range(len(store))]
+    places = [places[i] for i in np.argsort(np.concatenate(rows))]
+    Ragged.write(folder, (store[i] for store, i in places), [int(store.lengths[i]) for store, i in places])
 
 
 def group_rows(workspace: Workspace, group: str) -> np.ndarray:

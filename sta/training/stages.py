@@ -136,9 +136,22 @@ def run_stage(workspace: Workspace, name: str) -> Path:
         return final
     if accelerator.is_main_process:
         _record_start(workspace, name, accelerator.num_processes)
+    if name == "decoder":
+        _hear_everything(workspace, accelerator)
     with accelerator.main_process_first():  # caches are written once
         task = build_task(workspace, name, accelerator)
     return train(task, settings_of(workspace.recipe, name), workspace.stage(name), workspace.recipe.seed, accelerator)
+
+
+def _hear_everything(workspace: Workspace, accelerator: Accelerator) -> None:
+    """Cache the frames that the decoder stage reads, each rank its share of the recordings."""
+    from sta.training.features import cache_frames
+    from sta.training.tasks.decoder import kinds_of_frames
+
+    share = Share(accelerator.process_index, accelerator.num_processes)
+    for group in workspace.recipe.groups:
+        for disturbed in kinds_of_frames(workspace.recipe):
+            cache_frames(workspace, group, accelerator.device, disturbed, share, accelerator.wait_for_everyone)
 
 
 def settings_of(recipe: Recipe, name: str) -> Optimisation:

@@ -13,6 +13,7 @@ import torch
 from sta.data.store import Ragged
 from sta.recipe import load_recipe
 from sta.training import features
+from sta.training.loop import Share
 from tests.conftest import tiny_encoder
 
 CPU = torch.device("cpu")
@@ -65,3 +66,20 @@ def test_clean_frames_leave_the_random_state_alone(workspace: Any) -> None:
     torch.manual_seed(5)
     features.cached_frames(workspace, "pooled", CPU)
     assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("disturbed", [False, True])
+def test_any_number_of_ranks_hears_the_same(
+    workspace: Any, tmp_path: Path, disturbed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three ranks one has nothing to do: the four recordings are two batches."""
+    monkeypatch.setattr(features, "batches_by_length", lambda store, rows: [rows[2:], rows[:2]])
+    alone = features.cached_frames(workspace, "pooled", CPU, disturbed)
+    workspace.cache = tmp_path / "shared"
+    for rank in (2, 1, 0):  # rank 0 joins what the others left
+        folder = features.cache_frames(workspace, "pooled", CPU, disturbed, Share(rank, 3))
+        assert folder.exists() == (rank == 0)
+    together = Ragged(folder)
+    assert np.array_equal(together.values, alone.values)
+    assert np.array_equal(together.offsets, alone.offsets)
+    assert [path.name for path in workspace.cache.iterdir()] == [folder.name], "no parts are left"

@@ -22,7 +22,7 @@ from sta.models.encoder import SpeechEncoder, spread_pieces
 from sta.models.flow import between, draw_shares, flow_loss
 from sta.models.layers import similarity_distillation
 from sta.models.published import PublishedDecoder
-from sta.recipe import DecoderStage
+from sta.recipe import DecoderStage, Recipe
 from sta.training.features import (
     cached_frames,
     group_rows,
@@ -49,6 +49,12 @@ def draw_times(count: int, timesteps: int, device: torch.device) -> Tensor:
 def written_places(size: int, share: float) -> np.ndarray:
     """bool [size], True for the first `share` of a batch's places: ranks take turns, so each gets as many of them."""
     return np.arange(size) < round(size * share)
+
+
+def kinds_of_frames(recipe: Recipe) -> tuple[bool, ...]:
+    """Whether each kind of frames that the stage reads is disturbed: clean ones always come first."""
+    disturbs = recipe.stages.decoder.disturbed > 0 and recipe.encoder.backbone is None
+    return (False, True) if disturbs else (False,)
 
 
 class _MaskAndReplace(nn.Module):
@@ -154,9 +160,8 @@ class DecoderTask(Task):
         pictures = picture_latents if workspace.recipe.decoder.kind == "latent-diffusion" else picture_codes
         self.pictures, (_, self.text) = pictures(workspace, device), teacher_features(workspace, device)
         self.latents = picture_latents(workspace, device) if workspace.recipe.decoder.draft else None
-        disturbs = self.stage.disturbed > 0 and workspace.recipe.encoder.backbone is None
-        heard = (False, True) if disturbs else (False,)
-        self.frames = {g: [cached_frames(workspace, g, device, disturbed) for disturbed in heard] for g in self.groups}
+        kinds = kinds_of_frames(workspace.recipe)
+        self.frames = {g: [cached_frames(workspace, g, device, disturbed) for disturbed in kinds] for g in self.groups}
         self.rows = {g: group_rows(workspace, g) for g in self.groups}
         self.image_of, _ = workspace.corpus.image_index
         self.language = workspace.corpus.column("language")
