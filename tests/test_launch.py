@@ -42,13 +42,14 @@ def arguments(out: Path, name: str, stage: str, *overrides: str) -> list[str]:
     return ["garden-tiny", *TINY, f"name={name}", *overrides, "--stage", stage, "--out", str(out)]
 
 
-def launch(config: str) -> list[str]:
+def launch(config: str, *what: str) -> list[str]:
+    """accelerate launch of `what`, or of `-m sta.train`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     file = ROOT / "recipes" / "accelerate" / f"{config}.yaml"
     start = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file)]
-    return [*start, "--main_process_port", str(port), "-m", "sta.train"]
+    return [*start, "--main_process_port", str(port), *(what or ("-m", "sta.train"))]
 
 
 @contextlib.contextmanager
@@ -129,6 +130,33 @@ def test_two_processes_train_one_model(alone: Path, config: str) -> None:
     assert first["loss"] == pytest.approx(reference["loss"], rel=1e-4)
     assert first["norm"] == pytest.approx(reference["norm"], rel=1e-3), "the ranks' gradients are not averaged"
     assert first["samples"] == reference["samples"] == 8
+
+
+def test_two_ranks_train_as_one(tmp_path: Path) -> None:
+    """Twenty steps in float32: what is random belongs to an item, and what is measured to the whole batch."""
+    stages = ("teacher", "tokenizer", "distill-pooled", "decoder", "reader")
+    overrides = ["precision=fp32", "corpus.phrases=1", "encoder.dropout=0.1", "decoder.dropout=0.1", "decoder.draft=1"]
+    overrides += ["stages.distill.noise=0.5", "stages.distill.losses.attributes=1.0", "stages.decoder.losses.words=1.0"]
+    overrides += ["stages.decoder.disturbed=0.5", "stages.decoder.text_share=0.4", "stages.distill.written=0.4"]
+    for stage in stages:
+        section = f"stages.{stage.partition('-')[0]}"
+        overrides += [f"{section}.steps=20", f"{section}.batch=8", f"{section}.log_every=1"]
+    overrides += ["stages.reader.lr=1e-5"]  # batch norm under Adam makes 1e-7 into 1e-2 within its twenty steps at 2e-3
+    script = [str(ROOT / "tests" / "every_stage.py"), str(tmp_path / "out")]
+    done = ("prepare", *stages)
+    finish([sys.executable, *script, "alone", ",".join(done), *TINY, *overrides], tmp_path / "alone.log")
+    for stage in stages:  # the same stages before it, to the last bit
+        for before in done[: done.index(stage)]:
+            final = Path("alone", before, "final")
+            (tmp_path / "out" / f"two-{stage}" / before).mkdir(parents=True)
+            (tmp_path / "out" / f"two-{stage}" / before / "final").symlink_to(tmp_path / "out" / final)
+    finish([*launch("cpu-2", *script), "two-{}", ",".join(stages), *TINY, *overrides], tmp_path / "two.log")
+    for stage in stages:
+        one, two = (logged(tmp_path / "out" / name / stage) for name in ("alone", f"two-{stage}"))
+        assert [line["step"] for line in one] == [line["step"] for line in two] == list(range(1, 21))
+        for expected, found in zip(one, two, strict=True):
+            for name in expected.keys() - {"seconds", "norm"}:
+                assert found[name] == pytest.approx(expected[name], rel=1e-5, abs=1e-6), (stage, expected["step"], name)
 
 
 @needs_compiler

@@ -18,9 +18,10 @@ from rich.table import Table
 
 from sta.errors import Interrupted
 from sta.metrics.rows import Interval, Report, Row
+from sta.models.shared import Share
 from sta.recipe import Optimisation
 from sta.training import runtime
-from sta.training.loop import Share, Task, train
+from sta.training.loop import Task, train
 from sta.training.progress import Bar
 from sta.training.stages import build_task, settings_of
 from sta.training.workspace import Workspace

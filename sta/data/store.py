@@ -43,15 +43,22 @@ class Ragged:
             raise ValueError(f"{row} sequences came, {len(lengths)} were announced")
         values.flush()
 
-    def padded(self, items: Sequence[int], multiple: int, limit: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """([B, S, F] padded with zeros to a multiple of `multiple`, lengths [B]); `limit` cuts longer ones."""
-        return pad([self[int(i)][:limit] for i in items], multiple)
+    def padded(
+        self, items: Sequence[int], multiple: int, limit: int | None = None, longest: int = 0
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """([B, S, F] padded with zeros to a multiple of `multiple`, lengths [B]).
+
+        Args:
+            limit: longer ones are cut.
+            longest: S is at least this, as where other ranks hold a longer one.
+        """
+        return pad([self[int(i)][:limit] for i in items], multiple, longest)
 
 
-def pad(sequences: Sequence[np.ndarray], multiple: int) -> tuple[np.ndarray, np.ndarray]:
+def pad(sequences: Sequence[np.ndarray], multiple: int, longest: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Sequences [S_i, F] as one batch: ([B, S, F] padded with zeros to a multiple of `multiple`, lengths [B])."""
     lengths = np.array([len(s) for s in sequences])
-    longest = -(-int(lengths.max()) // multiple) * multiple
+    longest = -(-max(longest, int(lengths.max())) // multiple) * multiple
     batch = np.zeros((len(sequences), longest, *sequences[0].shape[1:]), sequences[0].dtype)
     for row, sequence in enumerate(sequences):
         batch[row, : len(sequence)] = sequence

@@ -13,11 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sta.data.audio import LOG_STEPS, Q_MEAN, Q_STD
+from sta.models import shared
 from sta.models.layers import length_mask
 
 E_FOLD = LOG_STEPS / Q_STD  # a factor of e in power, in scaled log-mel
 SILENT, FULL = -Q_MEAN / Q_STD, (255 - Q_MEAN) / Q_STD  # the ends of what log-mel features hold
 QUIETEST, LOUDEST = -7.0, 1.0  # noise against speech, natural log of power: 30 dB below to 4 dB above
+FLICKER = 0.7  # deviation of the noise from its mean in a band of a frame, natural log of power
 STEEPEST, FLATTEST = -6.0, 2.0  # how noise changes from the lowest band to the highest, natural log of power
 SYLLABLE = 16  # frames between the points where the rhythm changes
 TELEPHONE_BANDS = (7, 59)  # of 80: about 300 to 3,400 Hz
@@ -38,9 +40,9 @@ def augment_mel(mel: Tensor, lengths: Tensor, strength: float) -> tuple[Tensor, 
         return mel, lengths
     mel, lengths = _warp(mel, lengths, 0.1 * strength, 0.05 * strength, 0.2 * strength)
     mel = _smear(mel, 0.2 * strength) + _colour(mel, 0.5 * strength)[:, None]
-    floor = mel.amin((1, 2), keepdim=True) + strength * 1.5 * torch.rand(len(mel), 1, 1, device=mel.device)
+    floor = mel.amin((1, 2), keepdim=True) + strength * 1.5 * shared.uniform(len(mel), 1, 1, device=mel.device)
     mel = torch.maximum(mel, floor)
-    mel = mel + 0.05 * strength * torch.randn(len(mel), 1, 1, device=mel.device)
+    mel = mel + 0.05 * strength * shared.normal(len(mel), 1, 1, device=mel.device)
     return _mask(mel, lengths, strength), lengths
 
 
@@ -58,20 +60,21 @@ def disturb_mel(mel: Tensor, lengths: Tensor, share: float) -> Tensor:
     if share == 0:
         return mel
     b, longest, bands = mel.shape
-    chosen = torch.rand(b, 1, 1, device=mel.device) < share
+    chosen = shared.uniform(b, 1, 1, device=mel.device) < share
     valid = length_mask(lengths, longest)[..., None]
     place = torch.linspace(0, 1, bands, device=mel.device)
     heard = mel + _colour(mel, 0.7)[:, None]
     level = (heard / E_FOLD).masked_fill(~valid, -torch.inf).flatten(1).logsumexp(1) - (lengths * bands).log()
-    loudness = level + torch.empty(b, device=mel.device).uniform_(QUIETEST, LOUDEST)
-    slope = torch.empty(b, device=mel.device).uniform_(STEEPEST, FLATTEST)[:, None] * (place - 0.5)
-    spread = slope[:, None] + 0.7 * torch.randn_like(mel)
-    spread = spread - spread.flatten(1).logsumexp(1)[:, None, None] + math.log(longest * bands)  # of mean power 1
+    quiet, flat = shared.uniform(b, 2, device=mel.device).unbind(1)
+    loudness = level + QUIETEST + (LOUDEST - QUIETEST) * quiet
+    slope = (STEEPEST + (FLATTEST - STEEPEST) * flat)[:, None] * (place - 0.5)  # [B, 80]
+    mean_power = slope.logsumexp(1) - math.log(bands) + 0.5 * FLICKER**2
+    spread = (slope - mean_power[:, None])[:, None] + FLICKER * shared.normal_like(mel)  # of mean power 1
     heard = E_FOLD * torch.logaddexp(heard / E_FOLD, loudness[:, None, None] + spread)
     outside = (torch.arange(bands, device=mel.device) < TELEPHONE_BANDS[0]) | (
         torch.arange(bands, device=mel.device) > TELEPHONE_BANDS[1]
     )
-    by_telephone = torch.rand(b, 1, 1, device=mel.device) < 0.2
+    by_telephone = shared.uniform(b, 1, 1, device=mel.device) < 0.2
     heard = torch.where(by_telephone & outside, torch.full_like(heard, SILENT), heard)
     return torch.where(chosen, heard.clamp(SILENT, FULL), mel)
 
@@ -79,11 +82,11 @@ def disturb_mel(mel: Tensor, lengths: Tensor, share: float) -> Tensor:
 def _warp(mel: Tensor, lengths: Tensor, tract: float, tempo: float, rhythm: float) -> tuple[Tensor, Tensor]:
     """Stretch bands by up to `tract`, the whole by up to `tempo`, parts of it against each other by `rhythm`."""
     b, longest, bands = mel.shape
-    pace = 1 + tempo * (2 * torch.rand(b, device=mel.device) - 1)
-    stretch = 1 + tract * (2 * torch.rand(b, device=mel.device) - 1)
+    paced, stretched = (2 * shared.uniform(b, 2, device=mel.device) - 1).unbind(1)
+    pace, stretch = 1 + tempo * paced, 1 + tract * stretched
     new_lengths = (lengths / pace).long().clamp_min(4)
-    frames = -(-int(new_lengths.max()) // 64) * 64
-    local = 1 + rhythm * (2 * torch.rand(b, 1, frames // SYLLABLE + 2, device=mel.device) - 1)
+    frames = -(-shared.largest(int(new_lengths.max()), mel.device) // 64) * 64
+    local = 1 + rhythm * (2 * shared.uniform(b, 1, frames // SYLLABLE + 2, device=mel.device) - 1)
     passed = F.interpolate(local, frames, mode="linear", align_corners=True)[:, 0].cumsum(1)  # [B, S']
     at_end = passed.gather(1, (new_lengths - 1).clamp(max=frames - 1)[:, None])
     time = (passed / at_end * lengths[:, None] - 0.5) * 2 / longest - 1
@@ -97,7 +100,7 @@ def _warp(mel: Tensor, lengths: Tensor, tract: float, tempo: float, rhythm: floa
 
 def _smear(mel: Tensor, most: float) -> Tensor:
     """Blur the bands of half the utterances into each other, as the vocoder of another engine would."""
-    share = most * (2 * torch.rand(len(mel), 1, 1, device=mel.device) - 1).clamp_min(0)
+    share = most * (2 * shared.uniform(len(mel), 1, 1, device=mel.device) - 1).clamp_min(0)
     padded = F.pad(mel, (1, 1), mode="replicate")
     return mel + share * ((padded[..., :-2] + padded[..., 2:]) / 2 - mel)
 
@@ -106,15 +109,15 @@ def _colour(mel: Tensor, deviation: float) -> Tensor:
     """What a room and a microphone do to each band [B, 80]; 0.7 is about 4 dB, none on average over the bands."""
     place = torch.linspace(0, 1, mel.shape[2], device=mel.device)
     waves = torch.cos(torch.pi * torch.arange(1, 4, device=mel.device)[:, None] * place)  # [3, 80]
-    return deviation * E_FOLD * torch.randn(len(mel), 3, device=mel.device) @ waves
+    return deviation * E_FOLD * shared.normal(len(mel), 3, device=mel.device) @ waves
 
 
 def _mask(mel: Tensor, lengths: Tensor, strength: float) -> Tensor:
     b, longest, bands = mel.shape
     fill = (mel * length_mask(lengths, longest)[..., None]).sum((1, 2)) / (lengths * bands)
     for axis, sizes, widest in ((1, lengths, 20 * strength), (2, torch.full_like(lengths, bands), 10 * strength)):
-        width = torch.rand(b, device=mel.device) * torch.minimum(sizes * 0.15, torch.tensor(widest))
-        start = torch.rand(b, device=mel.device) * (sizes - width)
+        width = shared.uniform(b, device=mel.device) * torch.minimum(sizes * 0.15, torch.tensor(widest))
+        start = shared.uniform(b, device=mel.device) * (sizes - width)
         place = torch.arange(mel.shape[axis], device=mel.device)
         hidden = (place >= start[:, None]) & (place < (start + width)[:, None])
         hidden = hidden[:, :, None] if axis == 1 else hidden[:, None, :]

@@ -15,6 +15,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
+from sta.models import shared
 from sta.models.layers import Attention, TransformerLayer
 
 
@@ -71,13 +72,16 @@ class SpeechBottleneck(ModelMixin, ConfigMixin):
         with torch.no_grad():
             self.gaussian.bias[width:] = -3.0  # start with little noise
 
-    def forward(self, frames: Tensor, mask: Tensor) -> Tokens:
+    def forward(self, frames: Tensor, mask: Tensor, noise: Tensor | None = None) -> Tokens:
+        """Frames [B, S, D], mask [B, S]; training samples with standard normal noise [B, K, C], drawn if not given."""
         x = self.queries.expand(len(frames), -1, -1).to(frames.dtype)
         for layer in self.readers:
             x = layer(x, frames, mask)
         mean, log_variance = self.gaussian(self.norm(x)).float().chunk(2, -1)  # [B, K, C] each
         log_variance = log_variance.clamp(-8, 4)
-        tokens = mean + torch.randn_like(mean) * (0.5 * log_variance).exp() if self.training else mean
+        tokens = mean
+        if self.training:
+            tokens = mean + (0.5 * log_variance).exp() * (shared.normal_like(mean) if noise is None else noise)
         return Tokens(
             tokens, F.normalize(self.embed(tokens.flatten(1)).float(), dim=-1), gaussian_kl(mean, log_variance)
         )

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sta.models import shared
 from sta.models.layers import sinusoids
 
 
@@ -48,4 +49,4 @@ class Captioner(nn.Module):
             x = layer(x, memory, tgt_mask=causal, tgt_is_causal=True)
         logits = self.out(self.norm(x)).float()
         known = torch.arange(said.shape[1], device=said.device) <= counts[:, None]
-        return F.cross_entropy(logits[known], wanted[known])
+        return shared.mean_over(F.cross_entropy(logits[known], wanted[known], reduction="sum"), known.sum())

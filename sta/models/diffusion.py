@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sta.models import shared
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -48,11 +50,11 @@ def linear_schedule(timesteps: int, codebook: int, replaced: float = 0.1) -> Sch
     return Schedule(alpha, (1 - alpha - gamma) / codebook, gamma, codebook)
 
 
-def corrupt(codes: Tensor, t: Tensor, schedule: Schedule, generator: torch.Generator | None = None) -> Tensor:
+def corrupt(codes: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
     """Draw x_t from q(x_t | x_0) (Eq. 7): codes [B, N] at times t [B] -> [B, N] with the mask as V."""
     alpha, gamma = (bar.to(codes.device)[t][:, None] for bar in (schedule.alpha, schedule.gamma))
-    draw = torch.rand(codes.shape, generator=generator, device=codes.device, dtype=torch.float64)
-    noise = torch.randint(schedule.codebook, codes.shape, generator=generator, device=codes.device)
+    draw = shared.uniform(*codes.shape, device=codes.device, dtype=torch.float64)
+    noise = shared.integers(schedule.codebook, *codes.shape, device=codes.device)
     replaced = torch.where(draw < alpha, codes, noise)
     return torch.where(draw >= 1 - gamma, torch.full_like(codes, schedule.codebook), replaced)
 

@@ -15,13 +15,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 
 from sta.data.audio import Q_MEAN, Q_STD, speech_features
+from sta.models import shared
 from sta.models.backbone import Backbone
 from sta.models.layers import TransformerLayer, drop, length_mask, masked_mean, sinusoids
 
@@ -75,9 +74,7 @@ class FrameNorm(nn.Module):
         """Mean and variance [D] of the batch; the running ones follow."""
         valid = x.float() * mask[:, None]
         moments = torch.stack([valid.sum((0, 2)), valid.square().sum((0, 2)), mask.sum().expand(x.shape[1]).float()])
-        if dist.is_available() and dist.is_initialized():
-            moments = all_reduce(moments)
-        total, squares, count = moments
+        total, squares, count = shared.summed(moments)
         mean = total / count
         variance = (squares / count - mean.square()).clamp_min(0)
         with torch.no_grad():

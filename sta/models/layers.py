@@ -11,6 +11,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from sta.models import shared
+
 
 class Attention(nn.Module):
     """Multi-head attention of `query` [B, Q, D] to `memory` [B, S, M], with an optional memory_mask [B, S]."""
@@ -46,7 +48,7 @@ def feed_forward(width: int, factor: int = 4, dropout: float = 0.0) -> nn.Sequen
 
 def drop(share: float) -> nn.Module:
     """Dropout, or nothing at all where the share is 0: drawing the mask took a fifth of a step on CPU."""
-    return nn.Dropout(share) if share else nn.Identity()
+    return shared.Dropout(share) if share else nn.Identity()
 
 
 class TransformerLayer(nn.Module):

@@ -13,6 +13,8 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
+from sta.models import shared
+
 
 class AttributeReader(ModelMixin, ConfigMixin):
     """Pictures [B, 3, H, W] in [-1, 1] to logits of each slot's values.
@@ -32,10 +34,10 @@ class AttributeReader(ModelMixin, ConfigMixin):
         channels, side = 3, size
         for i, following in enumerate(widths):
             stride = 2 if i % 2 or side > 48 else 1
-            layers += [nn.Conv2d(channels, following, 3, stride, 1), nn.BatchNorm2d(following), nn.ReLU()]
+            layers += [nn.Conv2d(channels, following, 3, stride, 1), shared.BatchNorm(following), nn.ReLU()]
             channels, side = following, -(-side // stride)
         self.trunk = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(6), nn.Flatten())
-        self.features_out = nn.Sequential(nn.Linear(36 * channels, 256), nn.BatchNorm1d(256), nn.ReLU())
+        self.features_out = nn.Sequential(nn.Linear(36 * channels, 256), shared.BatchNorm(256), nn.ReLU())
         self.heads = nn.ModuleDict({slot: nn.Linear(256, len(values)) for slot, values in slots.items()})
 
     def features(self, pictures: Tensor) -> Tensor:

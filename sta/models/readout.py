@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sta.models import shared
+
 UNKNOWN = -1  # the number of a value that is not known, and not asked for
 SHARPNESS = 3.0  # deviation of the first scores of the places: each slot starts with one or two tokens of its own
 
@@ -49,4 +51,4 @@ class TokenReadout(nn.Module):
         """
         logits = self(tokens).float().flatten(0, 1)
         losses = F.cross_entropy(logits, values.flatten(), ignore_index=UNKNOWN, reduction="sum")
-        return losses / (values != UNKNOWN).sum().clamp_min(1)
+        return shared.mean_over(losses, (values != UNKNOWN).sum())

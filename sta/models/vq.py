@@ -9,11 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
+
+from sta.models import shared
 
 LATENT_NOISE = 0.1  # at most, of a latent's component whose root mean square is 1 / sqrt(d)
 
@@ -48,21 +49,20 @@ class Codebook(nn.Module):
         flat = F.normalize(latents.float().permute(0, 2, 3, 1).reshape(-1, d), dim=-1)
         codes = (flat @ self.vectors.float().T).argmax(-1)
         if self.training:
-            self._follow(flat.detach(), codes)
+            self._follow(flat.detach().view(b, h * w, d), codes)
         chosen = self.vectors.float()[codes]
         commit = F.mse_loss(flat, chosen)
         through = flat + (chosen - flat).detach()
         return Quantized(through.view(b, h, w, d).permute(0, 3, 1, 2), codes.view(b, h * w), commit)
 
     @torch.no_grad()
-    def _follow(self, flat: Tensor, codes: Tensor) -> None:
+    def _follow(self, latents: Tensor, codes: Tensor) -> None:
+        """Latents [B, N, d], unit vectors, and the entries [B * N] they went to."""
+        flat, everyone = latents.flatten(0, 1), shared.gathered(latents).flatten(0, 1)
         counts = torch.zeros_like(self.counts).index_add_(0, codes, torch.ones_like(codes, dtype=torch.float))
         sums = torch.zeros_like(self.sums).index_add_(0, codes, flat)
-        spare = flat[torch.randint(len(flat), (len(self.counts),), device=flat.device)]
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(counts)
-            dist.all_reduce(sums)
-            dist.broadcast(spare, 0)
+        counts, sums = shared.summed(counts), shared.summed(sums)
+        spare = everyone[shared.places(len(everyone), len(self.counts), flat.device)]
         self.counts.lerp_(counts, 1 - self.decay)
         self.sums.lerp_(sums, 1 - self.decay)
         dead = self.counts < self.dead_below * self.counts.mean()
@@ -129,9 +129,9 @@ class VQTokenizer(ModelMixin, ConfigMixin):
         quantized = self.codebook(latents)
         through = quantized.latents
         if unquantised:
-            skips, noise = torch.rand(2, len(pictures), 1, 1, 1, device=pictures.device)
+            skips, noise = shared.uniform(len(pictures), 2, 1, 1, 1, device=pictures.device).unbind(1)
             smooth = F.normalize(latents.float(), dim=1)
-            smooth = F.normalize(smooth + LATENT_NOISE * noise * torch.randn_like(smooth), dim=1)
+            smooth = F.normalize(smooth + LATENT_NOISE * noise * shared.normal_like(smooth), dim=1)
             through = torch.where(skips < unquantised, smooth, through)
         return self.decoder(through.to(pictures.dtype)), quantized
 

@@ -17,9 +17,9 @@ from sta.models.augment import augment_mel, disturb_mel
 from sta.models.bottleneck import SpeechBottleneck
 from sta.models.encoder import SpeechEncoder
 from sta.models.loading import load_network
+from sta.models.shared import Share
 from sta.models.teacher import Teacher, load_own, load_published
 from sta.models.vq import VQTokenizer, to_unit_range
-from sta.training.loop import Share
 from sta.training.progress import Bar
 from sta.training.runtime import has_fast_bf16, step_seed
 from sta.training.workspace import Workspace, fingerprint

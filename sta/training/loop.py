@@ -1,7 +1,8 @@
 """The one training loop: every stage is a `Task` that this loop trains.
 
-Everything random in a step follows from (seed, stage, step, rank) and the learning rate from the step, so a
-stage that was stopped and started again does exactly what it would have done.
+Everything random in a step follows from (seed, stage, step) and the item's place in the whole batch, and the learning
+rate from the step. So a stage that was stopped and started again does exactly what it would have done, and any number
+of processes does what one would do, up to rounding.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import shutil
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from sta.data.cache import build_folder
 from sta.errors import Interrupted, TrainingError
+from sta.models.shared import Share, sharing
 from sta.recipe import Optimisation
 from sta.stopping import deferred_signals
 from sta.training import checkpoint
@@ -53,17 +54,6 @@ class Task(ABC):
     @abstractmethod
     def export(self, module: nn.Module, folder: Path) -> None:
         """Write the trained weights as the next stage reads them."""
-
-
-@dataclass(frozen=True)
-class Share:
-    """Which part of a global batch a rank takes."""
-
-    rank: int = 0
-    world: int = 1
-
-    def of(self, items: np.ndarray) -> np.ndarray:
-        return items[self.rank :: self.world]
 
 
 class Shuffled:
@@ -160,8 +150,9 @@ def train(task: Task, settings: Optimisation, folder: Path, seed: int, accelerat
             # ---- one step -------------------------------------------------------------------------------
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, settings)
-            torch.manual_seed(step_seed(seed, task.name, step, share.rank))
-            losses = model({name: value.to(accelerator.device) for name, value in batch.items()})
+            torch.manual_seed(step_seed(seed, task.name, step, share.rank))  # for what draws by itself, as backbones do
+            with sharing(share, settings.batch, step_seed(seed, task.name, step)):
+                losses = model({name: value.to(accelerator.device) for name, value in batch.items()})
             loss = sum(task.weights[name] * value for name, value in losses.items() if name in task.weights)
             _check_finite(accelerator, loss, losses, task.name, step)
             accelerator.backward(loss)

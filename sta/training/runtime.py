@@ -62,9 +62,9 @@ def start(precision: str = "auto") -> Accelerator:
     return accelerator
 
 
-def step_seed(seed: int, stage: str, step: int, rank: int) -> int:
-    """The seed of everything random in one step on one rank: a resumed run draws what it would have drawn."""
-    return zlib.crc32(f"{seed}/{stage}/{step}/{rank}".encode())
+def step_seed(seed: int, stage: str, step: int, rank: int | None = None) -> int:
+    """The seed of everything random in one step, on all ranks or one: a resumed run draws what it would have drawn."""
+    return zlib.crc32(f"{seed}/{stage}/{step}/{'all' if rank is None else rank}".encode())
 
 
 def stop_anywhere(accelerator: Accelerator, request: StopRequest) -> bool:

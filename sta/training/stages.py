@@ -18,9 +18,10 @@ from sta.data.cache import write_atomically
 from sta.data.garden.corpus import other_speakers, world_of
 from sta.data.garden.grammar import Grammar
 from sta.errors import RecipeError, VoiceError
+from sta.models.shared import Share
 from sta.recipe import GardenCorpus, Optimisation, Recipe, dump_recipe
 from sta.training import runtime
-from sta.training.loop import Share, Task, train
+from sta.training.loop import Task, train
 from sta.training.prepare import prepare
 from sta.training.workspace import Workspace
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from sta.models.bottleneck import SpeechBottleneck, Tokens
 from sta.models.decoder import CodeDecoder, LatentDecoder
 from sta.models.diffusion import linear_schedule
+from sta.models.shared import Share
 from sta.recipe import load_recipe
-from sta.training.loop import Share
 from sta.training.tasks.decoder import DecoderTask, _Denoising, _FlowMatching, _MaskAndReplace, written_places
 from tests.conftest import tiny_encoder
 
@@ -74,7 +74,8 @@ def test_words_reach_the_bottleneck_where_they_weigh(weight: float) -> None:
     unit = torch.nn.functional.normalize(torch.randn(4, 3), dim=-1)
     batch = {
         "group": torch.tensor(0), "frames": torch.randn(4, 6, encoder.config.width),
-        "frames_mask": torch.ones(4, 6, dtype=torch.bool), "x0": x0[:4], "text": unit, "text_bank": unit,
+        "frames_mask": torch.ones(4, 6, dtype=torch.bool), "written": torch.zeros(4, dtype=torch.bool),
+        "x0": x0[:4], "text": unit, "text_bank": unit,
         "pieces": torch.tensor([1, 2, 3, 4, 5]), "counts": torch.tensor([1, 2, 1, 1]),
     }  # fmt: skip
     losses = module(batch)
@@ -108,7 +109,8 @@ def test_a_batch_without_pictures_trains_the_draft_and_the_bottleneck_alone() ->
     latents, unit = torch.randn(4, 3, 4, 4), torch.nn.functional.normalize(torch.randn(4, 3), dim=-1)
     batch = {
         "group": torch.tensor(0), "frames": torch.randn(4, 6, encoder.config.width), "latents": latents,
-        "frames_mask": torch.ones(4, 6, dtype=torch.bool), "text": unit, "text_bank": unit,
+        "frames_mask": torch.ones(4, 6, dtype=torch.bool), "written": torch.zeros(4, dtype=torch.bool),
+        "text": unit, "text_bank": unit,
     }  # fmt: skip
     losses = module(batch)
     assert "draft" in losses
@@ -118,3 +120,21 @@ def test_a_batch_without_pictures_trains_the_draft_and_the_bottleneck_alone() ->
     assert bottleneck.queries.grad.abs().max() > 0
     assert decoder.join.weight.grad is None
     assert module(batch | {"x0": latents}).keys() == losses.keys() | {"flow"}
+
+
+def test_a_written_caption_takes_its_own_place_in_the_batch() -> None:
+    encoder, (loss, _) = tiny_encoder({"en": 5}), objective("latent-diffusion")
+    bottleneck = SpeechBottleneck(encoder.config.width, 3, tokens=2, width=3, layers=1, heads=2)
+    stage = load_recipe("garden-mini").stages.decoder
+    module = _Denoising(loss, {"pooled": encoder}, {"pooled": bottleneck}, stage, 0.03).eval()
+    frames, mask = torch.randn(2, 6, encoder.config.width), torch.ones(2, 6, dtype=torch.bool)
+    pieces, lengths = torch.tensor([[1, 0, 2, 0]] * 1), torch.tensor([4])
+    written = torch.tensor([False, True, False])
+    batch = {
+        "group": torch.tensor(0), "frames": frames, "frames_mask": mask, "written": written,
+        "text_pieces": pieces, "text_lengths": lengths,
+    }  # fmt: skip
+    tokens = module._condition("pooled", batch).tokens
+    read = encoder.encode_text(pieces, lengths)
+    torch.testing.assert_close(tokens[[0, 2]], bottleneck(frames, mask).tokens)
+    torch.testing.assert_close(tokens[1:2], bottleneck(read.frames, read.mask).tokens)

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from sta.data.store import Ragged
+from sta.models.shared import Share
 from sta.recipe import load_recipe
 from sta.training import features
-from sta.training.loop import Share
 from tests.conftest import tiny_encoder
 
 CPU = torch.device("cpu")

@@ -18,9 +18,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sta.errors import Interrupted, TrainingError
+from sta.models.shared import Share
 from sta.recipe import Optimisation
 from sta.training import checkpoint, runtime
-from sta.training.loop import Share, Shuffled, Task, build_optimizer, learning_rate, train
+from sta.training.loop import Shuffled, Task, build_optimizer, learning_rate, train
 
 STEPS = 9
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sta.data.store import pad
+from sta.models import shared
 from sta.models.bottleneck import SpeechBottleneck, Tokens
 from sta.models.captioner import Captioner
 from sta.models.decoder import CodeDecoder, LatentDecoder
@@ -22,6 +23,7 @@ from sta.models.encoder import SpeechEncoder, spread_pieces
 from sta.models.flow import between, draw_shares, flow_loss
 from sta.models.layers import similarity_distillation
 from sta.models.published import PublishedDecoder
+from sta.models.shared import Share
 from sta.recipe import DecoderStage, Recipe
 from sta.training.features import (
     cached_frames,
@@ -31,7 +33,7 @@ from sta.training.features import (
     picture_latents,
     teacher_features,
 )
-from sta.training.loop import Share, Shuffled, Task
+from sta.training.loop import Shuffled, Task
 from sta.training.tasks.distill import SHORT
 from sta.training.workspace import Workspace
 
@@ -42,7 +44,7 @@ BANK = 512  # captions whose teacher features keep the embedding where the disti
 
 def draw_times(count: int, timesteps: int, device: torch.device) -> Tensor:
     """Times 1..T [count], late ones more often: where little of the picture is left, the tokens are needed."""
-    u = torch.rand(count, device=device)
+    u = shared.uniform(count, device=device)
     return (u.sqrt() * timesteps).long().clamp(0, timesteps - 1) + 1
 
 
@@ -82,7 +84,7 @@ class _FlowMatching(nn.Module):
 
     def forward(self, x0: Tensor, tokens: Tokens, drop: Tensor, drafted: Tensor | None) -> dict[str, Tensor]:
         x0, t = x0.float(), draw_shares(len(x0), x0.device)
-        noise = torch.randn_like(x0)
+        noise = shared.normal_like(x0)
         velocity = self.decoder(between(x0, noise, t), t, tokens.tokens, tokens.embedding, drop, drafted)
         return {"flow": flow_loss(velocity, x0, noise)}
 
@@ -120,7 +122,7 @@ class _Denoising(nn.Module):
         decoder = self.objective.decoder
         drafted = decoder.draft(tokens.tokens)
         if "x0" in batch:
-            drop = torch.rand(len(batch["x0"]), device=batch["x0"].device) < self.stage.condition_drop
+            drop = shared.uniform(len(batch["x0"]), device=batch["x0"].device) < self.stage.condition_drop
             losses |= self.objective(batch["x0"], tokens, drop, drafted)
         if drafted is not None and not isinstance(decoder, PublishedDecoder):
             losses["draft"] = decoder.draft_loss(drafted, batch["latents"])
@@ -133,16 +135,22 @@ class _Denoising(nn.Module):
         return losses
 
     def _condition(self, group: str, batch: dict[str, Tensor]) -> Tokens:
-        bottleneck = self.bottlenecks[group]
-        heard = bottleneck(batch["frames"].to(self.objective.decoder.dtype), batch["frames_mask"])
+        """Tokens of the batch, in its order: of recordings, and of captions where `written` says so."""
+        bottleneck, written = self.bottlenecks[group], batch["written"]
+        assert isinstance(bottleneck, SpeechBottleneck)
+        size = bottleneck.config
+        noise = shared.normal(len(written), size.tokens, size.width, device=written.device)
+        frames = batch["frames"].to(self.objective.decoder.dtype)
+        heard = bottleneck(frames, batch["frames_mask"], noise[~written])
         if "text_pieces" not in batch:
             return heard
         encoder = self.encoders[group]
         assert isinstance(encoder, SpeechEncoder)
         with torch.no_grad():
-            written = encoder.encode_text(batch["text_pieces"], batch["text_lengths"])
-        read = bottleneck(written.frames, written.mask)
-        return Tokens(*(torch.cat(pair) for pair in zip(_parts(heard), _parts(read), strict=True)))
+            captions = encoder.encode_text(batch["text_pieces"], batch["text_lengths"])
+        read = bottleneck(captions.frames, captions.mask, noise[written])
+        places = torch.cat([(~written).nonzero()[:, 0], written.nonzero()[:, 0]]).argsort()
+        return Tokens(*(torch.cat(pair)[places] for pair in zip(_parts(heard), _parts(read), strict=True)))
 
 
 def _parts(tokens: Tokens) -> tuple[Tensor, Tensor, Tensor]:
@@ -203,16 +211,18 @@ class DecoderTask(Task):
                 self.short[group].take(turn * shorts, shorts),
             ]
         )
-        places, is_written = share.of(places), share.of(written_places(size, self.stage.text_share))
-        heard, read = places[~is_written], places[is_written]
-        rows = self.rows[group]
-        shown = rows[np.concatenate([heard, read])]
+        is_written, rows = written_places(size, self.stage.text_share), self.rows[group]
+        reading = spread_pieces(self._pieces(group, rows[places[is_written]]), torch.Generator().manual_seed(step))
+        read = torch.from_numpy(share.of(np.arange(size))[share.of(is_written)])  # written places come first
+        places, is_written = share.of(places), share.of(is_written)
+        heard, shown = places[~is_written], rows[places]
         bank = np.random.default_rng([self.workspace.recipe.seed, step]).choice(
             rows, min(BANK, len(rows)), replace=False
         )
         frames, lengths = pad([self._heard(group, place, step) for place in heard], FRAME_MULTIPLE)
         batch = {
             "group": torch.tensor(number),
+            "written": torch.from_numpy(is_written),
             "frames": torch.from_numpy(frames),
             "frames_mask": torch.arange(frames.shape[1]) < torch.from_numpy(lengths)[:, None],
             "text": torch.from_numpy(self.text[shown]),
@@ -227,8 +237,7 @@ class DecoderTask(Task):
             batch["pieces"] = torch.tensor([piece for caption in captions for piece in caption])
             batch["counts"] = torch.tensor([len(caption) for caption in captions])
         if len(read):
-            written = spread_pieces(self._pieces(group, rows[read]), torch.Generator().manual_seed(step))
-            batch["text_pieces"], batch["text_lengths"] = written
+            batch["text_pieces"], batch["text_lengths"] = (part[read] for part in reading)
         return batch
 
     def _heard(self, group: str, place: int, step: int) -> np.ndarray:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sta.models import shared
 from sta.models.augment import augment_mel, disturb_mel
 from sta.models.backbone import Backbone
 from sta.models.bottleneck import SpeechBottleneck, Tokens
@@ -17,9 +18,10 @@ from sta.models.captioner import Captioner
 from sta.models.encoder import SpeechEncoder, spread_pieces
 from sta.models.layers import similarity_distillation
 from sta.models.readout import UNKNOWN, TokenReadout
+from sta.models.shared import Share
 from sta.recipe import DistillStage
 from sta.training.features import LENGTH_MULTIPLE, group_rows, teacher_features
-from sta.training.loop import Share, Shuffled, Task
+from sta.training.loop import Shuffled, Task
 from sta.training.workspace import Workspace
 
 MAX_SECONDS_TRAINED = 12
@@ -44,7 +46,7 @@ class _Distillation(nn.Module):
         if not isinstance(self.encoder.acoustics, Backbone):
             inputs, lengths = augment_mel(inputs, lengths, self.stage.augment)
             inputs = disturb_mel(inputs, lengths, self.stage.noise)
-        keep = torch.rand(len(inputs), device=inputs.device) >= self.stage.acoustic_drop
+        keep = shared.uniform(len(inputs), device=inputs.device) >= self.stage.acoustic_drop
         heard = self.encoder(inputs, lengths, batch["language"], keep)
         speech = self.bottleneck(heard.frames, heard.mask)
         losses = {"ctc": _ctc(heard.ctc_logits, heard.ctc_lengths, batch), "rate": speech.kl.mean()}
@@ -52,13 +54,18 @@ class _Distillation(nn.Module):
         if self.mood is not None:
             losses["mood"] = self.mood.loss(speech.tokens, batch["mood"].masked_fill(~keep, UNKNOWN)[:, None])
         if self.stage.losses.get("text_branch"):
-            written = self.encoder.encode_text(batch["read_frames"], batch["read_lengths"])
-            read = {k.removeprefix("read_"): v for k, v in batch.items() if k.startswith("read_")}
-            tokens, read = self.bottleneck(written.frames, written.mask), batch | read
-            branch = self._against_teacher(tokens, read) | self._said(tokens, read)
-            weighted = [weight * branch[name] for name, weight in self.stage.losses.items() if name in branch]
-            losses["text_branch"] = torch.stack(weighted).sum()
+            with shared.batch_of(written_captions(self.stage)):
+                losses["text_branch"] = self._read(batch)
         return losses
+
+    def _read(self, batch: dict[str, Tensor]) -> Tensor:
+        """The losses of the captions that the text branch reads, weighted."""
+        written = self.encoder.encode_text(batch["read_frames"], batch["read_lengths"])
+        read = {k.removeprefix("read_"): v for k, v in batch.items() if k.startswith("read_")}
+        tokens, read = self.bottleneck(written.frames, written.mask), batch | read
+        branch = self._against_teacher(tokens, read) | self._said(tokens, read)
+        weighted = [weight * branch[name] for name, weight in self.stage.losses.items() if name in branch]
+        return torch.stack(weighted).sum()
 
     def _said(self, speech: Tokens, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Whether the tokens hold what the caption says: its words, and the attributes it names."""
@@ -73,7 +80,12 @@ class _Distillation(nn.Module):
         tau, full = self.stage.temperature, batch["full"].float()
         text = similarity_distillation(speech.embedding, batch["text"], batch["text_bank"], tau)
         image = similarity_distillation(speech.embedding, batch["image"], batch["image_bank"], tau)
-        return {"text": text.mean(), "image": (image * full).sum() / full.sum().clamp_min(1)}
+        return {"text": shared.mean(text), "image": shared.mean_over((image * full).sum(), full.sum())}
+
+
+def written_captions(stage: DistillStage) -> int:
+    """How many captions of a step, over all ranks, the text branch reads."""
+    return round(stage.written * stage.batch)
 
 
 def _ctc(logits: Tensor, lengths: Tensor, batch: dict[str, Tensor]) -> Tensor:
@@ -144,13 +156,15 @@ class DistillTask(Task):
         return order.take(turn * self.stage.batch, self.stage.batch)
 
     def batch(self, step: int, share: Share) -> dict[str, Tensor]:
-        rows = share.of(self._rows_of(step))
+        everyone = self._rows_of(step)
+        rows = share.of(everyone)
         frames_a_second = 100 if self.workspace.recipe.encoder.backbone is None else 16_000
-        features, lengths = self.workspace.features.padded(
-            rows.tolist(), LENGTH_MULTIPLE, MAX_SECONDS_TRAINED * frames_a_second
-        )
-        moods, written = self.workspace.moods, round(self.stage.written * self.stage.batch)
-        read = share.of(self.written.take(step * written, written))
+        store, limit = self.workspace.features, MAX_SECONDS_TRAINED * frames_a_second
+        longest = min(int(store.lengths[everyone].max()), limit)
+        features, lengths = store.padded(rows.tolist(), LENGTH_MULTIPLE, limit, longest)
+        moods, written = self.workspace.moods, written_captions(self.stage)
+        reading = self.written.take(step * written, written)
+        read = share.of(reading)
         return {
             "features": torch.from_numpy(features),
             "lengths": torch.from_numpy(lengths),
@@ -158,7 +172,7 @@ class DistillTask(Task):
             "mood": torch.tensor([moods.index(self.mood[r]) if self.mood[r] in moods else UNKNOWN for r in rows]),
             **self._captions(rows),
             **{f"read_{name}": value for name, value in self._captions(read).items()},
-            **self._spread(read, step),
+            **self._spread(reading, share, step),
             **self._bank(step),
         }
 
@@ -175,9 +189,11 @@ class DistillTask(Task):
             "counts": torch.tensor([len(c) for c in pieces]),
         }
 
-    def _spread(self, rows: np.ndarray, step: int) -> dict[str, Tensor]:
+    def _spread(self, rows: np.ndarray, share: Share, step: int) -> dict[str, Tensor]:
+        """The captions of the whole batch as the text branch reads them, and of those this rank's."""
         frames, lengths = spread_pieces(self._pieces(rows), torch.Generator().manual_seed(step))
-        return {"read_frames": frames, "read_lengths": lengths}
+        held = torch.from_numpy(share.of(np.arange(len(rows))))
+        return {"read_frames": frames[held], "read_lengths": lengths[held]}
 
     def _pieces(self, rows: np.ndarray) -> list[list[int]]:
         return [

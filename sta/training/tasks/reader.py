@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from sta.data.garden.corpus import world_of
 from sta.data.garden.draw import draw
 from sta.data.garden.world import Scene, World
+from sta.models import shared
 from sta.models.reader import AttributeReader
+from sta.models.shared import Share
 from sta.models.vq import to_unit_range
 from sta.recipe import GardenCorpus
-from sta.training.loop import Share, Task
+from sta.training.loop import Task
 from sta.training.workspace import Workspace
 
 READER_SEED = 7_001  # apart from every split's
@@ -30,18 +32,22 @@ class _Reading(nn.Module):
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         logits = self.reader(_disturbed(to_unit_range(batch["pixels"])))
-        slots = list(logits)
-        losses = [
-            F.cross_entropy(logits[s].float(), batch["values"][:, i], ignore_index=-1) for i, s in enumerate(slots)
-        ]
-        return {"read": torch.stack([x.nan_to_num() for x in losses]).sum()}
+        losses = [_error(logits[slot].float(), batch["values"][:, i]) for i, slot in enumerate(logits)]
+        return {"read": torch.stack(losses).sum()}
+
+
+def _error(logits: Tensor, values: Tensor) -> Tensor:
+    """Mean cross-entropy over the pictures that have a value, -1 being none: scalar."""
+    total = F.cross_entropy(logits, values, ignore_index=-1, reduction="sum")
+    return shared.mean_over(total, (values >= 0).sum())
 
 
 def _disturbed(pictures: Tensor) -> Tensor:
     """A little noise and blur, as a drawing's own: the reader must not hang on single pixels."""
-    noisy = pictures + 0.05 * torch.rand(len(pictures), 1, 1, 1, device=pictures.device) * torch.randn_like(pictures)
+    much, softened = shared.uniform(len(pictures), 2, 1, 1, 1, device=pictures.device).unbind(1)
+    noisy = pictures + 0.05 * much * shared.normal_like(pictures)
     soft = F.avg_pool2d(F.pad(noisy, (1, 1, 1, 1), mode="replicate"), 3, 1)
-    return torch.lerp(noisy, soft, torch.rand(len(pictures), 1, 1, 1, device=pictures.device))
+    return torch.lerp(noisy, soft, softened)
 
 
 def slots_read(world: World) -> dict[str, list[str]]:

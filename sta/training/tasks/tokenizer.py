@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sta.models.shared import Share
 from sta.models.vq import VQTokenizer, to_unit_range
-from sta.training.loop import Share, Shuffled, Task
+from sta.training.loop import Shuffled, Task
 from sta.training.workspace import Workspace
 
 

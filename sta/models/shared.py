@@ -1,0 +1,214 @@
+"""A batch that several ranks share comes out as if one rank had it all: its random numbers, means and moments.
+
+Rank r of n holds the items r, r + n, ... of the whole batch. The loop says so with `sharing`; outside of it, whoever
+calls holds everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which part of a whole batch a rank holds."""
+
+    rank: int = 0
+    world: int = 1
+
+    def of(self, items: np.ndarray) -> np.ndarray:
+        return items[self.rank :: self.world]
+
+
+@dataclass
+class _Step:
+    share: Share
+    total: int = 0
+    seed: int | None = None
+    generators: dict[torch.device, torch.Generator] = field(default_factory=dict)
+
+    def generator(self, device: torch.device) -> torch.Generator | None:
+        """The step's own random numbers, the same on every rank; None: torch's, where there is no step."""
+        if self.seed is None:
+            return None
+        if device not in self.generators:
+            self.generators[device] = torch.Generator(device).manual_seed(self.seed)
+        return self.generators[device]
+
+
+_step: ContextVar[_Step] = ContextVar("step", default=_Step(Share()))  # noqa: B039 - never changed in place
+
+
+@contextmanager
+def sharing(share: Share, total: int, seed: int) -> Iterator[None]:
+    """Within, the functions of this module take their caller to hold `share` of a step's batch.
+
+    Args:
+        total: items of the whole batch.
+        seed: of the step's random numbers, the same on every rank.
+    """
+    token = _step.set(_Step(share, total, seed))
+    try:
+        yield
+    finally:
+        _step.reset(token)
+
+
+@contextmanager
+def batch_of(total: int) -> Iterator[None]:
+    """Within `sharing`, another batch of the same step, of `total` items."""
+    token = _step.set(replace(_step.get(), total=total))
+    try:
+        yield
+    finally:
+        _step.reset(token)
+
+
+# ---- random numbers -----------------------------------------------------------------------------------------
+
+
+def uniform(count: int, *shape: int, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+    """In [0, 1), [count, *shape], for the `count` items that the caller holds.
+
+    The numbers of the whole batch are drawn on every rank: meant for a few an item. `normal_like` is for many.
+    """
+    return _draw(torch.rand, count, shape, device, dtype=dtype)
+
+
+def normal(count: int, *shape: int, device: torch.device) -> Tensor:
+    """Standard normal, otherwise as `uniform`."""
+    return _draw(torch.randn, count, shape, device)
+
+
+def integers(below: int, count: int, *shape: int, device: torch.device) -> Tensor:
+    """In 0 .. below - 1, int64, otherwise as `uniform`."""
+    return _draw(partial(torch.randint, below), count, shape, device)
+
+
+def places(below: int, count: int, device: torch.device) -> Tensor:
+    """In 0 .. below - 1, int64 [count], the same on every rank."""
+    return torch.randint(below, (count,), device=device, generator=_step.get().generator(device))
+
+
+def normal_like(x: Tensor) -> Tensor:
+    """Standard normal of the shape of x [B, ...], from a generator for each item, so that nobody draws for others.
+
+    The shape of an item must be the same on every rank.
+    """
+    seeds = integers(2**62, len(x), device=torch.device("cpu")).tolist()
+    generator = torch.Generator(x.device)
+    drawn = torch.empty_like(x)
+    for item, seed in zip(drawn, seeds, strict=True):
+        item.normal_(generator=generator.manual_seed(seed))
+    return drawn
+
+
+def _draw(draw: Callable[..., Tensor], count: int, shape: Sequence[int], device: torch.device, **how: Any) -> Tensor:
+    step = _step.get()
+    share, total = step.share, count if step.share.world == 1 else step.total
+    held = len(range(total)[share.rank :: share.world])
+    if count != held:
+        raise ValueError(f"rank {share.rank} of {share.world} holds {held} of {total} items, not {count}")
+    whole = draw((total, *shape), device=device, generator=step.generator(device), **how)
+    return whole[share.rank :: share.world]
+
+
+class Dropout(nn.Module):
+    """Dropout (Srivastava et al. 2014) of items [B, ...], drawn for each item of the whole batch."""
+
+    def __init__(self, share: float):
+        super().__init__()
+        self.share = share
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        kept = torch.special.ndtr(normal_like(x.detach().float())) >= self.share
+        return x * kept / (1 - self.share)
+
+
+# ---- what is known only of the whole batch ------------------------------------------------------------------
+
+
+def mean_over(total: Tensor, count: Tensor) -> Tensor:
+    """A rank's part of `total of the whole batch / count of the whole batch`: the mean over the ranks is just that.
+
+    Args:
+        total: scalar, the sum over what the caller holds.
+        count: scalar, how many (or how much weight) it sums; where it is 0 on every rank, the mean is 0.
+    """
+    share, counts = _step.get().share, count.detach().float()
+    if share.world > 1:
+        counts = counts.clone()
+        dist.all_reduce(counts)
+        total = total * share.world
+    return total / counts.clamp_min(1)
+
+
+def mean(values: Tensor) -> Tensor:
+    """The mean of values, where ranks may hold different numbers of them: see `mean_over`."""
+    return mean_over(values.sum(), torch.tensor(float(values.numel()), device=values.device))
+
+
+def largest(number: int, device: torch.device) -> int:
+    """The largest of the ranks' numbers."""
+    if _step.get().share.world == 1:
+        return number
+    most = torch.tensor(number, device=device)
+    dist.all_reduce(most, dist.ReduceOp.MAX)
+    return int(most)
+
+
+def summed(moments: Tensor) -> Tensor:
+    """The sum over the ranks, which the gradient goes through."""
+    return all_reduce(moments) if _step.get().share.world > 1 else moments
+
+
+def gathered(items: Tensor) -> Tensor:
+    """The whole batch [n * B, ...] of what every rank holds [B, ...], in its order, without gradient."""
+    share = _step.get().share
+    if share.world == 1:
+        return items.detach()
+    parts = [torch.empty_like(items) for _ in range(share.world)]
+    dist.all_gather(parts, items.detach().contiguous())
+    return torch.stack(parts, 1).flatten(0, 1)
+
+
+class BatchNorm(_BatchNorm):
+    """Batch norm (Ioffe & Szegedy 2015) of [B, C, ...] over all ranks, on any device; its weights are torch's."""
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        if x.ndim < 2:
+            raise ValueError(f"batch norm takes [B, C, ...], not {list(x.shape)}")
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or _step.get().share.world == 1:
+            return super().forward(x)
+        others, to = [0, *range(2, x.ndim)], (1, -1, *[1] * (x.ndim - 2))
+        wide = x.float()
+        count = float(summed(torch.tensor(float(x.numel() // x.shape[1]), device=x.device)))
+        middle = summed(wide.sum(others)) / count
+        centred = wide - middle.view(to)
+        variance = summed(centred.square().sum(others)) / count
+        with torch.no_grad():
+            for running, now in (
+                (self.running_mean, middle), (self.running_var, variance * count / (count - 1))
+            ):  # fmt: skip
+                assert running is not None
+                running.lerp_(now.to(running.dtype), self.momentum or 0.0)
+            assert self.num_batches_tracked is not None
+            self.num_batches_tracked += 1
+        scale = self.weight.float() * torch.rsqrt(variance + self.eps)
+        return (centred * scale.view(to) + self.bias.float().view(to)).to(x.dtype)

@@ -1,0 +1,148 @@
+"""A batch that ranks share: what they draw together, and what they measure together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from sta.models import shared
+from sta.models.shared import Share
+
+CPU = torch.device("cpu")
+
+
+def of_every_rank(world: int, total: int, draw: Callable[[int], Tensor]) -> Tensor:
+    """What `draw(count)` gives the ranks of a world, put back into the order of the whole batch."""
+    whole: list[Tensor] = [torch.empty(0)] * total
+    for rank in range(world):
+        held = Share(rank, world).of(np.arange(total))
+        torch.manual_seed(rank)  # what else a rank draws is no matter
+        with shared.sharing(Share(rank, world), total, seed=5):
+            for place, item in zip(held, draw(len(held)), strict=True):
+                whole[place] = item
+    return torch.stack(whole)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda count: shared.uniform(count, 3, device=CPU),
+        lambda count: shared.normal(count, device=CPU),
+        lambda count: shared.integers(9, count, 2, device=CPU),
+        lambda count: shared.normal_like(torch.empty(count, 7, 5)),
+    ],
+    ids=["uniform", "normal", "integers", "normal_like"],
+)
+@pytest.mark.parametrize("total", [12, 7])
+def test_any_number_of_ranks_draws_what_one_draws(draw: Callable[[int], Tensor], total: int) -> None:
+    alone = of_every_rank(1, total, draw)
+    assert of_every_rank(3, total, draw).equal(alone)
+    assert of_every_rank(4, total, draw).equal(alone)
+    assert len(alone.flatten(1).unique(dim=0)) > 1 if alone.ndim > 1 else len(alone.unique()) > 1
+
+
+def test_a_step_repeats_and_another_does_not() -> None:
+    def drawn(seed: int) -> Tensor:
+        with shared.sharing(Share(), 4, seed):
+            return torch.cat([shared.uniform(4, device=CPU), shared.normal_like(torch.empty(4, 2)).flatten()])
+
+    assert drawn(1).equal(drawn(1))
+    assert not drawn(1).isclose(drawn(2)).any()
+
+
+def test_another_batch_of_the_step_has_its_own_size() -> None:
+    with shared.sharing(Share(1, 2), 8, seed=0):
+        with pytest.raises(ValueError, match=r"rank 1 of 2 holds 4 of 8 items, not 2"):
+            shared.uniform(2, device=CPU)
+        with shared.batch_of(5):
+            assert shared.uniform(2, device=CPU).shape == (2,)
+        assert shared.uniform(4, device=CPU).shape == (4,)
+
+
+def test_normal_numbers_are_normal() -> None:
+    with shared.sharing(Share(), 50, seed=0):
+        drawn = shared.normal_like(torch.empty(50, 400))
+    assert abs(float(drawn.mean())) < 0.02
+    assert float(drawn.std()) == pytest.approx(1, abs=0.02)
+
+
+def test_dropout_drops_its_share_of_each_item_and_keeps_the_mean() -> None:
+    layer = shared.Dropout(0.3)
+    with shared.sharing(Share(), 20, seed=0):
+        dropped = layer(torch.ones(20, 50, 10))
+    assert float((dropped == 0).float().mean()) == pytest.approx(0.3, abs=0.02)
+    assert float(dropped.mean()) == pytest.approx(1, abs=0.03)
+    assert layer.eval()(dropped) is dropped
+
+
+def test_alone_batch_norm_is_torchs() -> None:
+    torch.manual_seed(0)
+    ours, theirs = shared.BatchNorm(3), nn.BatchNorm2d(3)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(4, 3, 5, 5)
+    assert ours(x).equal(theirs(x))
+    assert all(value.equal(theirs.state_dict()[name]) for name, value in ours.state_dict().items())
+    with pytest.raises(ValueError, match="batch norm takes"):
+        ours(torch.zeros(3))
+
+
+# ---- two ranks, each a process of its own --------------------------------------------------------------------
+
+
+def measured(share: Share) -> dict[str, Tensor]:
+    """Means, moments and gradients of five items, of which this rank holds its share."""
+    generator = torch.Generator().manual_seed(0)
+    everyone = torch.randn(6, 3, 4, 4, generator=generator)
+    values = torch.randn(5, generator=generator)
+    held = torch.from_numpy(share.of(np.arange(6)))
+    x = everyone[held].requires_grad_()
+    norm = shared.BatchNorm(3)
+    with shared.sharing(share, 6, seed=2):
+        out = norm(x)
+        (out.pow(3).mean() * 1).backward()
+        with shared.batch_of(5):
+            part = values[torch.from_numpy(share.of(np.arange(5)))]
+            mean = shared.mean(part)
+        found = {
+            "whole": shared.gathered(everyone[held]),
+            "largest": torch.tensor(shared.largest(share.rank + 4, CPU)),
+            "places": shared.places(100, 5, CPU),
+        }
+    assert x.grad is not None
+    grad, weight = torch.zeros(6, 3, 4, 4), norm.weight.grad
+    assert weight is not None
+    grad[held] = x.grad / share.world
+    outs = torch.zeros(6, 3, 4, 4)
+    outs[held] = out.detach()
+    if share.world > 1:
+        for each in (grad, outs, weight, mean):
+            dist.all_reduce(each)
+        weight, mean = weight / share.world, mean / share.world
+    buffers = {name: value for name, value in norm.state_dict().items() if "running" in name or "num" in name}
+    return {**found, **buffers, "grad": grad, "outs": outs, "weight": weight, "mean": mean}
+
+
+def _rank(rank: int, folder: str) -> None:
+    dist.init_process_group("gloo", f"file://{folder}/meet", world_size=2, rank=rank)
+    torch.save(measured(Share(rank, 2)), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def of_two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
+    folder = str(tmp_path_factory.mktemp("ranks"))
+    torch.multiprocessing.spawn(_rank, (folder,), nprocs=2)
+    return [torch.load(f"{folder}/{rank}.pt") for rank in range(2)]
+
+
+def test_two_ranks_measure_what_one_measures(of_two: list[dict[str, Tensor]]) -> None:
+    alone = measured(Share())
+    for together in of_two:
+        assert together.pop("largest") == 5
+        for name, value in together.items():
+            torch.testing.assert_close(value, alone[name], atol=1e-6, rtol=1e-5)
