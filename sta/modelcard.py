@@ -10,9 +10,9 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from sta.cards import LanguageCard
 from sta.data.cache import write_atomically
+from sta.data.sums import write_sums
 from sta.metrics.rows import METRICS, SPLITS, SYSTEMS, Report, Row, known_first
 from sta.recipe import FolderCorpus, GardenCorpus, Recipe
-from sta.release import write_sums
 
 SHOWN = ("attributes", "colours", "exact", "mood", "swap", "r1_speech_to_image", "r10_speech_to_image")
 

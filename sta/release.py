@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sta.data.cache import build_folder
+from sta.data.sums import SUMS, first_fault, write_sums
 from sta.errors import WeightsError
 from sta.models.decoders import DECODERS
 from sta.models.flow import TIMESTEPS
@@ -22,7 +22,6 @@ from sta.pipeline import SHIPPED, LanguagePack, SpeechToImagePipeline
 if TYPE_CHECKING:
     from sta.training.workspace import Workspace
 
-SUMS = "SHA256SUMS"
 READER = "reader"
 PRETRAINED = SHIPPED / "garden"  # what is drawn with where no other release is named
 
@@ -93,12 +92,6 @@ def halve(path: Path) -> None:
     save_file(kept, path, metadata={"format": "pt"})
 
 
-def write_sums(folder: Path) -> None:
-    """Write SHA256SUMS over every file of the folder, as `sha256sum -c` reads it."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != SUMS)
-    (folder / SUMS).write_text("".join(f"{_file_hash(p)}  {p.relative_to(folder)}\n" for p in files), encoding="utf-8")
-
-
 def verify(folder: Path) -> None:
     """Check every file against SHA256SUMS.
 
@@ -112,20 +105,11 @@ def verify(folder: Path) -> None:
         raise WeightsError(
             f"{folder}: not a release, it has no {SUMS}; `sta run RECIPE` writes one to runs/<name>/release"
         )
-    for line in sums.read_text(encoding="utf-8", errors="replace").splitlines():
-        digest, _, name = line.partition("  ")
-        path = folder / name
-        if not name:
-            raise WeightsError(f"{sums}: '{line[:80]}' is no line of checksums; copy the release again")
-        if not path.is_file():
-            raise WeightsError(f"{path}: missing from the release; copy the release again")
-        if _file_hash(path) != digest:
-            raise WeightsError(f"{path}: truncated or changed since the release was made; copy the release again")
-
-
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    fault = first_fault(folder)
+    if fault is not None:
+        path, what = fault
+        where = {"missing": " from the release", "truncated or changed": " since the release was made"}.get(what, "")
+        raise WeightsError(f"{path}: {what}{where}; copy the release again")
 
 
 def load_release(folder: Path) -> SpeechToImagePipeline:

@@ -14,6 +14,7 @@ from sta.cards import SentencePieceCard, load_language
 from sta.data.garden.corpus import world_of
 from sta.data.garden.grammar import Grammar
 from sta.data.language import FULL_WORLD
+from sta.data.sums import write_sums
 from sta.data.text import Pieces, normalise, train_sentencepiece
 from sta.models.bottleneck import SpeechBottleneck
 from sta.models.decoder import LatentDecoder
@@ -24,7 +25,6 @@ from sta.models.scheduler import FlowMatchEulerDiscreteScheduler, MaskReplaceSch
 from sta.models.vq import VQTokenizer
 from sta.pipeline import LanguagePack, SpeechToImagePipeline
 from sta.recipe import GardenCorpus, dump_recipe, load_recipe
-from sta.release import write_sums
 from sta.training.tasks.reader import slots_read
 from tests.conftest import scatter
 

@@ -13,9 +13,9 @@ from PIL import Image
 
 from sta.cli import main
 from sta.data.garden.world import Scene
+from sta.data.sums import write_sums
 from sta.demo import Demo, score
 from sta.metrics.page import Example
-from sta.release import write_sums
 from tests.release_fixtures import LANGUAGES, write_tiny_garden, write_tiny_release
 
 

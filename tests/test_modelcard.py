@@ -8,11 +8,12 @@ import pytest
 from huggingface_hub import ModelCard, ModelCardData
 
 from sta.cards import load_language
+from sta.data.sums import write_sums
 from sta.metrics.rows import Interval, Report, Row
 from sta.modelcard import DECODER_NAMES, write_card
 from sta.models.decoders import DECODERS
 from sta.recipe import load_recipe
-from sta.release import verify, write_sums
+from sta.release import verify
 
 MACHINES = ["Some Processor, 2 x 1 threads"]
 META = {

@@ -16,10 +16,11 @@ from diffusers.utils import logging
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from sta.data.sums import write_sums
 from sta.errors import AudioError, WeightsError
 from sta.models.decoders import DECODERS
 from sta.pipeline import SpeechToImageOutput, SpeechToImagePipeline, _waves, repeat_tokens
-from sta.release import load_release, verify, write_sums
+from sta.release import load_release, verify
 from tests.release_fixtures import (
     CODES,
     LANGUAGES,

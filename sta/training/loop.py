@@ -141,7 +141,7 @@ def train(task: Task, settings: Optimisation, folder: Path, seed: int, accelerat
     if settings.batch % share.world:
         raise TrainingError(f"stage {task.name}: batch {settings.batch} is not a multiple of {share.world} processes")
     model, optimizer, average = _prepare(task, settings, accelerator)
-    first = _resume(accelerator, folder, average)
+    first = checkpoint.restore(accelerator, folder / "checkpoints")
     log = _Log(folder / "log", first, accelerator.is_main_process)
     batches = DataLoader(_Steps(task, share), None, sampler=range(first, settings.steps), num_workers=settings.workers)  # type: ignore[arg-type, unused-ignore]
     bar = Bar(task.name, settings.steps, "steps", first, accelerator.is_main_process)
@@ -211,14 +211,6 @@ def _averaging(decay: float) -> Any:
             torch._foreach_lerp_([a for a, _ in floating], [c.to(a.dtype) for a, c in floating], 1 - keep)
 
     return update
-
-
-def _resume(accelerator: Accelerator, folder: Path, average: AveragedModel | None) -> int:
-    found = checkpoint.latest(folder / "checkpoints")
-    if found is None:
-        return 0
-    checkpoint.load(accelerator, found[1])
-    return found[0]
 
 
 def _check_finite(accelerator: Accelerator, loss: Any, losses: Mapping[str, Tensor], stage: str, step: int) -> None:

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from sta.data.sums import write_sums
 from sta.errors import Interrupted, TrainingError
 from sta.models.shared import Share
 from sta.recipe import Optimisation
@@ -264,10 +265,64 @@ def test_the_newest_two_checkpoints_are_kept(tmp_path: Path) -> None:
 def test_half_a_checkpoint_is_passed_over(tmp_path: Path) -> None:
     for name in ("step-0000002", "step-0000009.partial", "step-0000005"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "state.json").write_text(json.dumps({"step": int(name[5:12]), "processes": 1}))
-    (tmp_path / "step-0000005" / "state.json").unlink()
+        write_sums(tmp_path / name)
+    (tmp_path / "step-0000005" / "SHA256SUMS").unlink()
     assert checkpoint.latest(tmp_path) == (2, tmp_path / "step-0000002")
     assert checkpoint.latest(tmp_path / "nothing") is None
+
+
+@pytest.mark.parametrize("harm", ["cut", "gone", "flipped"])
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.bin", "custom_checkpoint_0.pkl"])
+def test_a_checkpoint_that_is_not_whole_is_passed_over(
+    file: str, harm: str, straight: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(Interrupted):
+        run(Line(7, terminate), tmp_path, ema=0.9)
+    assert checkpoint.latest(tmp_path / "checkpoints") == (8, tmp_path / "checkpoints" / "step-0000008")
+    spoil(tmp_path / "checkpoints" / "step-0000008" / file, harm)
+    again = Line()
+    run(again, tmp_path, ema=0.9)
+    assert again.asked == list(range(6, STEPS))
+    assert_as_straight(tmp_path, straight)
+    said = capsys.readouterr().err
+    assert f"step-0000008/{file}: {'missing' if harm == 'gone' else 'truncated or changed'}" in said
+
+
+def test_a_spoilt_checkpoint_is_written_again_when_its_step_comes(straight: Path, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        run(Line(6, terminate), tmp_path, ema=0.9)  # saved after steps 3, 6 and 7
+    spoil(tmp_path / "checkpoints" / "step-0000007" / "optimizer.bin", "cut")
+    with pytest.raises(Interrupted):
+        run(Line(6, terminate), tmp_path, ema=0.9)
+    again = Line()
+    run(again, tmp_path, ema=0.9)
+    assert again.asked == [7, 8]
+    assert_as_straight(tmp_path, straight)
+
+
+def test_no_whole_checkpoint_is_said_and_nothing_is_lost(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        run(Line(4, terminate), tmp_path)
+    for path in (tmp_path / "checkpoints").iterdir():
+        spoil(path / "optimizer.bin", "cut")
+    before = sorted((tmp_path / "checkpoints").rglob("*"))
+    with pytest.raises(
+        TrainingError, match="checkpoints: none of its checkpoints is whole; remove the folder"
+    ) as error:
+        run(Line(), tmp_path)
+    assert "\n" not in str(error.value)
+    assert sorted((tmp_path / "checkpoints").rglob("*")) == before
+
+
+def spoil(path: Path, harm: str) -> None:
+    content = path.read_bytes()
+    if harm == "gone":
+        path.unlink()
+    elif harm == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        middle = len(content) // 2
+        path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
 
 
 def test_a_checkpoint_of_another_network_is_said(tmp_path: Path) -> None:

@@ -1,0 +1,35 @@
+"""SHA256SUMS of a folder, as `sha256sum -c` reads it: whether every file is still what it was."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+SUMS = "SHA256SUMS"
+
+
+def write_sums(folder: Path) -> None:
+    """Write SHA256SUMS over every file of the folder."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != SUMS)
+    lines = [f"{_file_hash(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
+    (folder / SUMS).write_text("".join(lines), encoding="utf-8")
+
+
+def first_fault(folder: Path) -> tuple[Path, str] | None:
+    """The first file that is not what SHA256SUMS says, and what is wrong with it; None if all are."""
+    sums = folder / SUMS
+    for line in sums.read_text(encoding="utf-8", errors="replace").splitlines():
+        digest, _, name = line.partition("  ")
+        path = folder / name
+        if not name:
+            return sums, f"'{line[:80]}' is no line of checksums"
+        if not path.is_file():
+            return path, "missing"
+        if _file_hash(path) != digest:
+            return path, "truncated or changed"
+    return None
+
+
+def _file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
