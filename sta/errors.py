@@ -35,7 +35,7 @@ class TrainingError(StaError):
 
 
 class Interrupted(BaseException):
-    """A stop on SIGINT or SIGTERM after the state was saved; the same command continues.
+    """A stop on SIGINT, SIGTERM or SIGUSR1 after the state was saved; the same command continues.
 
     Not an `Exception`, so that nothing takes it for a failure and goes on.
 

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: either a request that the training loop looks at, or an exception that cleans up."""
+"""SIGINT, SIGTERM and SIGUSR1: either a request that the training loop looks at, or an exception that cleans up."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from types import FrameType
 
 from sta.errors import Interrupted
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+#: SIGUSR1 is what SLURM is often told to send before it stops a job; Windows has none.
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
 
 class StopRequest:
-    """Whether SIGINT or SIGTERM came; the training loop looks between steps and saves before it leaves."""
+    """Whether a signal came; the training loop looks between steps and saves before it leaves."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -27,7 +28,7 @@ class StopRequest:
 
 @contextmanager
 def deferred_signals() -> Iterator[StopRequest]:
-    """Turn SIGINT and SIGTERM into a request while the block runs."""
+    """Turn the signals into a request while the block runs."""
     request = StopRequest()
     with _handlers(request):
         yield request
@@ -35,7 +36,7 @@ def deferred_signals() -> Iterator[StopRequest]:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Turn SIGTERM and SIGINT into `Interrupted` while the block runs: clean-up happens, nothing is half-written."""
+    """Turn the signals into `Interrupted` while the block runs: clean-up happens, nothing is half-written."""
 
     def leave(number: int, frame: FrameType | None) -> None:
         raise Interrupted(f"stopped on {signal.Signals(number).name}; run the same command again to continue")

@@ -131,7 +131,7 @@ def train(task: Task, settings: Optimisation, folder: Path, seed: int, accelerat
     """Train a task from its newest checkpoint, or the start, to its last step; returns `folder/final`.
 
     Raises:
-        Interrupted: SIGINT or SIGTERM came; the state is saved.
+        Interrupted: SIGINT, SIGTERM or SIGUSR1 came; the state is saved.
         TrainingError: a loss or gradient is not finite, or a checkpoint does not load or cannot be written.
     """
     final = folder / "final"

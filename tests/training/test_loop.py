@@ -21,6 +21,7 @@ from sta.data.sums import write_sums
 from sta.errors import Interrupted, TrainingError
 from sta.models.shared import Share
 from sta.recipe import Optimisation
+from sta.stopping import SIGNALS
 from sta.training import checkpoint, runtime
 from sta.training.loop import Shuffled, Task, build_optimizer, learning_rate, train
 
@@ -140,6 +141,17 @@ def test_stopped_and_continued_is_as_never_stopped(at: int, straight: Path, tmp_
     assert_as_straight(tmp_path, straight)
 
 
+@pytest.mark.parametrize("number", SIGNALS)
+def test_each_signal_saves(number: signal.Signals, tmp_path: Path) -> None:
+    def ask(x: Any) -> Any:
+        os.kill(os.getpid(), number)
+        return x
+
+    with pytest.raises(Interrupted, match=r"stopped at step 3 of \d+ and saved"):
+        run(Line(2, ask), tmp_path)
+    assert checkpoint.latest(tmp_path / "checkpoints") == (3, tmp_path / "checkpoints" / "step-0000003")
+
+
 def test_stopped_twice(straight: Path, tmp_path: Path) -> None:
     for at in (1, 5):
         with pytest.raises(Interrupted):
@@ -180,10 +192,10 @@ def test_a_finished_stage_is_not_done_again(straight: Path) -> None:
 
 
 def test_signals_are_handed_back(straight: Path, tmp_path: Path) -> None:
-    before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    before = [signal.getsignal(s) for s in SIGNALS]
     with pytest.raises(Interrupted):
         run(Line(0, terminate), tmp_path)
-    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before
+    assert [signal.getsignal(s) for s in SIGNALS] == before
 
 
 # --- what must stop a training ----------------------------------------------------------------------------------
