@@ -124,6 +124,9 @@ class Optimisation(Strict):
     workers: Annotated[int, Field(ge=0)] = Field(0, description="data-loading processes per rank")
     log_every: Positive = 25
     save_every: Positive = 200
+    skips: Annotated[int, Field(ge=0)] = Field(
+        20, description="steps passed over, as their loss or gradient is not finite, before the stage stops"
+    )
 
     @field_validator("losses", mode="before", check_fields=False)
     @classmethod

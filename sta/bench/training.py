@@ -75,6 +75,9 @@ class _FromTheMiddle(Task):
     def batch(self, step: int, share: Share) -> dict[str, torch.Tensor]:
         return self.task.batch(self.first + step, share)
 
+    def items(self, step: int) -> list[str]:
+        return self.task.items(self.first + step)
+
     def export(self, module: torch.nn.Module, folder: Path) -> None:
         """Nothing is kept of a benchmark."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -91,6 +91,11 @@ class Corpus:
         if language is not None:
             rows &= np.array(self.column("language")) == language
         return np.flatnonzero(rows)
+
+    def names(self, rows: Iterable[int]) -> list[str]:
+        """The ids of some rows."""
+        ids = self.column("id")
+        return [str(ids[int(row)]) for row in rows]
 
     def waveform(self, row: int) -> np.ndarray:
         """The recording of a row: float32 [T], 16 kHz."""

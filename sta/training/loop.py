@@ -24,7 +24,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.tensorboard import SummaryWriter
 
-from sta.data.cache import build_folder
+from sta.data.cache import build_folder, write_atomically
 from sta.errors import Interrupted, TrainingError
 from sta.models.shared import Share, sharing
 from sta.recipe import Optimisation
@@ -50,6 +50,10 @@ class Task(ABC):
     @abstractmethod
     def batch(self, step: int, share: Share) -> dict[str, Tensor]:
         """The share of this rank of the step's global batch; a pure function of its arguments."""
+
+    @abstractmethod
+    def items(self, step: int) -> list[str]:
+        """Names of what the step's whole batch holds, for a record of what went wrong."""
 
     @abstractmethod
     def export(self, module: nn.Module, folder: Path) -> None:
@@ -132,7 +136,8 @@ def train(task: Task, settings: Optimisation, folder: Path, seed: int, accelerat
 
     Raises:
         Interrupted: SIGINT, SIGTERM or SIGUSR1 came; the state is saved.
-        TrainingError: a loss or gradient is not finite, or a checkpoint does not load or cannot be written.
+        TrainingError: too many steps had a loss or gradient that is not finite, or a checkpoint does not load or
+            cannot be written.
     """
     final = folder / "final"
     if final.exists():
@@ -143,6 +148,8 @@ def train(task: Task, settings: Optimisation, folder: Path, seed: int, accelerat
     model, optimizer, average = _prepare(task, settings, accelerator)
     first = checkpoint.restore(accelerator, folder / "checkpoints")
     log = _Log(folder / "log", first, accelerator.is_main_process)
+    skipped = _Skipped(folder / "log", first, settings.skips, accelerator.is_main_process)
+    buffers = _Buffers(task.module)
     batches = DataLoader(_Steps(task, share), None, sampler=range(first, settings.steps), num_workers=settings.workers)  # type: ignore[arg-type, unused-ignore]
     bar = Bar(task.name, settings.steps, "steps", first, accelerator.is_main_process)
     with deferred_signals() as stop, bar, log:
@@ -150,23 +157,29 @@ def train(task: Task, settings: Optimisation, folder: Path, seed: int, accelerat
             # ---- one step -------------------------------------------------------------------------------
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, settings)
+            buffers.keep()
             torch.manual_seed(step_seed(seed, task.name, step, share.rank))  # for what draws by itself, as backbones do
             with sharing(share, settings.batch, step_seed(seed, task.name, step)):
                 losses = model({name: value.to(accelerator.device) for name, value in batch.items()})
             loss = sum(task.weights[name] * value for name, value in losses.items() if name in task.weights)
-            _check_finite(accelerator, loss, losses, task.name, step)
-            accelerator.backward(loss)
-            norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip)
-            _check_finite_gradient(norm, task.name, step)
-            optimizer.step()
+            fault = _not_finite(accelerator, {"loss": loss, **losses})
+            if fault is None:
+                accelerator.backward(loss)
+                norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip)
+                fault = _too_steep(norm)
+            if fault is None:
+                optimizer.step()
+                if average is not None:
+                    average.update_parameters(accelerator.unwrap_model(model))
+            else:
+                buffers.restore()
+                skipped.add(step, fault, task)
             optimizer.zero_grad()
-            if average is not None:
-                average.update_parameters(accelerator.unwrap_model(model))
             # ---------------------------------------------------------------------------------------------
             done = step + 1
-            if done % settings.log_every == 0 or done == settings.steps:
+            if fault is None and (done % settings.log_every == 0 or done == settings.steps):
                 means = _over_ranks(accelerator, {"loss": loss, **losses})
-                log.write(done, done * settings.batch, {**means, "norm": norm})
+                log.write(done, done * settings.batch, {**means, "norm": norm, **skipped.count})
             bar.advance(note=f"loss {log.last:.3f}" if log.last is not None else "")
             leaving = stop_anywhere(accelerator, stop)
             if leaving or (done % settings.save_every == 0 and done < settings.steps):
@@ -213,25 +226,26 @@ def _averaging(decay: float) -> Any:
     return update
 
 
-def _check_finite(accelerator: Accelerator, loss: Any, losses: Mapping[str, Tensor], stage: str, step: int) -> None:
-    if not bool(torch.isfinite(loss.detach())):
-        bad = ", ".join(f"{k} {float(v):g}" for k, v in losses.items() if not bool(torch.isfinite(v)))
-        raise TrainingError(
-            f"stage {stage}: the loss of step {step + 1} is not finite ({bad}); lower stages.*.lr or the weight"
-        )
+def _not_finite(accelerator: Accelerator, losses: Mapping[str, Tensor]) -> str | None:
+    """Which of a step's losses is not finite on some rank; None if all are: the same answer on every rank."""
+    values = torch.stack([value.detach().float() for value in losses.values()])
+    if accelerator.num_processes > 1:
+        values = accelerator.reduce(values, "mean")  # what is not finite on one rank is not in the mean
+    if bool(torch.isfinite(values[0])):
+        return None
+    bad = [(name, float(v)) for name, v in zip(losses, values, strict=True) if not bool(torch.isfinite(v))]
+    return "loss " + ", ".join(f"{name} {value:g}" for name, value in bad[1:] or bad)
+
+
+def _too_steep(norm: Any) -> str | None:
+    """What is wrong with a gradient's norm, the same on every rank; DeepSpeed keeps its norm to itself."""
+    return None if norm is None or math.isfinite(float(norm)) else f"gradient {float(norm):g}"
 
 
 def _over_ranks(accelerator: Accelerator, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The mean of each value over the ranks: what one process would have seen of the whole batch."""
     stacked = torch.stack([value.detach().float() for value in values.values()])
     return dict(zip(values, accelerator.reduce(stacked, "mean"), strict=True))
-
-
-def _check_finite_gradient(norm: Any, stage: str, step: int) -> None:
-    if norm is not None and not math.isfinite(float(norm)):  # DeepSpeed keeps its norm to itself
-        raise TrainingError(
-            f"stage {stage}: the gradient of step {step + 1} is not finite ({float(norm):g}); lower stages.*.lr"
-        )
 
 
 def _finish(
@@ -247,6 +261,55 @@ def _finish(
     accelerator.wait_for_everyone()
     accelerator.free_memory()
     return folder / "final"
+
+
+class _Buffers:
+    """What a forward pass may change besides the gradient, such as running means: put back after a step that failed."""
+
+    def __init__(self, module: nn.Module):
+        self.buffers, self.kept = list(module.buffers()), list[Tensor]()
+
+    def keep(self) -> None:
+        self.kept = [buffer.clone() for buffer in self.buffers]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        for buffer, kept in zip(self.buffers, self.kept, strict=True):
+            buffer.copy_(kept)
+
+
+class _Skipped:
+    """skipped.jsonl of one stage: each step that was passed over, why, and what its batch held."""
+
+    def __init__(self, folder: Path, first: int, allowed: int, writes: bool):
+        self.path, self.allowed, self.writes = folder / "skipped.jsonl", allowed, writes
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+        self.lines = [line for line in lines if json.loads(line)["step"] <= first]
+        if writes and len(self.lines) < len(lines):
+            self._write()
+
+    @property
+    def count(self) -> dict[str, int]:
+        return {"skipped": len(self.lines)} if self.lines else {}
+
+    def add(self, step: int, fault: str, task: Task) -> None:
+        """Record a step.
+
+        Raises:
+            TrainingError: there are more than allowed.
+        """
+        self.lines.append(json.dumps({"step": step + 1, "why": fault, "items": task.items(step)}, ensure_ascii=False))
+        if self.writes:
+            self._write()
+        if len(self.lines) > self.allowed:
+            raise TrainingError(
+                f"stage {task.name}: not finite at step {step + 1} ({fault}), which makes {len(self.lines)} such "
+                f"steps, more than stages.*.skips allows ({self.allowed}); {self.path} names their batches. Lower "
+                "stages.*.lr or the weight"
+            )
+
+    def _write(self) -> None:
+        write_atomically(self.path, "".join(line + "\n" for line in self.lines).encode())
 
 
 class _Log:

@@ -60,6 +60,9 @@ class Line(Task):
             x = self.do(x)
         return {"x": x, "y": y}
 
+    def items(self, step: int) -> list[str]:
+        return [f"point-{4 * step + i}" for i in range(4)]
+
     def export(self, module: nn.Module, folder: Path) -> None:
         save_file(module.state_dict(), folder / "weights.safetensors")
 
@@ -202,12 +205,68 @@ def test_signals_are_handed_back(straight: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_loss_that_is_not_finite_stops(value: float, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"stage line: the loss of step 5 is not finite \(mse (nan|inf)") as error:
-        run(Line(4, lambda x: torch.full_like(x, value)), tmp_path)
+def test_a_loss_that_is_not_finite_stops_where_none_may_be(value: float, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"stage line: not finite at step 5 \(loss mse (nan|inf)") as error:
+        run(Line(4, lambda x: torch.full_like(x, value)), tmp_path, skips=0)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "final").exists()
     assert checkpoint.latest(tmp_path / "checkpoints") == (3, tmp_path / "checkpoints" / "step-0000003")
+
+
+def skipped(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "log" / "skipped.jsonl").read_text().splitlines()]
+
+
+def test_a_step_that_is_not_finite_is_passed_over_and_recorded(straight: Path, tmp_path: Path) -> None:
+    """Neither weights nor running means see it, and the steps after it are the same again when it is done again."""
+    run(Line(4, lambda x: torch.full_like(x, float("nan"))), tmp_path / "one", ema=0.9)
+    assert all(value.isfinite().all() for value in weights(tmp_path / "one").values())
+    assert not weights(tmp_path / "one")["line.weight"].equal(weights(straight)["line.weight"])
+    assert skipped(tmp_path / "one") == [
+        {"step": 5, "why": "loss mse nan, seen nan", "items": [f"point-{n}" for n in range(16, 20)]}
+    ]
+    log = metrics(tmp_path / "one")
+    assert [line["step"] for line in log] == [1, 2, 3, 4, 6, 7, 8, 9]
+    assert [line.get("skipped") for line in log] == [None] * 4 + [1] * 4
+    assert log[:4] == metrics(straight)[:4]
+
+    with pytest.raises(Interrupted):
+        run(Stopped(7, 4), tmp_path / "two", ema=0.9)
+    run(Stopped(None, 4), tmp_path / "two", ema=0.9)
+    assert_as_straight(tmp_path / "two", tmp_path / "one")
+    assert skipped(tmp_path / "two") == skipped(tmp_path / "one")
+
+
+class Stopped(Line):
+    """Asked to stop at one step, with a batch that is not finite at another."""
+
+    def __init__(self, at: int | None, bad: int):
+        super().__init__(at, terminate)
+        self.bad = bad
+
+    def batch(self, step: int, share: Share) -> dict[str, Tensor]:
+        batch = super().batch(step, share)
+        return {name: x * float("nan") for name, x in batch.items()} if step == self.bad else batch
+
+
+def test_a_resumed_stage_forgets_what_it_does_again(tmp_path: Path) -> None:
+    task = Stopped(None, 4)
+    task.at, task.do = 5, crash
+    with pytest.raises(RuntimeError, match="went away"):
+        run(task, tmp_path)
+    assert [line["step"] for line in skipped(tmp_path)] == [5]
+    run(Line(), tmp_path)  # from step 3 on, and now the batch is sound
+    assert skipped(tmp_path) == []
+
+
+def test_too_many_steps_that_are_not_finite_stop(tmp_path: Path) -> None:
+    class Bad(Line):
+        def batch(self, step: int, share: Share) -> dict[str, Tensor]:
+            return {name: x * float("nan") for name, x in super().batch(step, share).items()}
+
+    with pytest.raises(TrainingError, match=r"which makes 3 such steps, more than stages.\*.skips allows \(2\)"):
+        run(Bad(), tmp_path, skips=2)
+    assert [line["step"] for line in skipped(tmp_path)] == [1, 2, 3]
 
 
 class Steep(nn.Module):
@@ -225,8 +284,8 @@ class Steep(nn.Module):
 def test_a_gradient_that_is_not_finite_stops_before_it_is_saved(steps: int, tmp_path: Path) -> None:
     task = Line()
     task.module = Steep()
-    with pytest.raises(TrainingError, match="gradient"):
-        run(task, tmp_path, steps=steps, save_every=1)
+    with pytest.raises(TrainingError, match=r"not finite at step 1 \(gradient (nan|inf)"):
+        run(task, tmp_path, steps=steps, save_every=1, skips=0)
     assert not (tmp_path / "checkpoints").exists()
 
 

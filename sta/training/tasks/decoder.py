@@ -201,16 +201,22 @@ class DecoderTask(Task):
             objective = _MaskAndReplace(decoder, schedule, bool(self.stage.losses.get("vlb")))
         return _Denoising(objective, self.encoders, bottlenecks, self.stage, recipe.stages.distill.temperature)
 
-    def batch(self, step: int, share: Share) -> dict[str, Tensor]:
-        number, turn = step % len(self.groups), step // len(self.groups)
-        group, size = self.groups[number], self.stage.batch
-        shorts = int(self.stage.phrase_share * size) if len(self.short[group].items) else 0
-        places = np.concatenate(
-            [
-                self.full[group].take(turn * (size - shorts), size - shorts),
-                self.short[group].take(turn * shorts, shorts),
-            ]
+    def _places_of(self, step: int) -> tuple[int, np.ndarray]:
+        """The number of the step's group, and which of the group's rows are in the whole batch."""
+        number, turn, size = step % len(self.groups), step // len(self.groups), self.stage.batch
+        short, full = self.short[self.groups[number]], self.full[self.groups[number]]
+        shorts = int(self.stage.phrase_share * size) if len(short.items) else 0
+        return number, np.concatenate(
+            [full.take(turn * (size - shorts), size - shorts), short.take(turn * shorts, shorts)]
         )
+
+    def items(self, step: int) -> list[str]:
+        number, places = self._places_of(step)
+        return self.workspace.corpus.names(self.rows[self.groups[number]][places])
+
+    def batch(self, step: int, share: Share) -> dict[str, Tensor]:
+        number, places = self._places_of(step)
+        group, size = self.groups[number], self.stage.batch
         is_written, rows = written_places(size, self.stage.text_share), self.rows[group]
         reading = spread_pieces(self._pieces(group, rows[places[is_written]]), torch.Generator().manual_seed(step))
         read = torch.from_numpy(share.of(np.arange(size))[share.of(is_written)])  # written places come first

@@ -155,6 +155,9 @@ class DistillTask(Task):
         order, turn = (self.phrases, step) if step < first else (self.mixed, step - first)
         return order.take(turn * self.stage.batch, self.stage.batch)
 
+    def items(self, step: int) -> list[str]:
+        return self.workspace.corpus.names(self._rows_of(step))
+
     def batch(self, step: int, share: Share) -> dict[str, Tensor]:
         everyone = self._rows_of(step)
         rows = share.of(everyone)

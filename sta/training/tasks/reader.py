@@ -77,9 +77,15 @@ class ReaderTask(Task):
         torch.manual_seed(self.seed)
         self.module = _Reading(AttributeReader(self.slots, self.size))
 
+    def _numbers_of(self, step: int) -> np.ndarray:
+        return np.arange(step * self.stage.batch, (step + 1) * self.stage.batch)
+
+    def items(self, step: int) -> list[str]:
+        return [f"drawn-{number}" for number in self._numbers_of(step)]
+
     def batch(self, step: int, share: Share) -> dict[str, Tensor]:
-        items = share.of(np.arange(step * self.stage.batch, (step + 1) * self.stage.batch))
-        scenes = [self.world.sample(np.random.default_rng([self.seed, READER_SEED, int(i)])) for i in items]
+        numbers = share.of(self._numbers_of(step))
+        scenes = [self.world.sample(np.random.default_rng([self.seed, READER_SEED, int(n)])) for n in numbers]
         pixels = np.stack([np.asarray(draw(scene, self.size)) for scene in scenes])
         return {"pixels": torch.from_numpy(pixels), "values": torch.from_numpy(values_of(scenes, self.slots))}
 

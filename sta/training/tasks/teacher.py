@@ -51,8 +51,14 @@ class TeacherTask(Task):
         self.image_of, _ = workspace.corpus.image_index
         self.size = workspace.recipe.stages.teacher.batch
 
+    def _rows_of(self, step: int) -> np.ndarray:
+        return self.order.take(step * self.size, self.size)
+
+    def items(self, step: int) -> list[str]:
+        return self.workspace.corpus.names(self._rows_of(step))
+
     def batch(self, step: int, share: Share) -> dict[str, Tensor]:
-        rows = share.of(self.order.take(step * self.size, self.size))
+        rows = share.of(self._rows_of(step))
         pixels = np.stack([self.workspace.pixels[self.image_of[r]] for r in rows])
         return {"pixels": torch.from_numpy(pixels), "texts": self.tokenize([self.workspace.texts[r] for r in rows])}
 

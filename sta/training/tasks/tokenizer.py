@@ -48,8 +48,15 @@ class TokenizerTask(Task):
         image_of, _ = workspace.corpus.image_index
         self.order = Shuffled(np.unique(image_of[workspace.corpus.select("train")]), workspace.recipe.seed)
 
+    def _pictures_of(self, step: int) -> np.ndarray:
+        return self.order.take(step * self.size, self.size)
+
+    def items(self, step: int) -> list[str]:
+        _, shown_by = self.workspace.corpus.image_index
+        return self.workspace.corpus.names(shown_by[self._pictures_of(step)])
+
     def batch(self, step: int, share: Share) -> dict[str, Tensor]:
-        pictures = share.of(self.order.take(step * self.size, self.size))
+        pictures = share.of(self._pictures_of(step))
         return {"pixels": torch.from_numpy(np.stack([self.workspace.pixels[p] for p in pictures]))}
 
     def export(self, module: nn.Module, folder: Path) -> None:
