@@ -21,8 +21,8 @@ class StopRequest:
         self.signal: int | None = None
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:
-            raise KeyboardInterrupt  # asked twice: leave now
+        if self.signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt  # asked twice at the keyboard: leave now
         self.signal = number
 
 

@@ -143,7 +143,12 @@ def test_it_goes_on_under_another_number_of_processes(alone: Path, before: int, 
     training = arguments(alone, name, "tokenizer", f"stages.tokenizer.steps={STEPS}", "precision=fp32")
     start = {1: [sys.executable, "-m", "sta.train"], 2: launch("cpu-2")}
     stop_after_first_checkpoint([*start[before], *training], stage / "checkpoints", alone / f"{name}-1.log")
+    assert not (stage / "final").exists(), "the stage ended before the signal came; raise STEPS"
+    newest = max(path for path in (stage / "checkpoints").iterdir() if not path.suffix)
+    state, first = json.loads((newest / "state.json").read_text()), logged(stage)
+    assert state["processes"] == before
     finish([*start[after], *training], alone / f"{name}-2.log")
+    assert logged(stage)[: state["step"]] == first[: state["step"]], "it began anew"
     assert losses(stage) == pytest.approx(losses(alone / "one" / "tokenizer"), rel=1e-5)
 
 
@@ -151,6 +156,7 @@ def test_two_ranks_train_as_one(tmp_path: Path) -> None:
     """Twenty steps in float32: what is random belongs to an item, and what is measured to the whole batch."""
     stages = ("teacher", "tokenizer", "distill-pooled", "decoder", "reader")
     overrides = ["precision=fp32", "corpus.phrases=1", "encoder.dropout=0.1", "decoder.dropout=0.1", "decoder.draft=1"]
+    overrides += ["decoder.kind=latent-diffusion", "stages.tokenizer.unquantised=0.5"]
     overrides += ["stages.distill.noise=0.5", "stages.distill.losses.attributes=1.0", "stages.decoder.losses.words=1.0"]
     overrides += ["stages.decoder.disturbed=0.5", "stages.decoder.text_share=0.4", "stages.distill.written=0.4"]
     for stage in stages:
@@ -170,15 +176,16 @@ def test_two_ranks_train_as_one(tmp_path: Path) -> None:
         one, two = (logged(tmp_path / "out" / name / stage) for name in ("alone", f"two-{stage}"))
         assert [line["step"] for line in one] == [line["step"] for line in two] == list(range(1, 21))
         for expected, found in zip(one, two, strict=True):
-            for name in expected.keys() - {"seconds", "norm"}:
-                assert found[name] == pytest.approx(expected[name], rel=1e-5, abs=1e-6), (stage, expected["step"], name)
+            for name in expected.keys() - {"seconds"}:
+                near = pytest.approx(expected[name], rel=1e-4 if name == "norm" else 1e-5, abs=1e-6)
+                assert found[name] == near, (stage, expected["step"], name)
 
 
 @needs_compiler
 def test_every_stage_trains_under_deepspeed(alone: Path) -> None:
     """bfloat16 under DeepSpeed is autocast, as elsewhere: near the float32 loss, and float32 weights at the end."""
     stages = ("teacher", "tokenizer", "distill-pooled", "decoder", "reader")
-    overrides = ["precision=bf16", "stages.distill.ema=0.9"]
+    overrides = ["precision=bf16", "stages.distill.ema=0.9", "stages.decoder.text_share=0"]
     for stage in stages:
         overrides += [f"stages.{stage.partition('-')[0]}.steps=2"]
     for stage in stages:

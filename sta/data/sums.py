@@ -17,16 +17,25 @@ def write_sums(folder: Path) -> None:
 
 def first_fault(folder: Path) -> tuple[Path, str] | None:
     """The first file that is not what SHA256SUMS says, and what is wrong with it; None if all are."""
-    sums = folder / SUMS
-    for line in sums.read_text(encoding="utf-8", errors="replace").splitlines():
-        digest, _, name = line.partition("  ")
-        path = folder / name
-        if not name:
-            return sums, f"'{line[:80]}' is no line of checksums"
-        if not path.is_file():
-            return path, "missing"
-        if _file_hash(path) != digest:
-            return path, "truncated or changed"
+    sums, listed = folder / SUMS, {SUMS}
+    if not sums.is_file():
+        return sums, "missing"
+    path = sums
+    try:
+        for line in sums.read_text(encoding="utf-8", errors="replace").splitlines():
+            digest, _, name = line.partition("  ")
+            path = folder / name
+            if not name:
+                return sums, f"'{line[:80]}' is no line of checksums"
+            if not path.is_file():
+                return path, "missing"
+            if _file_hash(path) != digest:
+                return path, "truncated or changed"
+            listed.add(name)
+    except OSError as error:
+        return path, f"cannot be read ({error.strerror or error})"
+    if len(listed) == 1:
+        return sums, "truncated or changed"  # it lists nothing
     return None
 
 

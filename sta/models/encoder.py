@@ -257,20 +257,23 @@ def merge_stretches(x: Tensor, posteriors: Tensor, mask: Tensor) -> tuple[Tensor
     return weights.to(x.dtype) @ x, weights @ posteriors, places < counts[:, None]
 
 
-def spread_pieces(pieces: Sequence[Sequence[int]], generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+def spread_pieces(pieces: Sequence[Sequence[int]], seeds: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
     """Written pieces as the stretches of a CTC head that read them: a piece, then a blank.
 
     Args:
         pieces: ids of the joint vocabulary, one list per caption.
-        generator: draws which pieces a blank follows; without it one follows every piece.
+        seeds: one per caption, for which of its pieces a blank follows; without them one follows every piece.
 
     Returns:
         Ids [B, R], padded with blanks to a multiple of 16, and lengths [B].
     """
-    spans = [
-        [2] * len(p) if generator is None else torch.randint(1, 3, (len(p),), generator=generator).tolist()
-        for p in pieces
-    ]
+    spans = [[2] * len(caption) for caption in pieces]
+    if seeds is not None:
+        generator = torch.Generator()
+        spans = [
+            torch.randint(1, 3, (len(caption),), generator=generator.manual_seed(seed)).tolist()
+            for caption, seed in zip(pieces, seeds, strict=True)
+        ]
     for caption, span in zip(pieces, spans, strict=True):  # without a blank between, a repeated piece would merge
         span[:-1] = [max(s, 1 + (a == b)) for s, a, b in zip(span[:-1], caption[:-1], caption[1:], strict=True)]
     lengths = torch.tensor([max(1, sum(s)) for s in spans])

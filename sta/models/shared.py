@@ -82,7 +82,7 @@ def batch_of(total: int) -> Iterator[None]:
 def uniform(count: int, *shape: int, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
     """In [0, 1), [count, *shape], for the `count` items that the caller holds.
 
-    The numbers of the whole batch are drawn on every rank: meant for a few an item. `normal_like` is for many.
+    The numbers of the whole batch are drawn on every rank: for up to some thousands an item; `normal_like` is for more.
     """
     return _draw(torch.rand, count, shape, device, dtype=dtype)
 
@@ -136,7 +136,7 @@ class Dropout(nn.Module):
         if not self.training:
             return x
         kept = torch.special.ndtr(normal_like(x.detach().float())) >= self.share
-        return x * kept / (1 - self.share)
+        return x * kept / max(1 - self.share, 1e-6)
 
 
 # ---- what is known only of the whole batch ------------------------------------------------------------------
@@ -147,7 +147,7 @@ def mean_over(total: Tensor, count: Tensor) -> Tensor:
 
     Args:
         total: scalar, the sum over what the caller holds.
-        count: scalar, how many (or how much weight) it sums; where it is 0 on every rank, the mean is 0.
+        count: scalar, how many it sums; where it is 0 on every rank, the mean is 0.
     """
     share, counts = _step.get().share, count.detach().float()
     if share.world > 1:
@@ -159,7 +159,7 @@ def mean_over(total: Tensor, count: Tensor) -> Tensor:
 
 def mean(values: Tensor) -> Tensor:
     """The mean of values, where ranks may hold different numbers of them: see `mean_over`."""
-    return mean_over(values.sum(), torch.tensor(float(values.numel()), device=values.device))
+    return mean_over(values.sum(), values.new_full((), values.numel(), dtype=torch.float32))
 
 
 def largest(number: int, device: torch.device) -> int:

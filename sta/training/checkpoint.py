@@ -1,8 +1,8 @@
 """Checkpoints of a running stage: complete or absent, checked before they are used, the newest ones kept.
 
 A checkpoint is written beside, with the hash of each of its files, brought to the disk and then renamed; older ones go
-only after that. Random numbers are no part of it, since a step's follow from its number: so a stage may go on under
-another number of processes, but for DeepSpeed's, which share the optimizer's state out among them.
+only after that. No random state is needed, since a step's random numbers follow from its number: so a stage may go on
+under another number of processes, but for DeepSpeed's, which share the optimizer's state out among them.
 """
 
 from __future__ import annotations
@@ -17,21 +17,22 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 
-from sta.data.sums import SUMS, first_fault, write_sums
+from sta.data.sums import first_fault, write_sums
 from sta.errors import TrainingError
 
 KEEP = 2
+SPOILT = ".spoilt"  # at the end of the name of a checkpoint that was passed over
 
 
 def latest(folder: Path) -> tuple[int, Path] | None:
-    """(step, folder) of the newest complete checkpoint."""
-    found = _complete(folder)
+    """(step, folder) of the newest checkpoint, whole or not."""
+    found = _all(folder)
     return found[0] if found else None
 
 
-def _complete(folder: Path) -> list[tuple[int, Path]]:
-    """(step, folder) of every complete checkpoint, newest first."""
-    found = [p for p in folder.glob("step-*") if (p / SUMS).exists() and ".partial" not in p.name]
+def _all(folder: Path) -> list[tuple[int, Path]]:
+    """(step, folder) of every checkpoint that was renamed into place and not passed over, newest first."""
+    found = [path for path in folder.glob("step-*") if not path.suffix]
     return [(int(path.name.partition("-")[2]), path) for path in sorted(found, reverse=True)]
 
 
@@ -40,7 +41,8 @@ def save(accelerator: Accelerator, folder: Path, step: int) -> None:
     final, partial = folder / f"step-{step:07d}", folder / f"step-{step:07d}.partial"
     try:
         if accelerator.is_main_process:
-            shutil.rmtree(partial, ignore_errors=True)
+            for unfinished in folder.glob("*.partial"):
+                shutil.rmtree(unfinished)
             folder.mkdir(parents=True, exist_ok=True)
         accelerator.wait_for_everyone()
         accelerator.save_state(str(partial))
@@ -49,13 +51,9 @@ def save(accelerator: Accelerator, folder: Path, step: int) -> None:
             state = {"step": step, "processes": accelerator.num_processes, "kind": accelerator.distributed_type.value}
             (partial / "state.json").write_text(json.dumps(state), encoding="utf-8")
             write_sums(partial)
-            _to_disk(partial)
-            if final.exists():
-                shutil.rmtree(final)  # it was passed over: not whole
+            for path in (*partial.rglob("*"), partial):
+                _to_disk(path)
             os.replace(partial, final)
-            _to_disk(folder)
-            for _, old in _complete(folder)[KEEP:]:
-                shutil.rmtree(old)
     except (
         OSError,
         RuntimeError,
@@ -65,17 +63,20 @@ def save(accelerator: Accelerator, folder: Path, step: int) -> None:
         shutil.rmtree(partial, ignore_errors=True)
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise TrainingError(f"{final}: cannot be written ({reason}); the checkpoint before it is whole") from error
+    if accelerator.is_main_process:
+        _to_disk(folder)
+        for old in (*(path for _, path in _all(folder)[KEEP:]), *folder.glob(f"*{SPOILT}")):
+            shutil.rmtree(old, ignore_errors=True)
     accelerator.wait_for_everyone()
 
 
-def _to_disk(folder: Path) -> None:
-    """Return when the files right in a folder and below, and their names, would survive a loss of power."""
-    for path in (folder, *folder.rglob("*")):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def _to_disk(path: Path) -> None:
+    """Return when a file, or the names in a folder, would survive a loss of power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def restore(accelerator: Accelerator, folder: Path) -> int:
@@ -100,13 +101,19 @@ def restore(accelerator: Accelerator, folder: Path) -> int:
 
 
 def _newest_whole(folder: Path) -> tuple[int, Path] | str | None:
-    """The newest whole checkpoint, None if there is none at all, or what is wrong with all there are."""
-    found = _complete(folder)
+    """The newest whole checkpoint, None if there is none at all, or what is wrong with all there are.
+
+    Those that are passed over are renamed, so that they take no whole one's place.
+    """
+    found, spoilt = _all(folder), list[Path]()
     for step, path in found:
         fault = first_fault(path)
         if fault is None:
+            for other in spoilt:
+                os.replace(other, other.with_name(other.name + SPOILT))
             return step, path
         print(f"sta: {fault[0]}: {fault[1]}; this checkpoint is passed over", file=sys.stderr)
+        spoilt.append(path)
     return f"{folder}: none of its checkpoints is whole; remove the folder to start the stage again" if found else None
 
 

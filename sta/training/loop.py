@@ -149,7 +149,7 @@ def train(task: Task, settings: Optimisation, folder: Path, seed: int, accelerat
     first = checkpoint.restore(accelerator, folder / "checkpoints")
     log = _Log(folder / "log", first, accelerator.is_main_process)
     skipped = _Skipped(folder / "log", first, settings.skips, accelerator.is_main_process)
-    buffers = _Buffers(task.module)
+    buffers, due = _Buffers(task.module), False
     batches = DataLoader(_Steps(task, share), None, sampler=range(first, settings.steps), num_workers=settings.workers)  # type: ignore[arg-type, unused-ignore]
     bar = Bar(task.name, settings.steps, "steps", first, accelerator.is_main_process)
     with deferred_signals() as stop, bar, log:
@@ -177,7 +177,9 @@ def train(task: Task, settings: Optimisation, folder: Path, seed: int, accelerat
             optimizer.zero_grad()
             # ---------------------------------------------------------------------------------------------
             done = step + 1
-            if fault is None and (done % settings.log_every == 0 or done == settings.steps):
+            due = due or done % settings.log_every == 0 or done == settings.steps
+            if due and fault is None:
+                due = False
                 means = _over_ranks(accelerator, {"loss": loss, **losses})
                 log.write(done, done * settings.batch, {**means, "norm": norm, **skipped.count})
             bar.advance(note=f"loss {log.last:.3f}" if log.last is not None else "")
@@ -238,7 +240,7 @@ def _not_finite(accelerator: Accelerator, losses: Mapping[str, Tensor]) -> str |
 
 
 def _too_steep(norm: Any) -> str | None:
-    """What is wrong with a gradient's norm, the same on every rank; DeepSpeed keeps its norm to itself."""
+    """What is wrong with a gradient's norm, the same on every rank; None where nobody knows it."""
     return None if norm is None or math.isfinite(float(norm)) else f"gradient {float(norm):g}"
 
 

@@ -74,7 +74,7 @@ def test_words_reach_the_bottleneck_where_they_weigh(weight: float) -> None:
     unit = torch.nn.functional.normalize(torch.randn(4, 3), dim=-1)
     batch = {
         "group": torch.tensor(0), "frames": torch.randn(4, 6, encoder.config.width),
-        "frames_mask": torch.ones(4, 6, dtype=torch.bool), "written": torch.zeros(4, dtype=torch.bool),
+        "frames_mask": torch.ones(4, 6, dtype=torch.bool), "heard": torch.arange(4), "read": torch.arange(0),
         "x0": x0[:4], "text": unit, "text_bank": unit,
         "pieces": torch.tensor([1, 2, 3, 4, 5]), "counts": torch.tensor([1, 2, 1, 1]),
     }  # fmt: skip
@@ -109,7 +109,7 @@ def test_a_batch_without_pictures_trains_the_draft_and_the_bottleneck_alone() ->
     latents, unit = torch.randn(4, 3, 4, 4), torch.nn.functional.normalize(torch.randn(4, 3), dim=-1)
     batch = {
         "group": torch.tensor(0), "frames": torch.randn(4, 6, encoder.config.width), "latents": latents,
-        "frames_mask": torch.ones(4, 6, dtype=torch.bool), "written": torch.zeros(4, dtype=torch.bool),
+        "frames_mask": torch.ones(4, 6, dtype=torch.bool), "heard": torch.arange(4), "read": torch.arange(0),
         "text": unit, "text_bank": unit,
     }  # fmt: skip
     losses = module(batch)
@@ -129,10 +129,9 @@ def test_a_written_caption_takes_its_own_place_in_the_batch() -> None:
     module = _Denoising(loss, {"pooled": encoder}, {"pooled": bottleneck}, stage, 0.03).eval()
     frames, mask = torch.randn(2, 6, encoder.config.width), torch.ones(2, 6, dtype=torch.bool)
     pieces, lengths = torch.tensor([[1, 0, 2, 0]] * 1), torch.tensor([4])
-    written = torch.tensor([False, True, False])
     batch = {
-        "group": torch.tensor(0), "frames": frames, "frames_mask": mask, "written": written,
-        "text_pieces": pieces, "text_lengths": lengths,
+        "group": torch.tensor(0), "frames": frames, "frames_mask": mask, "heard": torch.tensor([0, 2]),
+        "read": torch.tensor([1]), "text_pieces": pieces, "text_lengths": lengths,
     }  # fmt: skip
     tokens = module._condition("pooled", batch).tokens
     read = encoder.encode_text(pieces, lengths)

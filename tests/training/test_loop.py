@@ -337,13 +337,15 @@ def test_half_a_checkpoint_is_passed_over(tmp_path: Path) -> None:
     for name in ("step-0000002", "step-0000009.partial", "step-0000005"):
         (tmp_path / name).mkdir()
         write_sums(tmp_path / name)
-    (tmp_path / "step-0000005" / "SHA256SUMS").unlink()
+    os.replace(tmp_path / "step-0000005", tmp_path / "step-0000005.spoilt")
     assert checkpoint.latest(tmp_path) == (2, tmp_path / "step-0000002")
     assert checkpoint.latest(tmp_path / "nothing") is None
 
 
 @pytest.mark.parametrize("harm", ["cut", "gone", "flipped"])
-@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.bin", "custom_checkpoint_0.pkl"])
+@pytest.mark.parametrize(
+    "file", ["model.safetensors", "optimizer.bin", "custom_checkpoint_0.pkl", "state.json", "SHA256SUMS"]
+)
 def test_a_checkpoint_that_is_not_whole_is_passed_over(
     file: str, harm: str, straight: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -356,7 +358,37 @@ def test_a_checkpoint_that_is_not_whole_is_passed_over(
     assert again.asked == list(range(6, STEPS))
     assert_as_straight(tmp_path, straight)
     said = capsys.readouterr().err
-    assert f"step-0000008/{file}: {'missing' if harm == 'gone' else 'truncated or changed'}" in said
+    assert "step-0000008/" in said
+    assert "this checkpoint is passed over" in said
+    if file != "SHA256SUMS":
+        assert f"step-0000008/{file}: {'missing' if harm == 'gone' else 'truncated or changed'}" in said
+
+
+def test_a_spoilt_checkpoint_takes_no_whole_ones_place(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        run(Line(7, terminate), tmp_path)  # saved after steps 3, 6 and 8
+    spoil(tmp_path / "checkpoints" / "step-0000008" / "optimizer.bin", "cut")
+    with pytest.raises(Interrupted):
+        run(Line(6, terminate), tmp_path)
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-0000006", "step-0000007"]
+
+
+def test_a_checkpoint_without_any_checksum_is_not_trusted(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        run(Line(1, terminate), tmp_path)
+    (tmp_path / "checkpoints" / "step-0000002" / "SHA256SUMS").write_text("")
+    with pytest.raises(TrainingError, match="none of its checkpoints is whole"):
+        run(Line(), tmp_path)
+
+
+def test_two_different_signals_still_save(tmp_path: Path) -> None:
+    def ask(x: Any) -> Any:
+        for number in (signal.SIGUSR1, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+        return x
+
+    with pytest.raises(Interrupted, match="stopped at step 3"):
+        run(Line(2, ask), tmp_path)
 
 
 def test_a_spoilt_checkpoint_is_written_again_when_its_step_comes(straight: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sta.data.store import pad
+from sta.errors import TrainingError
 from sta.models import shared
 from sta.models.bottleneck import SpeechBottleneck, Tokens
 from sta.models.captioner import Captioner
@@ -135,22 +136,22 @@ class _Denoising(nn.Module):
         return losses
 
     def _condition(self, group: str, batch: dict[str, Tensor]) -> Tokens:
-        """Tokens of the batch, in its order: of recordings, and of captions where `written` says so."""
-        bottleneck, written = self.bottlenecks[group], batch["written"]
+        """Tokens of the batch, in its order: of recordings in the places `heard`, of captions in the places `read`."""
+        bottleneck, places = self.bottlenecks[group], torch.cat([batch["heard"], batch["read"]])
         assert isinstance(bottleneck, SpeechBottleneck)
         size = bottleneck.config
-        noise = shared.normal(len(written), size.tokens, size.width, device=written.device)
+        noise = shared.normal(len(places), size.tokens, size.width, device=places.device)
         frames = batch["frames"].to(self.objective.decoder.dtype)
-        heard = bottleneck(frames, batch["frames_mask"], noise[~written])
-        if "text_pieces" not in batch:
+        heard = bottleneck(frames, batch["frames_mask"], noise[batch["heard"]])
+        if not len(batch["read"]):
             return heard
         encoder = self.encoders[group]
         assert isinstance(encoder, SpeechEncoder)
         with torch.no_grad():
             captions = encoder.encode_text(batch["text_pieces"], batch["text_lengths"])
-        read = bottleneck(captions.frames, captions.mask, noise[written])
-        places = torch.cat([(~written).nonzero()[:, 0], written.nonzero()[:, 0]]).argsort()
-        return Tokens(*(torch.cat(pair)[places] for pair in zip(_parts(heard), _parts(read), strict=True)))
+        read = bottleneck(captions.frames, captions.mask, noise[batch["read"]])
+        back = places.argsort()
+        return Tokens(*(torch.cat(pair)[back] for pair in zip(_parts(heard), _parts(read), strict=True)))
 
 
 def _parts(tokens: Tokens) -> tuple[Tensor, Tensor, Tensor]:
@@ -218,17 +219,22 @@ class DecoderTask(Task):
         number, places = self._places_of(step)
         group, size = self.groups[number], self.stage.batch
         is_written, rows = written_places(size, self.stage.text_share), self.rows[group]
-        reading = spread_pieces(self._pieces(group, rows[places[is_written]]), torch.Generator().manual_seed(step))
-        read = torch.from_numpy(share.of(np.arange(size))[share.of(is_written)])  # written places come first
-        places, is_written = share.of(places), share.of(is_written)
-        heard, shown = places[~is_written], rows[places]
+        spoken = size - int(is_written.sum())
+        if spoken < share.world:
+            raise TrainingError(
+                f"stage {self.name}: {spoken} recordings a step are too few for {share.world} processes; raise "
+                "stages.decoder.batch or lower stages.decoder.text_share"
+            )
+        places, is_written, numbers = share.of(places), share.of(is_written), share.of(np.arange(size))
+        heard, read, shown = places[~is_written], places[is_written], rows[places]
         bank = np.random.default_rng([self.workspace.recipe.seed, step]).choice(
             rows, min(BANK, len(rows)), replace=False
         )
         frames, lengths = pad([self._heard(group, place, step) for place in heard], FRAME_MULTIPLE)
         batch = {
             "group": torch.tensor(number),
-            "written": torch.from_numpy(is_written),
+            "heard": torch.from_numpy(np.flatnonzero(~is_written)),
+            "read": torch.from_numpy(np.flatnonzero(is_written)),
             "frames": torch.from_numpy(frames),
             "frames_mask": torch.arange(frames.shape[1]) < torch.from_numpy(lengths)[:, None],
             "text": torch.from_numpy(self.text[shown]),
@@ -243,7 +249,8 @@ class DecoderTask(Task):
             batch["pieces"] = torch.tensor([piece for caption in captions for piece in caption])
             batch["counts"] = torch.tensor([len(caption) for caption in captions])
         if len(read):
-            batch["text_pieces"], batch["text_lengths"] = (part[read] for part in reading)
+            seeds = [step * size + int(number) for number in numbers[is_written]]
+            batch["text_pieces"], batch["text_lengths"] = spread_pieces(self._pieces(group, rows[read]), seeds)
         return batch
 
     def _heard(self, group: str, place: int, step: int) -> np.ndarray:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sta.errors import TrainingError
 from sta.models import shared
 from sta.models.augment import augment_mel, disturb_mel
 from sta.models.backbone import Backbone
@@ -53,7 +54,7 @@ class _Distillation(nn.Module):
         losses |= self._against_teacher(speech, batch) | self._said(speech, batch)
         if self.mood is not None:
             losses["mood"] = self.mood.loss(speech.tokens, batch["mood"].masked_fill(~keep, UNKNOWN)[:, None])
-        if self.stage.losses.get("text_branch"):
+        if self.stage.losses.get("text_branch") and "read_frames" in batch:
             with shared.batch_of(written_captions(self.stage)):
                 losses["text_branch"] = self._read(batch)
         return losses
@@ -166,18 +167,29 @@ class DistillTask(Task):
         longest = min(int(store.lengths[everyone].max()), limit)
         features, lengths = store.padded(rows.tolist(), LENGTH_MULTIPLE, limit, longest)
         moods, written = self.workspace.moods, written_captions(self.stage)
-        reading = self.written.take(step * written, written)
-        read = share.of(reading)
-        return {
+        batch = {
             "features": torch.from_numpy(features),
             "lengths": torch.from_numpy(lengths),
             "language": torch.tensor([self.encoder.language_index(self.language[r]) for r in rows]),
             "mood": torch.tensor([moods.index(self.mood[r]) if self.mood[r] in moods else UNKNOWN for r in rows]),
             **self._captions(rows),
-            **{f"read_{name}": value for name, value in self._captions(read).items()},
-            **self._spread(reading, share, step),
             **self._bank(step),
         }
+        if 0 < written < share.world:
+            raise TrainingError(
+                f"stage {self.name}: {written} written captions a step are too few for {share.world} processes; raise "
+                "stages.distill.batch or stages.distill.written, or set the latter to 0"
+            )
+        if written:
+            batch |= self._written(step, share, written)
+        return batch
+
+    def _written(self, step: int, share: Share, count: int) -> dict[str, Tensor]:
+        """What the text branch reads: this rank's of `count` captions."""
+        read, numbers = share.of(self.written.take(step * count, count)), share.of(np.arange(count))
+        frames, lengths = spread_pieces(self._pieces(read), [step * count + int(number) for number in numbers])
+        captions = self._captions(read) | {"frames": frames, "lengths": lengths}
+        return {f"read_{name}": value for name, value in captions.items()}
 
     def _captions(self, rows: np.ndarray) -> dict[str, Tensor]:
         """What the teacher makes of the rows' captions and pictures, the captions' pieces, and what they name."""
@@ -191,12 +203,6 @@ class DistillTask(Task):
             "pieces": torch.tensor([p for c in pieces for p in c]),
             "counts": torch.tensor([len(c) for c in pieces]),
         }
-
-    def _spread(self, rows: np.ndarray, share: Share, step: int) -> dict[str, Tensor]:
-        """The captions of the whole batch as the text branch reads them, and of those this rank's."""
-        frames, lengths = spread_pieces(self._pieces(rows), torch.Generator().manual_seed(step))
-        held = torch.from_numpy(share.of(np.arange(len(rows))))
-        return {"read_frames": frames[held], "read_lengths": lengths[held]}
 
     def _pieces(self, rows: np.ndarray) -> list[list[int]]:
         return [

@@ -1,0 +1,78 @@
+"""Two ranks in one training: what happens to one of them happens to both."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from sta.models.shared import Share
+from sta.recipe import Optimisation
+from sta.training import runtime
+from sta.training.loop import Task, train
+
+STEPS, BAD = 8, 3
+
+
+class _Fit(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.line = nn.Linear(3, 2)
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"mse": (self.line(batch["x"]) - batch["x"][:, :2]).pow(2).mean()}
+
+
+class _Line(Task):
+    """A line through points, of which the odd ones (rank 1's) are not numbers at one step."""
+
+    name = "line"
+    weights = {"mse": 1.0}  # noqa: RUF012
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.module = _Fit()
+
+    def batch(self, step: int, share: Share) -> dict[str, Tensor]:
+        points = np.random.default_rng(step).standard_normal((4, 3)).astype(np.float32)
+        if step == BAD:
+            points[1::2] = np.nan
+        return {"x": torch.from_numpy(share.of(points))}
+
+    def items(self, step: int) -> list[str]:
+        return [f"{step}-{n}" for n in range(4)]
+
+    def export(self, module: nn.Module, folder: Path) -> None:
+        save_file(module.state_dict(), folder / "weights.safetensors")
+
+
+def _train(rank: int, world: int, port: int, folder: str) -> None:
+    if world > 1:
+        os.environ |= {
+            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world),
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "CUDA_VISIBLE_DEVICES": "",
+        }  # fmt: skip
+    settings = Optimisation(steps=STEPS, batch=4, lr=0.05, warmup=2, log_every=1, save_every=3)
+    train(_Line(), settings, Path(folder), 3, runtime.start("fp32"))
+
+
+def test_a_fault_on_one_rank_is_passed_over_on_both(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for world in (1, 2):
+        torch.multiprocessing.spawn(_train, (world, port, str(tmp_path / str(world))), nprocs=world)
+    one, two = (load_file(tmp_path / str(n) / "final" / "weights.safetensors") for n in (1, 2))
+    for name, value in one.items():
+        assert value.isfinite().all()
+        torch.testing.assert_close(two[name], value)
+    for world in (1, 2):
+        log = (tmp_path / str(world) / "log" / "skipped.jsonl").read_text().splitlines()
+        assert [json.loads(line)["step"] for line in log] == [BAD + 1]
+        assert json.loads(log[0])["items"] == [f"{BAD}-{n}" for n in range(4)]
