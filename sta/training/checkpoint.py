@@ -24,13 +24,7 @@ KEEP = 2
 SPOILT = ".spoilt"  # at the end of the name of a checkpoint that was passed over
 
 
-def latest(folder: Path) -> tuple[int, Path] | None:
-    """(step, folder) of the newest checkpoint, whole or not."""
-    found = _all(folder)
-    return found[0] if found else None
-
-
-def _all(folder: Path) -> list[tuple[int, Path]]:
+def all_of(folder: Path) -> list[tuple[int, Path]]:
     """(step, folder) of every checkpoint that was renamed into place and not passed over, newest first."""
     found = [path for path in folder.glob("step-*") if not path.suffix]
     return [(int(path.name.partition("-")[2]), path) for path in sorted(found, reverse=True)]
@@ -65,7 +59,7 @@ def save(accelerator: Accelerator, folder: Path, step: int) -> None:
         raise TrainingError(f"{final}: cannot be written ({reason}); the checkpoint before it is whole") from error
     if accelerator.is_main_process:
         _to_disk(folder)
-        for old in (*(path for _, path in _all(folder)[KEEP:]), *folder.glob(f"*{SPOILT}")):
+        for old in (*(path for _, path in all_of(folder)[KEEP:]), *folder.glob(f"*{SPOILT}")):
             shutil.rmtree(old, ignore_errors=True)
     accelerator.wait_for_everyone()
 
@@ -105,7 +99,7 @@ def _newest_whole(folder: Path) -> tuple[int, Path] | str | None:
 
     Those that are passed over are renamed, so that they take no whole one's place.
     """
-    found, spoilt = _all(folder), list[Path]()
+    found, spoilt = all_of(folder), list[Path]()
     for step, path in found:
         fault = first_fault(path)
         if fault is None:

@@ -152,7 +152,7 @@ def test_each_signal_saves(number: signal.Signals, tmp_path: Path) -> None:
 
     with pytest.raises(Interrupted, match=r"stopped at step 3 of \d+ and saved"):
         run(Line(2, ask), tmp_path)
-    assert checkpoint.latest(tmp_path / "checkpoints") == (3, tmp_path / "checkpoints" / "step-0000003")
+    assert checkpoint.all_of(tmp_path / "checkpoints")[0] == (3, tmp_path / "checkpoints" / "step-0000003")
 
 
 def test_stopped_twice(straight: Path, tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_a_loss_that_is_not_finite_stops_where_none_may_be(value: float, tmp_pat
         run(Line(4, lambda x: torch.full_like(x, value)), tmp_path, skips=0)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "final").exists()
-    assert checkpoint.latest(tmp_path / "checkpoints") == (3, tmp_path / "checkpoints" / "step-0000003")
+    assert checkpoint.all_of(tmp_path / "checkpoints")[0] == (3, tmp_path / "checkpoints" / "step-0000003")
 
 
 def skipped(folder: Path) -> list[dict[str, Any]]:
@@ -338,8 +338,8 @@ def test_half_a_checkpoint_is_passed_over(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         write_sums(tmp_path / name)
     os.replace(tmp_path / "step-0000005", tmp_path / "step-0000005.spoilt")
-    assert checkpoint.latest(tmp_path) == (2, tmp_path / "step-0000002")
-    assert checkpoint.latest(tmp_path / "nothing") is None
+    assert checkpoint.all_of(tmp_path)[0] == (2, tmp_path / "step-0000002")
+    assert checkpoint.all_of(tmp_path / "nothing") == []
 
 
 @pytest.mark.parametrize("harm", ["cut", "gone", "flipped"])
@@ -351,7 +351,7 @@ def test_a_checkpoint_that_is_not_whole_is_passed_over(
 ) -> None:
     with pytest.raises(Interrupted):
         run(Line(7, terminate), tmp_path, ema=0.9)
-    assert checkpoint.latest(tmp_path / "checkpoints") == (8, tmp_path / "checkpoints" / "step-0000008")
+    assert checkpoint.all_of(tmp_path / "checkpoints")[0] == (8, tmp_path / "checkpoints" / "step-0000008")
     spoil(tmp_path / "checkpoints" / "step-0000008" / file, harm)
     again = Line()
     run(again, tmp_path, ema=0.9)
