@@ -25,8 +25,13 @@ STEPS, SAVE_EVERY, LIMIT = 80, 20, 240
 TINY = (
     *("languages=[en]", "corpus.scenes=12", "corpus.phrases=0", "corpus.validation=2", "corpus.test=2"),
     *("corpus.swaps=1", "tokenizer.codes=16", "tokenizer.width=16"),
-    *("stages.tokenizer.batch=8", "stages.tokenizer.log_every=1", f"stages.tokenizer.save_every={SAVE_EVERY}"),
+    *("stages.teacher.batch=8", "stages.teacher.log_every=1", f"stages.teacher.save_every={SAVE_EVERY}"),
+    "stages.teacher.lr=1e-4",
 )
+#: The teacher, as nothing in it is decided by a comparison: a nearest code, once it is another one by a rounding error,
+#: makes another run of what follows.
+NEAR, ZERO = {"rel": 1e-4, "abs": 2e-5}, {"rel": 1e-3, "abs": 1e-3}
+WHOLE = (f"stages.teacher.steps={STEPS}", "precision=fp32")
 
 pytestmark = pytest.mark.slow
 needs_compiler = pytest.mark.skipif(
@@ -105,20 +110,18 @@ def weights(stage: Path) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of runs with the corpus and `one`, the tokenizer in one process."""
+    """A folder of runs with the corpus and `one`, the teacher in one process."""
     out = tmp_path_factory.mktemp("runs")
-    for stage in ("prepare", "tokenizer"):
-        overrides = (f"stages.tokenizer.steps={STEPS}", "precision=fp32")
-        finish([sys.executable, "-m", "sta.train", *arguments(out, "one", stage, *overrides)], out / f"one-{stage}.log")
+    for stage in ("prepare", "teacher"):
+        finish([sys.executable, "-m", "sta.train", *arguments(out, "one", stage, *WHOLE)], out / f"one-{stage}.log")
     return out
 
 
 @pytest.mark.parametrize("config", TWO_PROCESSES)
 def test_two_processes_train_one_model(alone: Path, config: str) -> None:
     """Both ranks' shares make the loss of the whole batch; a stop on SIGTERM is continued to the end."""
-    stage = alone / config / "tokenizer"
-    overrides = (f"stages.tokenizer.steps={STEPS}", "precision=fp32")
-    training = arguments(alone, config, "tokenizer", *overrides)
+    stage = alone / config / "teacher"
+    training = arguments(alone, config, "teacher", *WHOLE)
 
     code = stop_after_first_checkpoint([*launch(config), *training], stage / "checkpoints", alone / f"{config}-1.log")
     assert code != 0
@@ -130,17 +133,17 @@ def test_two_processes_train_one_model(alone: Path, config: str) -> None:
     finish([*launch(config), *training], alone / f"{config}-2.log")
     assert [line["step"] for line in logged(stage)] == list(range(1, STEPS + 1))
     assert all(torch.isfinite(value).all() for value in weights(stage).values())
-    first, reference = logged(stage)[0], logged(alone / "one" / "tokenizer")[0]
+    first, reference = logged(stage)[0], logged(alone / "one" / "teacher")[0]
     assert first["norm"] == pytest.approx(reference["norm"], rel=1e-3), "the ranks' gradients are not averaged"
     assert first["samples"] == reference["samples"] == 8
-    assert losses(stage) == pytest.approx(losses(alone / "one" / "tokenizer"), rel=1e-3 if "zero" in config else 1e-5)
+    assert losses(stage) == pytest.approx(losses(alone / "one" / "teacher"), **(ZERO if "zero" in config else NEAR))
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
 def test_it_goes_on_under_another_number_of_processes(alone: Path, before: int, after: int) -> None:
     name = f"from-{before}"
-    stage = alone / name / "tokenizer"
-    training = arguments(alone, name, "tokenizer", f"stages.tokenizer.steps={STEPS}", "precision=fp32")
+    stage = alone / name / "teacher"
+    training = arguments(alone, name, "teacher", *WHOLE)
     start = {1: [sys.executable, "-m", "sta.train"], 2: launch("cpu-2")}
     stop_after_first_checkpoint([*start[before], *training], stage / "checkpoints", alone / f"{name}-1.log")
     assert not (stage / "final").exists(), "the stage ended before the signal came; raise STEPS"
@@ -149,7 +152,7 @@ def test_it_goes_on_under_another_number_of_processes(alone: Path, before: int, 
     assert state["processes"] == before
     finish([*start[after], *training], alone / f"{name}-2.log")
     assert logged(stage)[: state["step"]] == first[: state["step"]], "it began anew"
-    assert losses(stage) == pytest.approx(losses(alone / "one" / "tokenizer"), rel=1e-5)
+    assert losses(stage) == pytest.approx(losses(alone / "one" / "teacher"), **NEAR)
 
 
 def test_two_ranks_train_as_one(tmp_path: Path) -> None:
@@ -193,7 +196,7 @@ def test_every_stage_trains_under_deepspeed(alone: Path) -> None:
         trained = weights(alone / "zero2" / stage)
         assert {value.dtype for value in trained.values() if value.is_floating_point()} == {torch.float32}
         assert all(torch.isfinite(value).all() for value in trained.values())
-    loss, reference = (logged(alone / run / "tokenizer")[0]["loss"] for run in ("zero2", "one"))
+    loss, reference = (logged(alone / run / "teacher")[0]["loss"] for run in ("zero2", "one"))
     assert loss == pytest.approx(reference, rel=0.02)
     assert loss != reference
 
