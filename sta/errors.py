@@ -43,3 +43,7 @@ class Interrupted(BaseException):
     """
 
     exit_code = 75
+
+
+#: EX_SOFTWARE of sysexits.h: training did not move for too long, and this process ended itself.
+STALLED = 70

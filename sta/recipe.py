@@ -124,6 +124,9 @@ class Optimisation(Strict):
     workers: Annotated[int, Field(ge=0)] = Field(0, description="data-loading processes per rank")
     log_every: Positive = 25
     save_every: Positive = 200
+    patience: Annotated[float, Field(gt=0)] = Field(
+        1800.0, description="seconds without a step after which a process takes itself or another for stuck, and ends"
+    )
     skips: Annotated[int, Field(ge=0)] = Field(
         20, description="steps passed over, as their loss or gradient is not finite, before the stage stops"
     )

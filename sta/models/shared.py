@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,16 +20,29 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 
+Sliced = TypeVar("Sliced", np.ndarray, Tensor, range)
+
 
 @dataclass(frozen=True)
 class Share:
-    """Which part of a whole batch a rank holds."""
+    """Which items of a whole batch a rank holds: all of its own at once, or one part of them after another."""
 
     rank: int = 0
     world: int = 1
+    part: int = 0
+    parts: int = 1
 
-    def of(self, items: np.ndarray) -> np.ndarray:
-        return items[self.rank :: self.world]
+    @property
+    def count(self) -> int:
+        """How many such shares make the whole batch."""
+        return self.world * self.parts
+
+    def of(self, items: Sliced) -> Sliced:
+        return items[self.rank + self.world * self.part :: self.count]
+
+    def in_parts(self, parts: int) -> list[Share]:
+        """The same items, in so many parts."""
+        return [replace(self, part=part, parts=parts) for part in range(parts)]
 
 
 @dataclass
@@ -117,12 +130,13 @@ def normal_like(x: Tensor) -> Tensor:
 
 def _draw(draw: Callable[..., Tensor], count: int, shape: Sequence[int], device: torch.device, **how: Any) -> Tensor:
     step = _step.get()
-    share, total = step.share, count if step.share.world == 1 else step.total
-    held = len(range(total)[share.rank :: share.world])
+    share = step.share
+    total = count if share.count == 1 else step.total
+    held = len(share.of(range(total)))
     if count != held:
         raise ValueError(f"rank {share.rank} of {share.world} holds {held} of {total} items, not {count}")
     whole = draw((total, *shape), device=device, generator=step.generator(device), **how)
-    return whole[share.rank :: share.world]
+    return share.of(whole)
 
 
 class Dropout(nn.Module):

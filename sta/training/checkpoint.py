@@ -1,7 +1,8 @@
 """Checkpoints of a running stage: complete or absent, checked before they are used, the newest ones kept.
 
 A checkpoint is written beside, with the hash of each of its files, brought to the disk and then renamed; older ones go
-only after that. No random state is needed, since a step's random numbers follow from its number: so a stage may go on
+only after that, but for the one with the lowest loss: where a training has gone astray, remove the newer ones to go on
+from it. No random state is needed, since a step's random numbers follow from its number: so a stage may go on
 under another number of processes, but for DeepSpeed's, which share the optimizer's state out among them.
 """
 
@@ -11,16 +12,22 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 
 from sta.data.sums import first_fault, write_sums
 from sta.errors import TrainingError
+from sta.training.faults import Faults
 
-KEEP = 2
+KEEP = 2  # newest
 SPOILT = ".spoilt"  # at the end of the name of a checkpoint that was passed over
 
 
@@ -30,38 +37,110 @@ def all_of(folder: Path) -> list[tuple[int, Path]]:
     return [(int(path.name.partition("-")[2]), path) for path in sorted(found, reverse=True)]
 
 
-def save(accelerator: Accelerator, folder: Path, step: int) -> None:
-    """Save everything that the next step depends on; all ranks call it."""
-    final, partial = folder / f"step-{step:07d}", folder / f"step-{step:07d}.partial"
-    try:
-        if accelerator.is_main_process:
-            for unfinished in folder.glob("*.partial"):
-                shutil.rmtree(unfinished)
-            folder.mkdir(parents=True, exist_ok=True)
-        accelerator.wait_for_everyone()
-        accelerator.save_state(str(partial))
-        accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            state = {"step": step, "processes": accelerator.num_processes, "kind": accelerator.distributed_type.value}
+class Checkpoints:
+    """The checkpoints that one stage writes; all ranks call the same methods in the same order.
+
+    Training waits while a checkpoint is written. Hashing it, bringing it to the disk and putting it in its place is
+    done beside the steps that follow; `wait`, or the end of the block, returns when it is.
+    """
+
+    def __init__(self, accelerator: Accelerator, folder: Path, faults: Faults):
+        self.accelerator, self.folder, self.faults = accelerator, folder, faults
+        self.beside = ThreadPoolExecutor(1, "checkpoint")
+        self.pending: Future[None] | None = None
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        self.beside.shutdown(wait=True)
+        if kind is None:
+            self.wait()
+
+    def save(self, step: int, loss: float | None) -> None:
+        """Save everything that the next step depends on.
+
+        Args:
+            step: how many are done.
+            loss: what the steps since the last checkpoint came to; the one with the lowest is kept beside the newest.
+
+        Raises:
+            TrainingError: this checkpoint, or the one before it, cannot be written.
+        """
+        self.wait()
+        partial = self.folder / f"step-{step:07d}.partial"
+        with self._told(partial):
+            if self.accelerator.is_main_process:
+                for unfinished in self.folder.glob("*.partial"):
+                    shutil.rmtree(unfinished)
+                self.folder.mkdir(parents=True, exist_ok=True)
+            self.accelerator.wait_for_everyone()
+            self.accelerator.save_state(str(partial))
+            self.faults.strike("save", step)
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            processes, kind = self.accelerator.num_processes, self.accelerator.distributed_type.value
+            state = {"step": step, "processes": processes, "kind": kind, "loss": loss}
+            self.pending = self.beside.submit(self._put_in_place, partial, state)
+
+    def wait(self) -> None:
+        """Return when the last checkpoint is in its place; the other ranks do not wait.
+
+        Raises:
+            TrainingError: it cannot be written.
+        """
+        pending, self.pending = self.pending, None
+        if pending is not None:
+            pending.result()
+
+    def _put_in_place(self, partial: Path, state: dict[str, Any]) -> None:
+        step, final = state["step"], partial.with_suffix("")
+        with self._told(partial):
             (partial / "state.json").write_text(json.dumps(state), encoding="utf-8")
             write_sums(partial)
             for path in (*partial.rglob("*"), partial):
                 _to_disk(path)
+            self.faults.strike("rename", step, partial)
             os.replace(partial, final)
-    except (
-        OSError,
-        RuntimeError,
-        SafetensorError,
-    ) as error:
-        # torch and safetensors have errors of their own for a full disk
-        shutil.rmtree(partial, ignore_errors=True)
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise TrainingError(f"{final}: cannot be written ({reason}); the checkpoint before it is whole") from error
-    if accelerator.is_main_process:
-        _to_disk(folder)
-        for old in (*(path for _, path in all_of(folder)[KEEP:]), *folder.glob(f"*{SPOILT}")):
+            _to_disk(self.folder)
+        self.faults.strike("prune", step)
+        for old in (*_superfluous(self.folder), *self.folder.glob(f"*{SPOILT}")):
             shutil.rmtree(old, ignore_errors=True)
-    accelerator.wait_for_everyone()
+
+    @contextmanager
+    def _told(self, partial: Path) -> Iterator[None]:
+        """An error while a checkpoint is written is one sentence, and nothing is left of it."""
+        try:
+            yield
+        except torch.OutOfMemoryError:
+            raise
+        except (
+            OSError,
+            RuntimeError,
+            SafetensorError,
+        ) as error:  # torch and safetensors have their own for a full disk
+            shutil.rmtree(partial, ignore_errors=True)
+            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            raise TrainingError(
+                f"{partial.with_suffix('')}: cannot be written ({reason}); the checkpoint before it is whole"
+            ) from error
+
+
+def _superfluous(folder: Path) -> list[Path]:
+    """All but the newest checkpoints and the one with the lowest loss."""
+    newest, older = all_of(folder)[:KEEP], all_of(folder)[KEEP:]
+    losses = {path: _state(path).get("loss") for _, path in (*newest, *older)}
+    known = {path: loss for path, loss in losses.items() if loss is not None}
+    best = min(known, key=lambda path: (known[path], path), default=None)
+    return [path for _, path in older if path != best]
+
+
+def _state(checkpoint: Path) -> dict[str, Any]:
+    """What `state.json` says; nothing where it cannot be read."""
+    try:
+        return dict(json.loads((checkpoint / "state.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
 
 
 def _to_disk(path: Path) -> None:
@@ -112,7 +191,7 @@ def _newest_whole(folder: Path) -> tuple[int, Path] | str | None:
 
 
 def _load(accelerator: Accelerator, checkpoint: Path) -> None:
-    state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+    state = _state(checkpoint)
     processes, kind = state["processes"], accelerator.distributed_type.value
     if "DEEPSPEED" in (kind, state["kind"]) and (kind, accelerator.num_processes) != (state["kind"], processes):
         raise TrainingError(

@@ -7,31 +7,39 @@ of processes does what one would do, up to rounding.
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
-import time
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from torch import Tensor, nn
+from torch.distributed import DistError
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset
-from torch.utils.tensorboard import SummaryWriter
 
-from sta.data.cache import build_folder, write_atomically
+from sta.data.cache import build_folder
 from sta.errors import Interrupted, TrainingError
 from sta.models.shared import Share, sharing
 from sta.recipe import Optimisation
 from sta.stopping import deferred_signals
 from sta.training import checkpoint
+from sta.training.checkpoint import Checkpoints
+from sta.training.faults import Faults
 from sta.training.progress import Bar
+from sta.training.record import Log, Parts, Skipped
 from sta.training.runtime import step_seed, stop_anywhere
+from sta.training.watchdog import Watchdog
+
+#: How gloo, whose errors have no class of their own, says that another process is gone.
+LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "gloo/transport")
 
 
 class Task(ABC):
@@ -105,12 +113,29 @@ class Shuffled:
         return np.concatenate(batches)
 
 
-class _Steps(Dataset[dict[str, Tensor]]):
-    def __init__(self, task: Task, share: Share):
-        self.task, self.share = task, share
+Batches = list[dict[str, Tensor]]  # of one step, a rank's share of it: one, or one for each part of the share
 
-    def __getitem__(self, step: int) -> dict[str, Tensor]:
-        return self.task.batch(step, self.share)
+
+class _Steps(Dataset[Batches]):
+    def __init__(self, task: Task, shares: Sequence[Share]):
+        self.task, self.shares = task, shares
+
+    def __getitem__(self, step: int) -> Batches:
+        return [self.task.batch(step, share) for share in self.shares]
+
+
+def _steps(task: Task, share: Share, parts: Parts, first: int, settings: Optimisation) -> Iterator[tuple[int, Batches]]:
+    """Each step from `first` on and what this rank does in it; the loading begins anew when the parts have changed."""
+    step = first
+    while step < settings.steps:
+        count = parts.count
+        steps = _Steps(task, share.in_parts(count))
+        loader = DataLoader(steps, None, sampler=range(step, settings.steps), num_workers=settings.workers)  # type: ignore[arg-type, unused-ignore]
+        for batches in loader:
+            yield step, batches
+            step += 1
+            if parts.count != count:
+                break
 
 
 def learning_rate(step: int, settings: Optimisation) -> float:
@@ -136,35 +161,43 @@ def train(task: Task, settings: Optimisation, folder: Path, seed: int, accelerat
 
     Raises:
         Interrupted: SIGINT, SIGTERM or SIGUSR1 came; the state is saved.
-        TrainingError: too many steps had a loss or gradient that is not finite, or a checkpoint does not load or
-            cannot be written.
+        TrainingError: too many steps had a loss or gradient that is not finite, a checkpoint does not load or cannot
+            be written, the memory is too small for one item, or another process was lost.
     """
     final = folder / "final"
     if final.exists():
         return final
-    share = Share(accelerator.process_index, accelerator.num_processes)
+    share, main = Share(accelerator.process_index, accelerator.num_processes), accelerator.is_main_process
     if settings.batch % share.world:
         raise TrainingError(f"stage {task.name}: batch {settings.batch} is not a multiple of {share.world} processes")
-    model, optimizer, average = _prepare(task, settings, accelerator)
+    faults = Faults.named(folder / "log" / "faults.jsonl", share.rank)
+    parts = Parts(task.name, folder / "log", settings.batch // share.world)
+    model, optimizer, average = _prepare(task, settings, accelerator, parts.count)
     first = checkpoint.restore(accelerator, folder / "checkpoints")
-    log = _Log(folder / "log", first, accelerator.is_main_process)
-    skipped = _Skipped(folder / "log", first, settings.skips, accelerator.is_main_process)
+    checkpoints = Checkpoints(accelerator, folder / "checkpoints", faults)
+    log = Log(folder / "log", first, main)
+    skipped = Skipped(task.name, folder / "log", first, settings.skips, main)
     buffers, due = _Buffers(task.module), False
-    batches = DataLoader(_Steps(task, share), None, sampler=range(first, settings.steps), num_workers=settings.workers)  # type: ignore[arg-type, unused-ignore]
-    bar = Bar(task.name, settings.steps, "steps", first, accelerator.is_main_process)
-    with deferred_signals() as stop, bar, log:
-        for step, batch in zip(range(first, settings.steps), batches, strict=True):
+    bar = Bar(task.name, settings.steps, "steps", first, main)
+    watchdog = Watchdog(settings.patience, task.name)
+    with deferred_signals() as stop, bar, log, _one_job(task.name), watchdog, checkpoints:
+        for step, batches in _steps(task, share, parts, first, settings):
             # ---- one step -------------------------------------------------------------------------------
+            faults.strike("step", step + 1)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, settings)
             buffers.keep()
-            torch.manual_seed(step_seed(seed, task.name, step, share.rank))  # for what draws by itself, as backbones do
-            with sharing(share, settings.batch, step_seed(seed, task.name, step)):
-                losses = model({name: value.to(accelerator.device) for name, value in batch.items()})
-            loss = sum(task.weights[name] * value for name, value in losses.items() if name in task.weights)
-            fault = _not_finite(accelerator, {"loss": loss, **losses})
+            while True:
+                try:
+                    losses, fault = _gradient(task, model, batches, step, settings, seed, accelerator, faults)
+                    break
+                except torch.OutOfMemoryError as error:
+                    optimizer.zero_grad()
+                    buffers.restore()
+                    _halve(parts, accelerator, task.name, step, error)
+                    batches = [task.batch(step, part) for part in share.in_parts(parts.count)]
+            norm = None
             if fault is None:
-                accelerator.backward(loss)
                 norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip)
                 fault = _too_steep(norm)
             if fault is None:
@@ -173,32 +206,98 @@ def train(task: Task, settings: Optimisation, folder: Path, seed: int, accelerat
                     average.update_parameters(accelerator.unwrap_model(model))
             else:
                 buffers.restore()
-                skipped.add(step, fault, task)
+                skipped.add(step, fault, task.items(step))
             optimizer.zero_grad()
             # ---------------------------------------------------------------------------------------------
             done = step + 1
             due = due or done % settings.log_every == 0 or done == settings.steps
             if due and fault is None:
                 due = False
-                means = _over_ranks(accelerator, {"loss": loss, **losses})
-                log.write(done, done * settings.batch, {**means, "norm": norm, **skipped.count})
+                log.write(
+                    done, done * settings.batch, {**_over_ranks(accelerator, losses), "norm": norm, **skipped.count}
+                )
             bar.advance(note=f"loss {log.last:.3f}" if log.last is not None else "")
             leaving = stop_anywhere(accelerator, stop)
             if leaving or (done % settings.save_every == 0 and done < settings.steps):
-                checkpoint.save(accelerator, folder / "checkpoints", done)
+                checkpoints.save(done, log.loss_since_save())
             if leaving:
+                checkpoints.wait()
                 raise Interrupted(
                     f"stage {task.name}: stopped at step {done} of {settings.steps} and saved; run it again"
                 )
+            watchdog.seen()
     return _finish(task, accelerator, model, average, folder)
 
 
+def _gradient(
+    task: Task, model: nn.Module, batches: Batches, step: int, settings: Optimisation, seed: int,
+    accelerator: Accelerator, faults: Faults,
+) -> tuple[dict[str, Tensor], str | None]:  # fmt: skip
+    """Gradients of one step, a part of the share after another; the losses, `loss` among them, and what is wrong.
+
+    Where something is, the last part has no gradient.
+    """
+    rank, whole = Share(accelerator.process_index, accelerator.num_processes), step_seed(seed, task.name, step)
+    means: dict[str, Tensor] = {}
+    for share, batch in zip(rank.in_parts(len(batches)), batches, strict=True):
+        faults.strike("forward", step + 1)
+        with accelerator.accumulate(model):
+            # for what draws by itself, as backbones do
+            torch.manual_seed(step_seed(seed, task.name, step, share.rank + share.world * share.part))
+            with sharing(share, settings.batch, whole):
+                losses = model({name: value.to(accelerator.device) for name, value in batch.items()})
+            loss = sum(task.weights[name] * value for name, value in losses.items() if name in task.weights)
+            if faults.poisons(step + 1):
+                loss = loss * math.nan
+            for name, value in {"loss": loss, **losses}.items():
+                means[name] = means.get(name, 0.0) + value.detach() / len(batches)
+            if share.part == share.parts - 1:
+                fault = _not_finite(accelerator, means)
+                if fault is not None:
+                    break
+            accelerator.backward(loss)
+    return means, fault
+
+
+def _halve(parts: Parts, accelerator: Accelerator, stage: str, step: int, error: torch.OutOfMemoryError) -> None:
+    """Take smaller parts from now on; where other processes wait for this one, from the next start on.
+
+    Raises:
+        TrainingError: a part is one item already, or there are other processes.
+    """
+    parts.halve()
+    told = f"stage {stage}: out of memory at step {step + 1} ({str(error).splitlines()[0]}); from now on the batch is "
+    told += f"done {parts.share // parts.count} items at a time on each process"
+    if accelerator.num_processes > 1 or accelerator.distributed_type == DistributedType.DEEPSPEED:
+        raise TrainingError(f"{told}: run the same command again to go on from the last checkpoint") from error
+    print(f"sta: {told}", file=sys.stderr)
+    accelerator.gradient_accumulation_steps, accelerator.step = parts.count, 0
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+@contextmanager
+def _one_job(stage: str) -> Iterator[None]:
+    """Say in one sentence that another process of the job is gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, DistError) and not any(sign in str(error) for sign in LOST):
+            raise
+        raise TrainingError(
+            f"stage {stage}: another process of this job is gone ({str(error).splitlines()[0][:200]}); run the same "
+            "command again to go on from the last checkpoint, or let the launcher do so (--max_restarts)"
+        ) from error
+
+
 def _prepare(
-    task: Task, settings: Optimisation, accelerator: Accelerator
+    task: Task, settings: Optimisation, accelerator: Accelerator, parts: int
 ) -> tuple[nn.Module, torch.optim.Optimizer, AveragedModel | None]:
     plugin = getattr(accelerator.state, "deepspeed_plugin", None)
+    accelerator.gradient_accumulation_steps = parts
     if plugin is not None:
-        plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = settings.batch // accelerator.num_processes
+        plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = settings.batch // accelerator.num_processes // parts
+        plugin.deepspeed_config["gradient_accumulation_steps"] = parts
         plugin.deepspeed_config["gradient_clipping"] = settings.clip
         for scalar in (p for p in task.module.parameters() if p.ndim == 0):
             scalar.ds_optim_param = True  # type: ignore[attr-defined]  # not broadcast, which fails for scalars
@@ -278,73 +377,3 @@ class _Buffers:
     def restore(self) -> None:
         for buffer, kept in zip(self.buffers, self.kept, strict=True):
             buffer.copy_(kept)
-
-
-class _Skipped:
-    """skipped.jsonl of one stage: each step that was passed over, why, and what its batch held."""
-
-    def __init__(self, folder: Path, first: int, allowed: int, writes: bool):
-        self.path, self.allowed, self.writes = folder / "skipped.jsonl", allowed, writes
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
-        self.lines = [line for line in lines if json.loads(line)["step"] <= first]
-        if writes and len(self.lines) < len(lines):
-            self._write()
-
-    @property
-    def count(self) -> dict[str, int]:
-        return {"skipped": len(self.lines)} if self.lines else {}
-
-    def add(self, step: int, fault: str, task: Task) -> None:
-        """Record a step.
-
-        Raises:
-            TrainingError: there are more than allowed.
-        """
-        self.lines.append(json.dumps({"step": step + 1, "why": fault, "items": task.items(step)}, ensure_ascii=False))
-        if self.writes:
-            self._write()
-        if len(self.lines) > self.allowed:
-            raise TrainingError(
-                f"stage {task.name}: not finite at step {step + 1} ({fault}), which makes {len(self.lines)} such "
-                f"steps, more than stages.*.skips allows ({self.allowed}); {self.path} names their batches. Lower "
-                "stages.*.lr or the weight"
-            )
-
-    def _write(self) -> None:
-        write_atomically(self.path, "".join(line + "\n" for line in self.lines).encode())
-
-
-class _Log:
-    """metrics.jsonl and TensorBoard of one stage; a resumed stage forgets the steps it does again."""
-
-    def __init__(self, folder: Path, first: int, shown: bool):
-        self.last: float | None = None
-        self.shown, self.begun = shown, time.monotonic()
-        if not shown:
-            return
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / "metrics.jsonl"
-        kept = [x for x in path.read_text().splitlines() if json.loads(x)["step"] <= first] if path.exists() else []
-        self.spent = json.loads(kept[-1])["seconds"] if kept else 0.0
-        path.write_text("".join(line + "\n" for line in kept))
-        self.file = path.open("a")
-        self.board = SummaryWriter(str(folder), purge_step=first)
-
-    def __enter__(self) -> _Log:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self.shown:
-            self.file.close()
-            self.board.close()
-
-    def write(self, step: int, samples: int, values: Mapping[str, Any]) -> None:
-        numbers = {k: round(float(v.detach() if isinstance(v, Tensor) else v), 6) for k, v in values.items()}
-        self.last = numbers["loss"]
-        if not self.shown:
-            return
-        seconds = round(self.spent + time.monotonic() - self.begun, 3)
-        self.file.write(json.dumps({"step": step, "samples": samples, "seconds": seconds, **numbers}) + "\n")
-        self.file.flush()
-        for name, value in numbers.items():
-            self.board.add_scalar(name, value, step)

@@ -220,9 +220,9 @@ class DecoderTask(Task):
         group, size = self.groups[number], self.stage.batch
         is_written, rows = written_places(size, self.stage.text_share), self.rows[group]
         spoken = size - int(is_written.sum())
-        if spoken < share.world:
+        if spoken < share.count:
             raise TrainingError(
-                f"stage {self.name}: {spoken} recordings a step are too few for {share.world} processes; raise "
+                f"stage {self.name}: {spoken} recordings a step are too few to share among {share.count}; raise "
                 "stages.decoder.batch or lower stages.decoder.text_share"
             )
         places, is_written, numbers = share.of(places), share.of(is_written), share.of(np.arange(size))

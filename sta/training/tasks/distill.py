@@ -175,9 +175,9 @@ class DistillTask(Task):
             **self._captions(rows),
             **self._bank(step),
         }
-        if 0 < written < share.world:
+        if 0 < written < share.count:
             raise TrainingError(
-                f"stage {self.name}: {written} written captions a step are too few for {share.world} processes; raise "
+                f"stage {self.name}: {written} written captions a step are too few to share among {share.count}; raise "
                 "stages.distill.batch or stages.distill.written, or set the latter to 0"
             )
         if written:

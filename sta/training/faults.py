@@ -1,0 +1,156 @@
+"""Faults on purpose, to rehearse what a cluster does by itself: `STA_FAULT="kill@step:37,rank:1; torn@save:40"`.
+
+A fault is `KIND@POINT:NUMBER`, and `,rank:R` where it is to strike one rank only; several are parted by semicolons.
+Each strikes once in the life of a stage's folder, whose `log/faults.jsonl` says which have: so the same command, given
+again, goes on.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import signal
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from sta.errors import TrainingError
+
+VARIABLE = "STA_FAULT"
+
+#: Kind of fault -> the points at which it can strike.
+KINDS = {
+    "kill": ("step", "save", "rename", "prune"),
+    "term": ("step",),
+    "freeze": ("step", "save"),
+    "nan": ("step",),
+    "oom": ("forward",),
+    "full": ("save",),
+    "torn": ("rename",),
+}
+#: Point -> when it is: a step is named by its number in the log, a checkpoint by the step that it is saved after.
+POINTS = {
+    "step": "before a step",
+    "forward": "a step has begun",
+    "save": "a checkpoint's files are written, their hashes are not",
+    "rename": "a checkpoint is on the disk and not in its place yet",
+    "prune": "a checkpoint is in its place and the older ones are still there",
+}
+_PATTERN = re.compile(r"(?P<kind>\w+)@(?P<point>\w+):(?P<number>\d+)(,\s*rank:(?P<rank>\d+))?")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What strikes, and when; `rank` None: every rank."""
+
+    kind: str
+    point: str
+    number: int
+    rank: int | None = None
+
+    def __str__(self) -> str:
+        where = "" if self.rank is None else f",rank:{self.rank}"
+        return f"{self.kind}@{self.point}:{self.number}{where}"
+
+
+def parse_faults(text: str) -> list[Fault]:
+    """The faults that a text names.
+
+    Raises:
+        TrainingError: it names none, or one that there is not; says which there are.
+    """
+    return [_parse(part.strip()) for part in text.split(";") if part.strip()]
+
+
+def _parse(text: str) -> Fault:
+    match = _PATTERN.fullmatch(text)
+    if match and match["point"] in KINDS.get(match["kind"], ()):
+        rank = None if match["rank"] is None else int(match["rank"])
+        return Fault(match["kind"], match["point"], int(match["number"]), rank)
+    known = "; ".join(f"{kind}@{'|'.join(points)}:NUMBER" for kind, points in KINDS.items())
+    raise TrainingError(f"{VARIABLE}: '{text}' is no fault; there are {known}; and ',rank:R' for one rank alone")
+
+
+class Faults:
+    """The faults that are still to strike this rank.
+
+    Args:
+        faults: all of them.
+        record: the file that says which have struck; None keeps none.
+        rank: this process.
+    """
+
+    def __init__(self, faults: Sequence[Fault] = (), record: Path | None = None, rank: int = 0):
+        self.rank, self.record = rank, record
+        struck = self._struck() if faults else ()
+        self.waiting = [f for f in faults if f.rank in (None, rank) and str(f) not in struck]
+
+    @classmethod
+    def named(cls, record: Path, rank: int) -> Faults:
+        """Those that the environment names.
+
+        Raises:
+            TrainingError: it names one that there is not.
+        """
+        return cls(parse_faults(os.environ.get(VARIABLE, "")), record, rank)
+
+    def _struck(self) -> Collection[str]:
+        if self.record is None or not self.record.exists():
+            return ()
+        lines = [json.loads(line) for line in self.record.read_text(encoding="utf-8").splitlines()]
+        return {line["fault"] for line in lines if line["rank"] == self.rank}
+
+    def strike(self, point: str, number: int, folder: Path | None = None) -> None:
+        """Do what is due at a point; `folder` is the checkpoint's there. Where nothing is due, nothing happens.
+
+        Raises:
+            OSError: the disk is full.
+            torch.OutOfMemoryError: the memory is.
+        """
+        for fault in self._due(point, number):
+            if fault.kind == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            elif fault.kind == "term":
+                os.kill(os.getpid(), signal.SIGTERM)
+            elif fault.kind == "freeze":
+                os.kill(os.getpid(), signal.SIGSTOP)
+            elif fault.kind == "oom":
+                raise torch.OutOfMemoryError(f"{VARIABLE}: {fault}")
+            elif fault.kind == "full":
+                raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}, as {VARIABLE} asks")
+            elif fault.kind == "torn":
+                assert folder is not None
+                _tear(folder)
+
+    def poisons(self, step: int) -> bool:
+        """Whether this rank's loss of a step is to be no number."""
+        return bool(self._due("step", step, poison=True))
+
+    def _due(self, point: str, number: int, poison: bool = False) -> list[Fault]:
+        if not self.waiting:
+            return []
+        due = [f for f in self.waiting if (f.point, f.number, f.kind == "nan") == (point, number, poison)]
+        for fault in due:
+            self.waiting.remove(fault)
+            self._note(fault)
+        return due
+
+    def _note(self, fault: Fault) -> None:
+        """Write down that a fault strikes, before it does."""
+        if self.record is None:
+            return
+        self.record.parent.mkdir(parents=True, exist_ok=True)
+        with self.record.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"fault": str(fault), "rank": self.rank}) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _tear(folder: Path) -> None:
+    """Cut the largest file of a folder in half, as a disk does that lost its power."""
+    largest = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    os.truncate(largest, largest.stat().st_size // 2)

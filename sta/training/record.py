@@ -1,0 +1,119 @@
+"""What a stage writes down while it trains: its metrics, the steps that it passed over, the parts of its batch."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from sta.data.cache import write_atomically
+from sta.errors import TrainingError
+
+
+class Log:
+    """metrics.jsonl and TensorBoard of one stage; a resumed stage forgets the steps it does again."""
+
+    def __init__(self, folder: Path, first: int, shown: bool):
+        self.last: float | None = None
+        self.since_save: list[float] = []
+        self.shown, self.begun = shown, time.monotonic()
+        if not shown:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "metrics.jsonl"
+        kept = [x for x in path.read_text().splitlines() if json.loads(x)["step"] <= first] if path.exists() else []
+        self.spent = json.loads(kept[-1])["seconds"] if kept else 0.0
+        path.write_text("".join(line + "\n" for line in kept))
+        self.file = path.open("a")
+        self.board = SummaryWriter(str(folder), purge_step=first)
+
+    def __enter__(self) -> Log:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.shown:
+            self.file.close()
+            self.board.close()
+
+    def write(self, step: int, samples: int, values: Mapping[str, Any]) -> None:
+        numbers = {k: round(float(v.detach() if isinstance(v, Tensor) else v), 6) for k, v in values.items()}
+        self.last = numbers["loss"]
+        self.since_save.append(self.last)
+        if not self.shown:
+            return
+        seconds = round(self.spent + time.monotonic() - self.begun, 3)
+        self.file.write(json.dumps({"step": step, "samples": samples, "seconds": seconds, **numbers}) + "\n")
+        self.file.flush()
+        for name, value in numbers.items():
+            self.board.add_scalar(name, value, step)
+
+    def loss_since_save(self) -> float | None:
+        """The mean of the losses that were written since this was asked last."""
+        losses, self.since_save = self.since_save, []
+        return sum(losses) / len(losses) if losses else None
+
+
+class Skipped:
+    """skipped.jsonl of one stage: each step that was passed over, why, and what its batch held."""
+
+    def __init__(self, stage: str, folder: Path, first: int, allowed: int, writes: bool):
+        self.stage, self.path, self.allowed, self.writes = stage, folder / "skipped.jsonl", allowed, writes
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+        self.lines = [line for line in lines if json.loads(line)["step"] <= first]
+        if writes and len(self.lines) < len(lines):
+            self._write()
+
+    @property
+    def count(self) -> dict[str, int]:
+        return {"skipped": len(self.lines)} if self.lines else {}
+
+    def add(self, step: int, fault: str, items: list[str]) -> None:
+        """Record a step.
+
+        Raises:
+            TrainingError: there are more than allowed.
+        """
+        self.lines.append(json.dumps({"step": step + 1, "why": fault, "items": items}, ensure_ascii=False))
+        if self.writes:
+            self._write()
+        if len(self.lines) > self.allowed:
+            raise TrainingError(
+                f"stage {self.stage}: not finite at step {step + 1} ({fault}), which makes {len(self.lines)} such "
+                f"steps, more than stages.*.skips allows ({self.allowed}); {self.path} names their batches. Lower "
+                "stages.*.lr or the weight"
+            )
+
+    def _write(self) -> None:
+        write_atomically(self.path, "".join(line + "\n" for line in self.lines).encode())
+
+
+class Parts:
+    """parts.json of one stage: in how many parts each rank does its share of a batch, so that it fits the memory.
+
+    Args:
+        share: items of a batch that a rank holds, which the parts divide.
+    """
+
+    def __init__(self, stage: str, folder: Path, share: int):
+        self.stage, self.path, self.share = stage, folder / "parts.json", share
+        kept = json.loads(self.path.read_text(encoding="utf-8"))["parts"] if self.path.exists() else 1
+        self.count = kept if share % kept == 0 else 1
+
+    def halve(self) -> None:
+        """Make the parts smaller.
+
+        Raises:
+            TrainingError: they are single items already, or their number has no half.
+        """
+        if (self.share // self.count) % 2:
+            raise TrainingError(
+                f"stage {self.stage}: out of memory with {self.share // self.count} of the batch's items at a time, "
+                "which cannot be halved; lower stages.*.batch or the size of the model, or train on more processes"
+            )
+        self.count *= 2
+        write_atomically(self.path, json.dumps({"parts": self.count}).encode())

@@ -1,0 +1,206 @@
+"""Faults on purpose: each does what it says, once, and training survives it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from sta.errors import STALLED, TrainingError
+from sta.models.shared import Share
+from sta.training import checkpoint
+from sta.training.faults import KINDS, POINTS, VARIABLE, Fault, Faults, parse_faults
+from sta.training.record import Parts
+from tests.training.test_loop import STEPS, Line, assert_as_straight, metrics, run, straight, weights  # noqa: F401
+
+ROOT = Path(__file__).parent.parent.parent
+STEP = """
+import sys
+from pathlib import Path
+from tests.training.test_loop import Line, run
+run(Line(), Path(sys.argv[1]), ema=0.9)
+"""
+
+
+def start(folder: Path, faults: str = "") -> subprocess.CompletedProcess[str]:
+    """A training of its own, in a process of its own."""
+    environment = {**os.environ, VARIABLE: faults, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", STEP, str(folder)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
+def struck(folder: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (folder / "log" / "faults.jsonl").read_text().splitlines()]
+
+
+# ---- what is asked for --------------------------------------------------------------------------------------
+
+
+def test_faults_are_read_as_they_are_written() -> None:
+    faults = [Fault("kill", "step", 37, 1), Fault("torn", "rename", 40)]
+    assert parse_faults("kill@step:37,rank:1; torn@rename:40") == faults
+    assert [parse_faults(str(fault)) for fault in faults] == [[fault] for fault in faults]
+    assert parse_faults("") == parse_faults(" ; ") == []
+
+
+@pytest.mark.parametrize(
+    "text", ["kill", "kill@step", "kill@step:x", "blow@step:3", "nan@save:3", "kill@step:3,node:1"]
+)
+def test_what_is_no_fault_is_said(text: str) -> None:
+    with pytest.raises(
+        TrainingError, match=rf"^STA_FAULT: '{text}' is no fault; there are kill@step\|.*nan@step:"
+    ) as no:
+        parse_faults(f"kill@step:2;{text}")
+    assert "\n" not in str(no.value)
+
+
+def test_every_point_is_told_and_struck() -> None:
+    assert {point for points in KINDS.values() for point in points} == POINTS.keys()
+    code = "".join((ROOT / "sta" / "training" / f"{name}.py").read_text() for name in ("loop", "checkpoint"))
+    assert [point for point in POINTS if f'strike("{point}"' not in code] == []
+
+
+def test_a_fault_strikes_once_and_only_its_rank(tmp_path: Path) -> None:
+    record = tmp_path / "log" / "faults.jsonl"
+    faults = parse_faults("nan@step:3,rank:1; nan@step:4")
+    assert not Faults(faults, record, 0).poisons(3)
+    other = Faults(faults, record, 1)
+    assert (other.poisons(2), other.poisons(3), other.poisons(3), other.poisons(4)) == (False, True, False, True)
+    assert not Faults(faults, record, 1).poisons(3), "it was struck before this start"
+    assert Faults(faults, record, 0).poisons(4), "the other rank has its own turn"
+
+
+# ---- what training makes of it ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", ["kill@step:8", "kill@save:6", "kill@rename:6", "kill@prune:6", "kill@prune:3"])
+def test_killed_and_started_again_is_as_never_killed(
+    fault: str,
+    straight: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    assert start(tmp_path, fault).returncode == -signal.SIGKILL
+    assert struck(tmp_path) == [{"fault": fault, "rank": 0}]
+    assert checkpoint.all_of(tmp_path / "checkpoints"), "no good checkpoint was left"
+    again = start(tmp_path, fault)
+    assert again.returncode == 0, again.stderr
+    assert_as_straight(tmp_path, straight)
+
+
+def test_a_torn_write_costs_one_checkpoint(straight: Path, tmp_path: Path) -> None:  # noqa: F811
+    assert start(tmp_path, "torn@rename:6; kill@step:9").returncode == -signal.SIGKILL
+    assert checkpoint.all_of(tmp_path / "checkpoints")[0][0] == 6
+    again = start(tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "truncated or changed; this checkpoint is passed over" in again.stderr
+    assert_as_straight(tmp_path, straight)
+
+
+def test_a_full_disk_stops_with_the_last_checkpoint_whole(
+    straight: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(VARIABLE, "full@save:6")
+    with pytest.raises(TrainingError, match=r"step-0000006: cannot be written \(No space left on device, as STA_FAULT"):
+        run(Line(), tmp_path, ema=0.9)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-0000003"]
+    run(Line(), tmp_path, ema=0.9)
+    assert_as_straight(tmp_path, straight)
+
+
+def test_a_loss_that_is_no_number_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "nan@step:5")
+    run(Line(), tmp_path)
+    assert [json.loads(x)["step"] for x in (tmp_path / "log" / "skipped.jsonl").read_text().splitlines()] == [5]
+    assert all(value.isfinite().all() for value in weights(tmp_path).values())
+
+
+# ---- memory -------------------------------------------------------------------------------------------------
+
+
+class Shares(Line):
+    """A line whose items are shared out, as every real task's are."""
+
+    def batch(self, step: int, share: Share) -> dict[str, torch.Tensor]:
+        whole = super().batch(step, Share())
+        self.asked[-1:] = [(step, share.part, share.parts)]
+        return {name: share.of(value) for name, value in whole.items()}
+
+
+def test_out_of_memory_halves_the_parts_and_keeps_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "oom@forward:5")
+    task = Shares()
+    run(task, tmp_path)
+    whole, halved = [(step, 0, 1) for step in range(5)], [(s, p, 2) for s in range(4, STEPS) for p in (0, 1)]
+    assert task.asked == [*whole, *halved]
+    assert [line["samples"] for line in metrics(tmp_path)] == [4 * n for n in range(1, STEPS + 1)]
+    assert json.loads((tmp_path / "log" / "parts.json").read_text()) == {"parts": 2}
+
+
+class Fit(torch.nn.Module):
+    """Nothing that is drawn, and no norm over the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line = torch.nn.Linear(3, 2)
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {"mse": (self.line(batch["x"]) - batch["y"]).pow(2).mean()}
+
+
+def plain() -> Shares:
+    task = Shares()
+    torch.manual_seed(1)
+    task.module = Fit()  # type: ignore[assignment]
+    return task
+
+
+def test_the_parts_make_the_gradient_of_the_whole(tmp_path: Path) -> None:
+    run(plain(), tmp_path / "whole")
+    (tmp_path / "halved" / "log").mkdir(parents=True)
+    (tmp_path / "halved" / "log" / "parts.json").write_text('{"parts": 2}')
+    task = plain()
+    run(task, tmp_path / "halved")
+    assert all(parts == 2 for _, _, parts in task.asked)
+    for one, two in zip(metrics(tmp_path / "whole"), metrics(tmp_path / "halved"), strict=True):
+        assert two == pytest.approx(one, rel=1e-4, abs=1e-6)
+    for name, value in weights(tmp_path / "whole").items():
+        torch.testing.assert_close(weights(tmp_path / "halved")[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_one_item_that_does_not_fit_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "oom@forward:2; oom@forward:3; oom@forward:4")
+    with pytest.raises(TrainingError, match="stage line: out of memory with 1 of the batch's items at a time"):
+        run(plain(), tmp_path)
+
+
+def test_parts_that_no_longer_divide_the_share_are_forgotten(tmp_path: Path) -> None:
+    parts = Parts("line", tmp_path, 8)
+    parts.halve()
+    parts.halve()
+    assert [Parts("line", tmp_path, share).count for share in (8, 4, 12, 6)] == [4, 4, 4, 1]
+
+
+# ---- standing still -----------------------------------------------------------------------------------------
+
+
+def test_a_training_that_is_stuck_ends_itself(tmp_path: Path) -> None:
+    script = (
+        "import sys, time; from pathlib import Path; from tests.training.test_loop import Line, run\n"
+        "run(Line(4, lambda x: time.sleep(60)), Path(sys.argv[1]), patience=1)"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command: Sequence[str] = [sys.executable, "-c", script, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == STALLED
+    assert "sta: stage line: no step in 1 s (stages.*.patience)" in done.stderr
+    assert "time.sleep" in done.stderr or "<string>" in done.stderr, "it does not say where it was stuck"
+    assert checkpoint.all_of(tmp_path / "checkpoints")[0][0] == 3
