@@ -153,6 +153,16 @@ def build_parser() -> argparse.ArgumentParser:
     one.add_argument("--rounds", type=_positive, default=3, help="rounds, of which the median counts (default: 3)")
     one.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")
 
+    one = command("rehearse", rehearse, "Kill a stage again and again, and compare it with one that was not.")
+    _add_recipe(one)
+    one.add_argument("--stage", default="tokenizer", help="whose earlier stages are done (default: tokenizer)")
+    one.add_argument("--kills", type=_positive, default=20, help="kills under each launch (default: 20)")
+    one.add_argument(
+        "--launch", nargs="+", default=["alone", "cpu-2", "cpu-2-zero2"],
+        help="launch files of recipes/accelerate; alone: one process (default: alone cpu-2 cpu-2-zero2)",
+    )  # fmt: skip
+    one.add_argument("--json", type=Path, metavar="FILE", help="write the outcome here too")
+
     language = commands.add_parser("language", help="Check a language file.")
     kinds = language.add_subparsers(required=True, metavar="COMMAND")
     one = command("check", language_check, "Validate a language file and say a sentence of it.", kinds)
@@ -372,6 +382,23 @@ def evaluate(options: argparse.Namespace) -> None:
     if options.json:
         report.write(options.json)
     print(f"pictures and numbers: {new / 'report.html'}")
+
+
+def rehearse(options: argparse.Namespace) -> None:
+    """What a cluster does to a training, on purpose; fails where the training does not end as it would have."""
+    from rich.console import Console
+
+    from sta.data.cache import write_atomically
+    from sta.rehearsal import as_json, table
+    from sta.rehearsal import rehearse as do
+
+    outcomes = do(recipe_of(options), options.out, options.stage, options.launch, options.kills, options.seed or 0)
+    Console().print(table(outcomes))
+    if options.json:
+        write_atomically(options.json, as_json(outcomes).encode())
+    bad = [o.launch for o in outcomes if not o.well]
+    if bad:
+        raise StaError(f"not as an uninterrupted run under {', '.join(bad)}; its two folders are kept in {options.out}")
 
 
 def language_check(options: argparse.Namespace) -> None:

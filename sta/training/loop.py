@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, set_seed
 from torch import Tensor, nn
 from torch.distributed import DistError
 from torch.optim.swa_utils import AveragedModel
@@ -243,7 +243,7 @@ def _gradient(
         faults.strike("forward", step + 1)
         with accelerator.accumulate(model):
             # for what draws by itself, as backbones do
-            torch.manual_seed(step_seed(seed, task.name, step, share.rank + share.world * share.part))
+            set_seed(step_seed(seed, task.name, step, share.rank + share.world * share.part))
             with sharing(share, settings.batch, whole):
                 losses = model({name: value.to(accelerator.device) for name, value in batch.items()})
             loss = sum(task.weights[name] * value for name, value in losses.items() if name in task.weights)
