@@ -88,6 +88,17 @@ def build_own(card: TeacherCard) -> nn.Module:
     return open_clip.model.CLIP(**card.config, output_dict=True)
 
 
+def build_untrained(card: TeacherCard) -> nn.Module:
+    """The network of any card without its weights, for who needs only its size."""
+    if card.config is not None:
+        return build_own(card)
+    assert card.architecture is not None
+    config = open_clip.get_model_config(card.architecture)
+    if config is None:
+        raise WeightsError(f"teacher '{card.name}': open_clip knows no architecture {card.architecture}")
+    return open_clip.create_model(card.architecture, pretrained=None, pretrained_hf=False)
+
+
 def save_own(model: nn.Module, card: TeacherCard, pieces: Path, folder: Path) -> None:
     """Write a teacher trained here: config.json, model.safetensors, pieces.model."""
     folder.mkdir(parents=True, exist_ok=True)
