@@ -88,15 +88,21 @@ def build_own(card: TeacherCard) -> nn.Module:
     return open_clip.model.CLIP(**card.config, output_dict=True)
 
 
-def build_untrained(card: TeacherCard) -> nn.Module:
-    """The network of any card without its weights, for who needs only its size."""
-    if card.config is not None:
-        return build_own(card)
-    assert card.architecture is not None
-    config = open_clip.get_model_config(card.architecture)
-    if config is None:
-        raise WeightsError(f"teacher '{card.name}': open_clip knows no architecture {card.architecture}")
-    return open_clip.create_model(card.architecture, pretrained=None, pretrained_hf=False)
+def build_unfilled(card: TeacherCard) -> Any:
+    """The network of any card on torch's meta device: its sizes, and no numbers.
+
+    Raises:
+        WeightsError: open_clip does not know it, or a tower's configuration is not on this machine.
+    """
+    with torch.device("meta"):
+        if card.config is not None:
+            return build_own(card)
+        towers = {"pretrained_image": False, "pretrained_text": False}
+        try:
+            return open_clip.create_model(card.architecture, device="meta", **towers)
+        except (OSError, RuntimeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise WeightsError(f"teacher '{card.name}': {card.architecture} cannot be built ({reason})") from error
 
 
 def save_own(model: nn.Module, card: TeacherCard, pieces: Path, folder: Path) -> None:
