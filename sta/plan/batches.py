@@ -121,8 +121,8 @@ def _said(
     named = {"attributes": torch.zeros(size, len(facts.attributes), dtype=torch.long)}
     return {
         **(named if recipe.stages.distill.losses.get("attributes") else {}),
-        "full": torch.ones(size, dtype=torch.bool), "text": _units(size, width, draw), "image": _units(size, width, draw),
-        **_counted(captions),
+        **_counted(captions), "full": torch.ones(size, dtype=torch.bool),
+        "text": _units(size, width, draw), "image": _units(size, width, draw),
     }  # fmt: skip
 
 

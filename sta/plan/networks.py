@@ -41,7 +41,11 @@ class Cost:
     each: float
 
     def of(self, items: float) -> float:
-        return max(0.0, self.base) + self.each * items
+        return self.base + self.each * items
+
+    def mixed(self, other: Cost, share: float) -> Cost:
+        """The mean cost of steps of which a share is as `other`."""
+        return Cost(*((1 - share) * a + share * b for a, b in ((self.base, other.base), (self.each, other.each))))
 
     @classmethod
     def through(cls, few: float, more: float) -> Cost:
@@ -159,19 +163,25 @@ class Step:
 
 
 def step_of(recipe: Recipe, facts: Facts, stage: str) -> Step:
-    """Try a stage on noise, with few items of the mean and of the longest length, in float32 or bf16 as it would run."""
+    """Try a stage on noise, with few items of the mean and of the longest length, in the recipe's precision."""
     plain = recipe.model_copy(update={"stages": recipe.stages.model_copy(update={"distill": _unaugmented(recipe)})})
     group = groups_of(recipe, stage)[0]
     module = build(plain, facts, stage, [group])
     weights, bf16 = weights_of(recipe, stage), recipe.precision != "fp32"
 
-    def tried(size: int, seconds: float) -> Tried:
-        return attempt(module, batch_of(plain, facts, stage, group, size, seconds), weights, bf16)
+    def tried(size: int, seconds: float, without: str = "") -> Tried:
+        batch = batch_of(plain, facts, stage, group, size, seconds)
+        batch.pop(without, None)
+        return attempt(module, batch, weights, bf16)
 
     mean = [tried(size, facts.seconds) for size in TRIED]
+    flops = Cost.through(*(t.flops for t in mean))
+    if stage == "decoder" and recipe.stages.decoder.draft_first:
+        first = Cost.through(*(tried(size, facts.seconds, "x0").flops for size in TRIED))
+        flops = flops.mixed(first, recipe.stages.decoder.draft_first)
     hears = stage == "decoder" or stage.startswith("distill-")
     longest = [tried(size, facts.longest) for size in TRIED] if hears else mean
-    return Step(Cost.through(*(t.flops for t in mean)), Cost.through(*(t.saved for t in longest)))
+    return Step(flops, Cost.through(*(t.saved for t in longest)))
 
 
 def _unaugmented(recipe: Recipe) -> Any:
