@@ -6,7 +6,7 @@ import argparse
 
 from sta.locate import recipe_of
 
-WIDTH = 110  # of the widest table, where the terminal is narrower or there is none
+WIDTH = 105  # of the widest table, where the terminal is narrower or there is none
 
 
 def plan(options: argparse.Namespace) -> None:

@@ -174,7 +174,7 @@ def _heard(garden: Garden, recipe: Recipe, cards: dict[str, LanguageCard]) -> di
     seconds = np.array([len(s) for s in speech]) / a_second
     texts = [normalise(row["text"], cards[row["language"]].normaliser) for row in rows]
     codes = [row["language"] for row in rows]
-    pieces, said = _pieces(texts, codes, cards)
+    pieces, said = _pieces(texts, codes, cards, recipe.seed)
     return {
         "rows": len(rows), "rate": rate, "seconds": float(seconds.mean()), "longest": float(seconds.max()),
         "raw": float(np.mean([len(w) for w in waves])) / SAMPLE_RATE, "pieces": pieces,
@@ -183,13 +183,15 @@ def _heard(garden: Garden, recipe: Recipe, cards: dict[str, LanguageCard]) -> di
     }  # fmt: skip
 
 
-def _pieces(texts: Sequence[str], codes: Sequence[str], cards: dict[str, LanguageCard]) -> tuple[dict[str, int], int]:
+def _pieces(
+    texts: Sequence[str], codes: Sequence[str], cards: dict[str, LanguageCard], seed: int
+) -> tuple[dict[str, int], int]:
     """(language -> pieces of a model of some captions, pieces of those captions in all)."""
     sizes, said = {}, 0
     with tempfile.TemporaryDirectory() as folder:
         for code, card in cards.items():
             own = [text for text, c in zip(texts, codes, strict=True) if c == code]
-            model = Pieces.load(train_sentencepiece(own, card.sentencepiece, Path(folder) / f"{code}.model"))
+            model = Pieces.load(train_sentencepiece(own, card.sentencepiece, Path(folder) / f"{code}.model", seed=seed))
             sizes[code] = model.size
             said += sum(len(model.encode(text)) for text in own)
     return sizes, said

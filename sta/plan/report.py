@@ -21,13 +21,22 @@ ALONE = "gpu-1.yaml"
 
 
 def show(plan: Plan, console: Console) -> None:
-    """Print a plan: what is assumed, four tables, and what does not fit."""
+    """Print a plan: what is assumed, tables, and what does not fit."""
     for line in assumptions(plan):
         console.print(line, highlight=False)
-    for table in (_steps(plan), _hours(plan), _memory(plan), _disk(plan)):
+    for table in _tables(plan):
         console.print(table)
     for line in conclusions(plan):
         console.print(line, highlight=False)
+
+
+def _tables(plan: Plan) -> Iterator[Table]:
+    yield _steps(plan)
+    yield _hours(plan)
+    yield _memory(plan)
+    if plan.machines.processes > 1:
+        yield _deepspeed(plan)
+    yield _disk(plan)
 
 
 def amount(value: float) -> str:
@@ -48,12 +57,13 @@ def duration(hours: float) -> str:
 
 
 def launch_file(way: memory.Way, machines: Machines) -> str:
-    """What to launch a stage with."""
+    """What to launch a stage with; nothing where no launch file has the way."""
     if way.file is None:
-        return f"none has {way.name}"
+        return ""
     if machines.processes == 1:
         return ALONE
-    return way.file + (f" --num_processes {machines.processes}" if machines.processes != 8 else "")
+    processes = f" --num_processes {machines.processes}" if machines.processes != 8 else ""
+    return way.file + processes + (f" --num_machines {machines.nodes}" if machines.nodes > 1 else "")
 
 
 def assumptions(plan: Plan) -> Iterator[str]:
@@ -106,27 +116,35 @@ def _hours(plan: Plan) -> Table:
 
 
 def _memory(plan: Plan) -> Table:
-    ways = [way for way in memory.WAYS if any(way in s.needs for s in plan.stages)]
-    title = "memory of a GPU, GiB; in brackets DeepSpeed's estimate without activations, of float16 weights"
-    made = _table(title, "stage", "items", "activations", *(way.name for way in ways), "launch file")
+    ways = _ways(plan)
+    made = _table("memory of a GPU, GiB", "stage", "items", "activations", *(way.name for way in ways), "take")
     for s in plan.stages:
+        needs = (f"{s.needs[way] / GIB:.3g}" if way in s.needs else "–" for way in ways)
+        taken = s.way.name if s.way else "nothing fits"
         made.add_row(
-            _label(s), str(s.batch // plan.machines.processes), f"{s.activations / GIB:.3g}",
-            *(_need(s, way) for way in ways), launch_file(s.way, plan.machines) if s.way else "nothing fits",
+            _label(s), str(s.batch // plan.machines.processes), f"{s.activations / GIB:.3g}", *needs, taken
         )  # fmt: skip
     return made
 
 
-def _need(stage: StagePlan, way: memory.Way) -> str:
-    if way not in stage.needs:
-        return "–"
-    said = stage.deepspeed.get(way)
-    return f"{stage.needs[way] / GIB:.3g}" + (f" ({said / GIB:.2g})" if said is not None else "")
+def _deepspeed(plan: Plan) -> Table:
+    """DeepSpeed's estimators, beside what we count for the same: they take the weights to be float16."""
+    ways = [way for way in _ways(plan) if way.zero > 1]
+    title = "of it without activations, GiB: ours (float32 weights, DeepSpeed's buffers) / DeepSpeed's own estimate"
+    made = _table(title, "stage", *(way.name for way in ways))
+    for s in plan.stages:
+        both = (f"{s.states[w] / GIB:.3g} / {s.deepspeed[w] / GIB:.2g}" if w in s.deepspeed else "–" for w in ways)
+        made.add_row(_label(s), *both)
+    return made
+
+
+def _ways(plan: Plan) -> list[memory.Way]:
+    return [way for way in memory.WAYS if any(way in s.needs for s in plan.stages)]
 
 
 def _disk(plan: Plan) -> Table:
     made = _table("disk and memory of a machine, GB", "what", "where", "disk", "for a time", "in each process")
-    for item in plan.disk:
+    for item in (item for item in plan.disk if item.size):
         size = f"{item.size / 1e9:,.4g}"
         loaded = f"{item.loaded / 1e9:,.4g}" if item.loaded else ""
         made.add_row(item.name, item.where, "" if item.passing else size, size if item.passing else "", loaded)
@@ -146,6 +164,9 @@ def totals(plan: Plan) -> tuple[float, float, float]:
 def conclusions(plan: Plan) -> Iterator[str]:
     """What to do, and what cannot be done."""
     machines, corpus = plan.machines, plan.facts
+    files = dict.fromkeys(launch_file(s.way, machines) for s in plan.stages if s.way and s.way.file)
+    if files:
+        yield "launch: accelerate launch --config_file recipes/accelerate/" + " or ".join(files)
     for s in plan.stages:
         if s.way is None:
             least, need = min(s.needs.items(), key=lambda pair: pair[1])
@@ -155,8 +176,8 @@ def conclusions(plan: Plan) -> Iterator[str]:
                 "model"
             )
         elif s.way.file is None:
-            host = f", and {s.host / GIB:.3g} GiB of the machine's memory" if s.way.offload else ""
-            yield f"{_label(s)}: only {s.way.name} fits{host}; no launch file of recipes/accelerate has it"
+            host = f" with {s.host / GIB:.3g} GiB of the machine's own memory" if s.way.offload else ""
+            yield f"{_label(s)}: only {s.way.name} fits{host}, and no launch file of recipes/accelerate has it"
         if s.passes is not None and s.passes < 1:
             section = s.name.partition("-")[0]
             yield (
