@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sta.cards import load_teacher
 from sta.data.audio import BANDS, SAMPLE_RATE
 from sta.plan.batches import frames_read
-from sta.plan.corpus import ROW, Facts
+from sta.plan.corpus import LISTED, ROW, Facts
 from sta.plan.networks import Parameters
 from sta.recipe import GardenCorpus, Recipe
 from sta.training.checkpoint import KEEP
@@ -47,7 +47,7 @@ def of_corpus(recipe: Recipe, facts: Facts) -> list[Item]:
     return [
         Item("audio", "cache/*/corpus" if facts.holds_audio else "corpus.root", audio),
         Item("pictures' files", "cache/*/corpus", facts.rows * facts.picture_bytes),
-        Item("captions and other columns", "cache/*/corpus", facts.rows * ROW + truths),
+        Item("captions and other columns", "cache/*/corpus", facts.rows * ROW + truths, loaded=facts.rows * LISTED),
         Item("log-mel features" if hears else "samples", "cache/*/features-*", features),
         Item("parts of them, until joined", "cache/*/features-*", features, passing=True),
         Item("pixels", "cache/*/pixels-*", facts.pictures * side * side * 3),
