@@ -53,6 +53,7 @@ class Facts:
         recordings: of training, all languages. others: of validation and test.
         pictures: of all splits.
         seconds, longest: of the speech in a recording, without the silence around it. raw: with it.
+        full, phrase: the same as seconds, of full captions and of short phrases alone; phrase is 0 where there are none.
         pieces_a_second: of a caption, for a second of its speech.
         moods: how many are named. attributes: attribute -> its values, the unsaid one among them.
         picture_bytes: of the file that each row holds; 0 where rows hold paths. holds_audio: whether they hold sound.
@@ -67,6 +68,8 @@ class Facts:
     seconds: float
     longest: float
     raw: float
+    full: float
+    phrase: float
     pieces_a_second: float
     moods: int
     attributes: dict[str, int]
@@ -78,10 +81,19 @@ class Facts:
     def rows(self) -> int:
         return self.recordings + self.others
 
+    def heard(self, phrases: float) -> float:
+        """Mean seconds of speech where a share `phrases` is of short phrases."""
+        return self.full + phrases * (self.phrase - self.full) if self.phrase else self.full
+
+    @property
+    def speech(self) -> float:
+        """Seconds of speech in all; validation and test hold full captions only."""
+        return self.recordings * self.seconds + self.others * self.full
+
     @property
     def audio_bytes(self) -> float:
-        """Of one recording as 16-bit WAV."""
-        return self.raw * SAMPLE_RATE * 2 + WAV_HEADER
+        """Of all recordings as 16-bit WAV."""
+        return self.speech * self.raw / self.seconds * SAMPLE_RATE * 2 + self.rows * WAV_HEADER
 
 
 def with_languages(recipe: Recipe, count: int | None) -> Recipe:
@@ -133,7 +145,8 @@ def _overridden(recipe: Recipe, facts: Facts, at_hand: AtHand) -> Facts:
         facts, source=f"as the options say, else {facts.source}",
         pieces={code: known.get(code, mean) for code in recipe.languages},
         recordings=round(each * len(recipe.languages)), others=round(facts.others * share), pictures=pictures,
-        seconds=seconds, raw=at_hand.seconds or facts.raw,
+        seconds=seconds, raw=at_hand.seconds or facts.raw, full=at_hand.seconds or facts.full,
+        phrase=0.0 if at_hand.seconds else facts.phrase,
         longest=at_hand.longest or max(facts.longest if at_hand.seconds is None else 0, 2 * seconds),
         pieces_a_second=facts.pieces_a_second if at_hand.captions is None else PIECES_A_SECOND,
     )  # fmt: skip
@@ -156,6 +169,7 @@ def _of_garden(recipe: Recipe, corpus: GardenCorpus, cards: dict[str, LanguageCa
         source=f"from {sample['rows']} recordings made here", pieces=sample["pieces"],
         recordings=corpus.scenes * (1 + corpus.phrases) * count, others=held_out * count,
         pictures=corpus.scenes + held_out, seconds=sample["seconds"], longest=sample["longest"], raw=sample["raw"],
+        full=sample["full"], phrase=sample["phrase"],
         pieces_a_second=sample["pieces_a_second"], moods=len(world.moods),
         attributes={"kind": len(world.kinds) + 1, **{slot: len(world.slots[slot]) + 1 for slot in sorted(spoken)}},
         picture_bytes=sample["picture_bytes"], holds_audio=True, rate=sample["rate"],
@@ -175,9 +189,11 @@ def _heard(garden: Garden, recipe: Recipe, cards: dict[str, LanguageCard]) -> di
     seconds = np.array([len(s) for s in speech]) / a_second
     texts = [normalise(row["text"], cards[row["language"]].normaliser) for row in rows]
     codes = [row["language"] for row in rows]
+    short = np.array(["-p" in row["id"] for row in rows])
     pieces, said = _pieces(texts, codes, cards, recipe.seed)
     return {
         "rows": len(rows), "rate": rate, "seconds": float(seconds.mean()), "longest": float(seconds.max()),
+        "full": float(seconds[~short].mean()), "phrase": float(seconds[short].mean()) if short.any() else 0.0,
         "raw": float(np.mean([len(w) for w in waves])) / SAMPLE_RATE, "pieces": pieces,
         "pieces_a_second": said / float(seconds.sum()),
         "picture_bytes": float(np.mean([len(row["image"]["bytes"]) for row in rows])),
@@ -209,7 +225,7 @@ def _of_folder(recipe: Recipe, corpus: FolderCorpus, cards: dict[str, LanguageCa
     return replace(
         _unseen(cards), source=f"from {corpus.root}/metadata.jsonl and {len(some)} of its recordings",
         recordings=len(train), others=len(rows) - len(train), pictures=len({row["image_id"] for row in rows}),
-        seconds=float(seconds.mean()), longest=float(seconds.max()), raw=float(seconds.mean()),
+        seconds=float(seconds.mean()), longest=float(seconds.max()), raw=float(seconds.mean()), full=float(seconds.mean()),
         moods=len({row["mood"] for row in train} - {None}),
     )  # fmt: skip
 
@@ -225,6 +241,6 @@ def _unseen(cards: dict[str, LanguageCard]) -> Facts:
     """A folder of which only the cards are known."""
     return Facts(
         source="the language cards", pieces={code: card.sentencepiece.vocab_size for code, card in cards.items()},
-        recordings=0, others=0, pictures=0, seconds=0.0, longest=0.0, raw=0.0, pieces_a_second=PIECES_A_SECOND,
+        recordings=0, others=0, pictures=0, seconds=0.0, longest=0.0, raw=0.0, full=0.0, phrase=0.0, pieces_a_second=PIECES_A_SECOND,
         moods=0, attributes={}, picture_bytes=0.0, holds_audio=False, rate=None,
     )  # fmt: skip

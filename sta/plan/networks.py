@@ -174,14 +174,22 @@ def step_of(recipe: Recipe, facts: Facts, stage: str) -> Step:
         batch.pop(without, None)
         return attempt(module, batch, weights, bf16)
 
-    mean = [tried(size, facts.seconds) for size in TRIED]
+    mean = [tried(size, heard_in(recipe, facts, stage)) for size in TRIED]
     flops = Cost.through(*(t.flops for t in mean))
     if stage == "decoder" and recipe.stages.decoder.draft_first:
-        first = Cost.through(*(tried(size, facts.seconds, "x0").flops for size in TRIED))
+        first = Cost.through(*(tried(size, heard_in(recipe, facts, stage), "x0").flops for size in TRIED))
         flops = flops.mixed(first, recipe.stages.decoder.draft_first)
     hears = stage == "decoder" or stage.startswith("distill-")
     longest = [tried(size, facts.longest) for size in TRIED] if hears else mean
     return Step(flops, Cost.through(*(t.saved for t in longest)))
+
+
+def heard_in(recipe: Recipe, facts: Facts, stage: str) -> float:
+    """Mean seconds of the recordings that a stage hears: how many short phrases are among them is the recipe's."""
+    distill = recipe.stages.distill
+    if stage == "decoder":
+        return facts.heard(recipe.stages.decoder.phrase_share)
+    return facts.heard(distill.phrases_first + (1 - distill.phrases_first) * distill.phrases_later)
 
 
 def _unaugmented(recipe: Recipe) -> Any:

@@ -18,7 +18,7 @@ from sta.models.teacher import build_unfilled
 from sta.plan import memory, storage
 from sta.plan.batches import batch_of, frames_read
 from sta.plan.corpus import Facts
-from sta.plan.networks import TRIED, Parameters, build, count, groups_of, step_of
+from sta.plan.networks import TRIED, Parameters, build, count, groups_of, heard_in, step_of
 from sta.recipe import Recipe
 from sta.training.stages import settings_of, stage_names
 from sta.training.tasks.decoder import kinds_of_frames
@@ -186,10 +186,14 @@ def _reads(recipe: Recipe, facts: Facts, name: str) -> dict[str, int]:
     batch, side = settings_of(recipe, name).batch, recipe.corpus.size // recipe.tokenizer.factor
     if name.startswith("distill-"):
         unit, rate = ("frames", 100) if recipe.encoder.backbone is None else ("samples", SAMPLE_RATE)
-        return {"recordings": batch, unit: round(batch * facts.seconds * rate)}
+        return {"recordings": batch, unit: round(batch * heard_in(recipe, facts, name) * rate)}
     if name == "decoder":
         places = side * side if recipe.decoder.kind == "vq-diffusion-published" else (side // recipe.decoder.group) ** 2
-        return {"recordings": batch, "frames": batch * frames_read(facts, facts.seconds), "positions": batch * places}
+        return {
+            "recordings": batch,
+            "frames": batch * frames_read(facts, heard_in(recipe, facts, name)),
+            "positions": batch * places,
+        }
     return {"pictures": batch} | ({"codes": batch * side * side} if name == "tokenizer" else {})
 
 

@@ -40,12 +40,11 @@ class Item:
 def of_corpus(recipe: Recipe, facts: Facts) -> list[Item]:
     """What the prepare stage writes."""
     hears = recipe.encoder.backbone is None
-    features = facts.rows * (facts.seconds * (100 * BANDS if hears else 2 * SAMPLE_RATE) + I64)
+    features = facts.speech * (100 * BANDS if hears else 2 * SAMPLE_RATE) + facts.rows * I64
     side = recipe.corpus.size
-    audio = facts.rows * facts.audio_bytes
     truths = 2 * TRUTH * facts.rows if isinstance(recipe.corpus, GardenCorpus) and facts.rate else 0
     return [
-        Item("audio", "cache/*/corpus" if facts.holds_audio else "corpus.root", audio),
+        Item("audio", "cache/*/corpus" if facts.holds_audio else "corpus.root", facts.audio_bytes),
         Item("pictures' files", "cache/*/corpus", facts.rows * facts.picture_bytes),
         Item("captions and other columns", "cache/*/corpus", facts.rows * ROW + truths, loaded=facts.rows * LISTED),
         Item("log-mel features" if hears else "samples", "cache/*/features-*", features),
