@@ -1,4 +1,4 @@
-"""`sta plan` against what it speaks of: networks as stages build them, steps as they do them, files as they leave them."""
+"""`sta plan` against what it speaks of: networks, steps and files of a run."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ SHORT = (
 )
 FACTS = Facts(
     source="made up", pieces={"en": 40, "ar": 60}, recordings=800, others=80, pictures=500, seconds=2.0, longest=4.0,
-    raw=2.0, full=2.0, phrase=0.0, pieces_a_second=5.0, moods=3, attributes={"kind": 3, "head": 4}, picture_bytes=1000.0, holds_audio=True,
-    rate=None,
+    raw=2.0, full=2.0, phrase=0.0, pieces_a_second=5.0, moods=3, attributes={"kind": 3, "head": 4},
+    picture_bytes=1000.0, holds_audio=True, rate=None,
 )  # fmt: skip
 H100 = Machines(8, 1, 80 * GIB, 989.0, 0.35)
 
@@ -121,9 +121,9 @@ def test_operations_are_those_of_real_steps(run: Run, stage: str) -> None:
     assert weights_of(run.recipe, stage).items() >= task.weights.items()
     steps = [attempt(task.module, task.batch(step, Share()), task.weights, True) for step in range(10, 20)]
     flops = sum(step.flops for step in steps) / len(steps)
-    hears = stage == "decoder" or stage.startswith("distill-")
-    assert planned.flops.of(size) == pytest.approx(flops, rel=0.25 if hears else 1e-3)
-    if not hears:
+    near = {"decoder": 0.2, "distill-pooled": 0.4}.get(stage, 1e-3)  # what is read of speech depends on the training
+    assert planned.flops.of(size) == pytest.approx(flops, rel=near)
+    if near == 1e-3:
         assert planned.saved.of(size) == pytest.approx(steps[0].saved, rel=1e-3)
     assert planned.saved.of(size) > 0.9 * max(step.saved for step in steps), "less than a real batch keeps"
 

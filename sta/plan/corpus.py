@@ -53,7 +53,7 @@ class Facts:
         recordings: of training, all languages. others: of validation and test.
         pictures: of all splits.
         seconds, longest: of the speech in a recording, without the silence around it. raw: with it.
-        full, phrase: the same as seconds, of full captions and of short phrases alone; phrase is 0 where there are none.
+        full, phrase: as seconds, of full captions and of short phrases alone; phrase is 0 where there are none.
         pieces_a_second: of a caption, for a second of its speech.
         moods: how many are named. attributes: attribute -> its values, the unsaid one among them.
         picture_bytes: of the file that each row holds; 0 where rows hold paths. holds_audio: whether they hold sound.
@@ -225,7 +225,8 @@ def _of_folder(recipe: Recipe, corpus: FolderCorpus, cards: dict[str, LanguageCa
     return replace(
         _unseen(cards), source=f"from {corpus.root}/metadata.jsonl and {len(some)} of its recordings",
         recordings=len(train), others=len(rows) - len(train), pictures=len({row["image_id"] for row in rows}),
-        seconds=float(seconds.mean()), longest=float(seconds.max()), raw=float(seconds.mean()), full=float(seconds.mean()),
+        seconds=float(seconds.mean()), longest=float(seconds.max()), raw=float(seconds.mean()),
+        full=float(seconds.mean()),
         moods=len({row["mood"] for row in train} - {None}),
     )  # fmt: skip
 
@@ -241,6 +242,6 @@ def _unseen(cards: dict[str, LanguageCard]) -> Facts:
     """A folder of which only the cards are known."""
     return Facts(
         source="the language cards", pieces={code: card.sentencepiece.vocab_size for code, card in cards.items()},
-        recordings=0, others=0, pictures=0, seconds=0.0, longest=0.0, raw=0.0, full=0.0, phrase=0.0, pieces_a_second=PIECES_A_SECOND,
-        moods=0, attributes={}, picture_bytes=0.0, holds_audio=False, rate=None,
+        recordings=0, others=0, pictures=0, seconds=0.0, longest=0.0, raw=0.0, full=0.0, phrase=0.0,
+        pieces_a_second=PIECES_A_SECOND, moods=0, attributes={}, picture_bytes=0.0, holds_audio=False, rate=None,
     )  # fmt: skip

@@ -143,11 +143,10 @@ def _ways(plan: Plan) -> list[memory.Way]:
 
 
 def _disk(plan: Plan) -> Table:
-    made = _table("disk and memory of a machine, GB", "what", "where", "disk", "for a time", "in each process")
+    made = _table("disk and memory of a machine, GB", "what", "where", "disk", "for a time", "a process")
     for item in (item for item in plan.disk if item.size):
-        size = f"{item.size / 1e9:,.4g}"
-        loaded = f"{item.loaded / 1e9:,.4g}" if item.loaded else ""
-        made.add_row(item.name, item.where, "" if item.passing else size, size if item.passing else "", loaded)
+        size, held = f"{item.size / 1e9:,.4g}", f"{item.loaded / 1e9:,.4g}" if item.loaded else ""
+        made.add_row(item.name, item.where, "" if item.passing else size, size if item.passing else "", held)
     kept, passing, loaded = totals(plan)
     cells = (f"{kept / 1e9:,.4g}", f"{passing / 1e9:,.4g}", f"{loaded / 1e9:,.4g}")
     made.add_row("in all (for a time: the most)", "", *cells, style="bold")
