@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 from sta.bench.commands import bench_sampling, bench_speed, bench_train
 from sta.errors import AudioError, Interrupted, StaError
 from sta.locate import finished_run, recipe_of, release_of
+from sta.plan.command import plan
 from sta.stopping import interruptible
 
 if TYPE_CHECKING:
@@ -103,6 +104,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_recipe(one)
     one.add_argument("--stage", required=True, help="prepare, teacher, tokenizer, distill-pooled, decoder, reader, ...")
 
+    one = command("plan", plan, "Say what a recipe takes on some GPUs: parameters, memory, hours, disk.")
+    _add_plan(one)
+
     one = command("draw", draw, "Draw recordings (WAV, FLAC, MP3, OGG; any rate; mono or stereo).")
     one.add_argument("files", nargs="+", metavar="FILE")
     one.add_argument("--language", required=True, metavar="CODE", help="language spoken, such as en or ar")
@@ -172,11 +176,37 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_plan(parser: argparse.ArgumentParser) -> None:
+    _add_experiment(parser)
+    parser.set_defaults(seed=None)
+    parser.add_argument("--gpus", type=_positive, default=1, help="GPUs of one machine (default: 1)")
+    parser.add_argument("--nodes", type=_positive, default=1, help="machines (default: 1)")
+    parser.add_argument("--memory", type=_above_zero, default=80.0, help="GiB of one GPU (default: 80)")
+    parser.add_argument(
+        "--tflops", type=_above_zero, default=989.0,
+        help="peak of one GPU in dense bfloat16 products, TFLOP/s (default: 989, of H100 and H200 SXM)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--utilisation", type=_share, default=0.35,
+        help="share of that peak that is reached (default: 0.35, which small models and small batches do not reach)",
+    )  # fmt: skip
+    parser.add_argument("--captions", type=_positive, help="spoken captions of each language (default: the recipe's)")
+    parser.add_argument("--languages", type=_positive, help="number of languages (default: the recipe's)")
+    parser.add_argument("--seconds", type=_above_zero, help="mean length of a recording (default: the recipe's)")
+    parser.add_argument("--longest", type=_above_zero, help="longest recording, s (default: twice --seconds)")
+    parser.add_argument("--pictures", type=_positive, help="pictures (default: as many for a caption as in the recipe)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")
+
+
 def _add_recipe(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", help="path, or name of a packaged recipe such as garden-mini")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as stages.decoder.steps=500")
+    _add_experiment(parser)
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder that holds the runs (default: runs)")
     parser.add_argument("--seed", type=_seed, help="the recipe's seed")
+
+
+def _add_experiment(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", help="path, or name of a packaged recipe such as garden-mini")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as stages.decoder.steps=500")
 
 
 def _add_weights(
@@ -195,6 +225,23 @@ def _seed(text: str) -> int:
     if not text.isdecimal() or int(text) >= 2**63:
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 0 to 2^63 - 1")
     return int(text)
+
+
+def _above_zero(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0")
+    return value
+
+
+def _share(text: str) -> float:
+    share = _above_zero(text)
+    if share > 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is more than 1, which is the whole")
+    return share
 
 
 def _guidance(text: str) -> float:

@@ -30,6 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "locate": BASE | {"training", "pipeline", "release"},
     "bench": BASE | {"data", "models", "training", "metrics", "pipeline", "release", "evaluation", "locate"},
     "demo": BASE | {"data", "models", "metrics", "pipeline", "release"},
+    "plan": BASE | {"data", "models", "training", "locate"},
     "doctor": BASE | {"data", "models", "training"},
     "cli": BASE
     | {
@@ -45,6 +46,7 @@ ALLOWED: dict[str, set[str]] = {
         "bench",
         "demo",
         "doctor",
+        "plan",
     },
     "train": {"cli"},
     "__main__": {"cli"},
@@ -54,12 +56,12 @@ ALLOWED: dict[str, set[str]] = {
 HOMES = {
     "open_clip": {"sta/models/teacher.py", "sta/training/tasks/teacher.py"},
     "accelerate": {"sta/training", "sta/bench/training.py"},
-    "deepspeed": {"sta/training"},
+    "deepspeed": {"sta/training", "sta/plan/memory.py"},
     "diffusers": {"sta/models", "sta/pipeline.py", "sta/bench/reference.py"},
     "transformers": {"sta/models/backbone.py"},
     "datasets": {"sta/data/rows.py", "sta/metrics/modules"},
     "torch": {"sta/models", "sta/training", "sta/metrics", "sta/pipeline.py", "sta/evaluation.py", "sta/release.py",
-              "sta/demo.py", "sta/bench",
+              "sta/demo.py", "sta/bench", "sta/plan",
               "sta/doctor.py", "sta/cli.py"},
 }  # fmt: skip
 

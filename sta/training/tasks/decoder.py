@@ -158,6 +158,27 @@ def _parts(tokens: Tokens) -> tuple[Tensor, Tensor, Tensor]:
     return tokens.tokens, tokens.embedding, tokens.kl
 
 
+def build_module(
+    recipe: Recipe, encoders: dict[str, SpeechEncoder], bottlenecks: dict[str, SpeechBottleneck]
+) -> _Denoising:
+    """The network of the stage on the distilled encoders and bottlenecks of every group; the decoder is untrained."""
+    any_one = next(iter(bottlenecks.values())).config
+    torch.manual_seed(recipe.seed)
+    tokenizer, settings, stage = recipe.tokenizer, recipe.decoder, recipe.stages.decoder
+    decoder = build_decoder(
+        side=recipe.corpus.size // tokenizer.factor, codes=tokenizer.codes, channels=tokenizer.code_width,
+        tokens=any_one.tokens, token_width=any_one.width, embedding_width=any_one.embedding_width,
+        **settings.model_dump(),
+    )  # fmt: skip
+    objective: _MaskAndReplace | _FlowMatching
+    if isinstance(decoder, LatentDecoder):
+        objective = _FlowMatching(decoder)
+    else:
+        schedule = linear_schedule(settings.timesteps, tokenizer.codes, REPLACED)
+        objective = _MaskAndReplace(decoder, schedule, bool(stage.losses.get("vlb")))
+    return _Denoising(objective, encoders, bottlenecks, stage, recipe.stages.distill.temperature)
+
+
 class DecoderTask(Task):
     """Diffusion on the codes, or the latents, of each recording's picture."""
 
@@ -176,31 +197,14 @@ class DecoderTask(Task):
         self.language = workspace.corpus.column("language")
         speech = {g: load_speech(workspace, g) for g in self.groups}
         self.encoders = {g: encoder for g, (encoder, _) in speech.items()}
-        self.module = self._build({g: bottleneck for g, (_, bottleneck) in speech.items()})
+        bottlenecks = {g: bottleneck for g, (_, bottleneck) in speech.items()}
+        self.module = build_module(workspace.recipe, self.encoders, bottlenecks)
         self.short, self.full = {}, {}
         for group, (frames, *_) in self.frames.items():
             short = frames.lengths < SHORT * np.quantile(frames.lengths, 0.9)
             places = np.arange(len(frames))
             self.short[group] = Shuffled(places[short], workspace.recipe.seed)
             self.full[group] = Shuffled(places[~short], workspace.recipe.seed + 1)
-
-    def _build(self, bottlenecks: dict[str, SpeechBottleneck]) -> _Denoising:
-        recipe = self.workspace.recipe
-        any_one = next(iter(bottlenecks.values())).config
-        torch.manual_seed(recipe.seed)
-        tokenizer, settings = recipe.tokenizer, recipe.decoder
-        decoder = build_decoder(
-            side=recipe.corpus.size // tokenizer.factor, codes=tokenizer.codes, channels=tokenizer.code_width,
-            tokens=any_one.tokens, token_width=any_one.width, embedding_width=any_one.embedding_width,
-            **settings.model_dump(),
-        )  # fmt: skip
-        objective: _MaskAndReplace | _FlowMatching
-        if isinstance(decoder, LatentDecoder):
-            objective = _FlowMatching(decoder)
-        else:
-            schedule = linear_schedule(settings.timesteps, tokenizer.codes, REPLACED)
-            objective = _MaskAndReplace(decoder, schedule, bool(self.stage.losses.get("vlb")))
-        return _Denoising(objective, self.encoders, bottlenecks, self.stage, recipe.stages.distill.temperature)
 
     def _places_of(self, step: int) -> tuple[int, np.ndarray]:
         """The number of the step's group, and which of the group's rows are in the whole batch."""
