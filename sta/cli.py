@@ -443,9 +443,9 @@ def rehearse(options: argparse.Namespace) -> None:
     Console().print(table(outcomes))
     if options.json:
         write_atomically(options.json, as_json(outcomes).encode())
-    bad = [o.launch for o in outcomes if not o.well]
+    bad = [f"{o.launch} ({', '.join(o.different) or 'no checkpoint was left'})" for o in outcomes if not o.well]
     if bad:
-        raise StaError(f"not as an uninterrupted run under {', '.join(bad)}; its two folders are kept in {options.out}")
+        raise StaError(f"not as an uninterrupted run: {'; '.join(bad)}; the folders are kept in {options.out}")
 
 
 def language_check(options: argparse.Namespace) -> None:

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
+from rich import box
 from rich.table import Table
 
 from sta import yamlfile
@@ -277,23 +278,13 @@ def deep_equal(one: Any, other: Any) -> bool:
 
 def table(outcomes: Sequence[Outcome]) -> Table:
     """A line for each way of launching."""
-    made = Table(title="killed and started again, against never killed", title_justify="left")
-    for name in (
-        "launch",
-        "kills",
-        "in a save",
-        "steps redone",
-        "left no checkpoint",
-        "different",
-        "straight s",
-        "killed s",
-    ):
-        made.add_column(name, justify="left" if name in ("launch", "different") else "right")
+    made = Table(title="killed and started again, against never killed", title_justify="left", box=box.SIMPLE_HEAD)
+    columns = ("launch", "kills", "in a save", "steps redone", "without checkpoint", "files that differ", "seconds")
+    for name in columns:
+        made.add_column(name, justify="left" if name == "launch" else "right", overflow="fold")
     for o in outcomes:
-        numbers = (o.kills, o.in_save, o.redone, o.without_checkpoint)
-        made.add_row(
-            o.launch, *map(str, numbers), ", ".join(o.different) or "nothing", *(f"{s:.0f}" for s in o.seconds)
-        )
+        numbers = (o.kills, o.in_save, o.redone, o.without_checkpoint, len(o.different))
+        made.add_row(o.launch, *map(str, numbers), f"{o.seconds[1]:.0f} ({o.seconds[0]:.0f})")
     return made
 
 

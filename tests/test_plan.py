@@ -25,7 +25,6 @@ from sta.plan.networks import Cost, Parameters, Tried, attempt, build, count, co
 from sta.plan.plan import Machines, plan_of
 from sta.plan.report import conclusions, duration, launch_file, totals
 from sta.recipe import Recipe, load_recipe
-from sta.training import checkpoint
 from sta.training.loop import Task
 from sta.training.stages import build_task, open_run, run_stage, settings_of, stage_names
 from sta.training.workspace import Workspace
@@ -79,14 +78,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     AcceleratorState._reset_state(reset_partial_state=True)
     recipe = load_recipe("garden-tiny", SHORT)
     made = Run(open_run(recipe, tmp_path_factory.mktemp("runs")), facts_of(recipe, AtHand()))
-    save = checkpoint.save
+    save = Checkpoints.save
 
-    def weighed(accelerator: Accelerator, folder: Path, step: int) -> None:
-        save(accelerator, folder, step)
-        made.checkpoints[folder.parent.name] = size_of(folder / f"step-{step:07d}")
+    def weighed(self: Checkpoints, step: int, loss: float | None) -> None:
+        save(self, step, loss)
+        self.wait()
+        made.checkpoints[self.folder.parent.name] = size_of(self.folder / f"step-{step:07d}")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoint, "save", weighed)
+        patch.setattr(Checkpoints, "save", weighed)
         for stage in stage_names(recipe):
             run_stage(made.workspace, stage)
     yield made

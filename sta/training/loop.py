@@ -12,7 +12,7 @@ import shutil
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -203,7 +203,8 @@ def train(task: Task, settings: Optimisation, folder: Path, seed: int, accelerat
             if fault is None:
                 optimizer.step()
                 if average is not None:
-                    average.update_parameters(accelerator.unwrap_model(model))
+                    with _whole(accelerator, model):
+                        average.update_parameters(accelerator.unwrap_model(model))
             else:
                 buffers.restore()
                 skipped.add(step, fault, task.items(step))
@@ -299,15 +300,18 @@ def _prepare(
         plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = settings.batch // accelerator.num_processes // parts
         plugin.deepspeed_config["gradient_accumulation_steps"] = parts
         plugin.deepspeed_config["gradient_clipping"] = settings.clip
-        for scalar in (p for p in task.module.parameters() if p.ndim == 0):
-            scalar.ds_optim_param = True  # type: ignore[attr-defined]  # not broadcast, which fails for scalars
-        if settings.ema and plugin.deepspeed_config["zero_optimization"]["stage"] == 3:
-            raise TrainingError(f"stage {task.name}: an average of the weights (ema) needs ZeRO stage 2 or less, not 3")
+        for scalar in (p for p in task.module.parameters() if p.ndim == 0):  # DeepSpeed fails to broadcast a scalar
+            if _shares_weights(accelerator):
+                scalar.data, scalar.is_scalar = scalar.data.view(1), True  # type: ignore[attr-defined]
+            else:
+                scalar.ds_optim_param = True  # type: ignore[attr-defined]  # it is not broadcast
     task.module.train()
     average = (
         AveragedModel(task.module, multi_avg_fn=_averaging(settings.ema), use_buffers=True) if settings.ema else None
     )
     model, optimizer = accelerator.prepare(task.module, build_optimizer(task.module, settings))
+    if _shares_weights(accelerator):
+        _gather_own_parameters(task.module)
     if average is not None:
         average.to(accelerator.device)
         accelerator.register_for_checkpointing(average)
@@ -354,14 +358,47 @@ def _finish(
 ) -> Path:
     trained = accelerator.unwrap_model(model)
     accelerator.wait_for_everyone()
-    if average is not None:
-        trained.load_state_dict(average.module.state_dict())
-    if accelerator.is_main_process:
-        build_folder(folder / "final", lambda partial: task.export(trained.eval(), partial))
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    with _whole(accelerator, model):
+        if average is not None:
+            trained.load_state_dict(average.module.state_dict())
+        for scalar in (p for p in trained.parameters() if hasattr(p, "is_scalar")):
+            scalar.data = scalar.data.view(())
+        if accelerator.is_main_process:
+            build_folder(folder / "final", lambda partial: task.export(trained.eval(), partial))
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     accelerator.wait_for_everyone()
     accelerator.free_memory()
     return folder / "final"
+
+
+def _shares_weights(accelerator: Accelerator) -> bool:
+    """Whether this is ZeRO-3, under which a rank holds only its part of the weights."""
+    plugin = getattr(accelerator.state, "deepspeed_plugin", None)
+    return plugin is not None and plugin.deepspeed_config["zero_optimization"]["stage"] == 3
+
+
+def _gather_own_parameters(module: nn.Module) -> None:
+    """Have ZeRO-3 gather for the whole step what it cannot see used.
+
+    It gathers a layer's weights when the layer is called; a parameter that stands in a module of ours may be used by
+    any of its methods, and by none of its layers.
+    """
+    from deepspeed import zero
+
+    for owner in list(module.modules())[1:]:
+        if not type(owner).__module__.startswith("torch."):
+            for parameter in owner.parameters(recurse=False):
+                zero.register_external_parameter(module, parameter)
+
+
+def _whole(accelerator: Accelerator, model: nn.Module) -> AbstractContextManager[object]:
+    """Within, every rank sees the whole weights."""
+    if not _shares_weights(accelerator):
+        return nullcontext()
+    from deepspeed import zero
+
+    gathered: AbstractContextManager[object] = zero.GatheredParameters(list(model.parameters()))
+    return gathered
 
 
 class _Buffers:

@@ -143,15 +143,16 @@ class _Denoising(nn.Module):
         noise = shared.normal(len(places), size.tokens, size.width, device=places.device)
         frames = batch["frames"].to(self.objective.decoder.dtype)
         heard = bottleneck(frames, batch["frames_mask"], noise[batch["heard"]])
-        if not len(batch["read"]):
+        if "text_pieces" not in batch:
             return heard
         encoder = self.encoders[group]
         assert isinstance(encoder, SpeechEncoder)
         with torch.no_grad():
             captions = encoder.encode_text(batch["text_pieces"], batch["text_lengths"])
-        read = bottleneck(captions.frames, captions.mask, noise[batch["read"]])
+        count = len(batch["read"])  # none, where this rank's caption is only there to be as the other ranks
+        read = bottleneck(captions.frames, captions.mask, noise[batch["read"]] if count else noise[:1])
         back = places.argsort()
-        return Tokens(*(torch.cat(pair)[back] for pair in zip(_parts(heard), _parts(read), strict=True)))
+        return Tokens(*(torch.cat([h, r[:count]])[back] for h, r in zip(_parts(heard), _parts(read), strict=True)))
 
 
 def _parts(tokens: Tokens) -> tuple[Tensor, Tensor, Tensor]:
@@ -252,9 +253,11 @@ class DecoderTask(Task):
             captions = self._pieces(group, shown)
             batch["pieces"] = torch.tensor([piece for caption in captions for piece in caption])
             batch["counts"] = torch.tensor([len(caption) for caption in captions])
-        if len(read):
-            seeds = [step * size + int(number) for number in numbers[is_written]]
-            batch["text_pieces"], batch["text_lengths"] = spread_pieces(self._pieces(group, rows[read]), seeds)
+        if spoken < size:
+            # also where this rank reads none: under ZeRO-3 all ranks have to take the same way through the network
+            pieces = self._pieces(group, rows[read]) or [[]]
+            seeds = [step * size + int(number) for number in numbers[is_written]] or None
+            batch["text_pieces"], batch["text_lengths"] = spread_pieces(pieces, seeds)
         return batch
 
     def _heard(self, group: str, place: int, step: int) -> np.ndarray:
