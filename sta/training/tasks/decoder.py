@@ -34,7 +34,8 @@ from sta.training.features import (
     picture_latents,
     teacher_features,
 )
-from sta.training.loop import Shuffled, Task
+from sta.training.loop import Task
+from sta.training.order import Shuffled
 from sta.training.tasks.distill import SHORT
 from sta.training.workspace import Workspace
 

@@ -22,7 +22,8 @@ from sta.models.readout import UNKNOWN, TokenReadout
 from sta.models.shared import Share
 from sta.recipe import DistillStage
 from sta.training.features import LENGTH_MULTIPLE, group_rows, teacher_features
-from sta.training.loop import Shuffled, Task
+from sta.training.loop import Task
+from sta.training.order import Shuffled
 from sta.training.workspace import Workspace
 
 MAX_SECONDS_TRAINED = 12

@@ -15,7 +15,8 @@ from sta.cards import load_teacher
 from sta.data.text import Pieces
 from sta.models.shared import Share
 from sta.models.teacher import PieceTokenizer, build_own, prepare_pixels, save_own
-from sta.training.loop import Shuffled, Task
+from sta.training.loop import Task
+from sta.training.order import Shuffled
 from sta.training.workspace import Workspace
 
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from sta.models.shared import Share
 from sta.models.vq import VQTokenizer, to_unit_range
-from sta.training.loop import Shuffled, Task
+from sta.training.loop import Task
+from sta.training.order import Shuffled
 from sta.training.workspace import Workspace
 
 
