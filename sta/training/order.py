@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from sta.recipe import BroughtCorpus, GardenCorpus, ParquetCorpus
+
 #: In how many lanes a corpus is read by shards; any number of ranks that divides it has shards of its own.
 LANES = 192
 
@@ -110,3 +112,13 @@ class InLanes(Shuffled):
             alike[np.argsort(lane, kind="stable")] = stretch[np.lexsort((self.lengths[stretch], lane))]
             order[part] = rng.permutation(alike.reshape(count, self.batch)).ravel()
         return order
+
+
+def build_order(
+    corpus: GardenCorpus | BroughtCorpus, items: np.ndarray, seed: int, shards: np.ndarray, batch: int,
+    lengths: np.ndarray | None = None, offset: int = 0,
+) -> Shuffled:  # fmt: skip
+    """`InLanes` where the corpus asks for it, else `Shuffled`; the arguments are theirs."""
+    if isinstance(corpus, ParquetCorpus) and corpus.by_shards:
+        return InLanes(items, seed, shards, batch, lengths, offset)
+    return Shuffled(items, seed, lengths, batch)

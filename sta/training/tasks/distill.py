@@ -23,7 +23,7 @@ from sta.models.shared import Share
 from sta.recipe import DistillStage
 from sta.training.features import LENGTH_MULTIPLE, group_rows, teacher_features
 from sta.training.loop import Task
-from sta.training.order import Shuffled
+from sta.training.order import Shuffled, build_order
 from sta.training.workspace import Workspace
 
 MAX_SECONDS_TRAINED = 12
@@ -142,7 +142,9 @@ class DistillTask(Task):
 
     def _order(self, kept: np.ndarray) -> Shuffled:
         rows = self.rows[kept]
-        return Shuffled(rows, self.workspace.recipe.seed, self.workspace.features.lengths[rows], self.stage.batch)
+        lengths, shards = self.workspace.features.lengths[rows], self.workspace.corpus.shard_of[rows]
+        recipe = self.workspace.recipe
+        return build_order(recipe.corpus, rows, recipe.seed, shards, self.stage.batch, lengths)
 
     def _with_phrases(self, full: np.ndarray, short: np.ndarray) -> np.ndarray:
         """The full captions, and as many of the phrases as make `phrases_later` of the whole."""
