@@ -28,6 +28,7 @@ NEEDED = ("audio", "image", "text", "language")
 FILES = ("audio", "image")
 WORDS = ("text", "language", "id", "speaker", "mood", "label", "image_id", "split")
 ROWS_AT_ONCE = 32
+READ_AT_ONCE = 1 << 20  # bytes; without it a whole column of a row group is read, which may be gigabytes
 TORN = (OSError, pa.ArrowException, UnicodeDecodeError)
 
 
@@ -50,7 +51,7 @@ class ParquetShard:
             CorpusError: a column is missing or of a type that it cannot have, or a row names another language or split.
         """
         try:
-            file = pq.ParquetFile(self.path, page_checksum_verification=True)
+            file = pq.ParquetFile(self.path, buffer_size=READ_AT_ONCE, page_checksum_verification=True)
         except TORN as error:
             yield self._torn(error, None)
             return
