@@ -179,8 +179,10 @@ class DistillStage(Optimisation):
     }
     negatives: Annotated[int, Field(ge=0)] = Field(1024, description="frozen teacher embeddings added as negatives")
     temperature: Annotated[float, Field(gt=0)] = 0.03
-    phrases_first: Share = Field(0.3, description="share of the steps, at the start, that hear short phrases only")
-    phrases_later: Share = Field(0.2, description="share of short phrases in a batch after that")
+    phrases_first: Share = Field(
+        0.3, description="share of the steps, at the start, that hear short phrases only (Garden only)"
+    )
+    phrases_later: Share = Field(0.2, description="share of short phrases in a batch after that (Garden only)")
     written: Annotated[float, Field(ge=0)] = Field(
         1.0, description="written captions that the text branch reads, per recording heard"
     )
@@ -206,7 +208,7 @@ class DecoderStage(Optimisation):
         0.0, description="share of the steps, at the start, that train draft and bottleneck and leave the denoiser out"
     )
     text_share: Share = Field(0.15, description="share of the batch conditioned through the text branch")
-    phrase_share: Share = Field(0.1, description="share of short phrases among the recordings")
+    phrase_share: Share = Field(0.1, description="share of short phrases among the recordings (Garden only)")
     disturbed: Share = Field(
         0.0, description="share of the recordings heard with the distill stage's augmentation and noise (log-mel)"
     )

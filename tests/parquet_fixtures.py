@@ -19,8 +19,8 @@ FILE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
 def sample(number: int, **changes: Any) -> dict[str, Any]:
-    """A short tone, a noisy picture that two samples share, and a caption, in the layout of Hugging Face."""
-    picture, wave = number // 2, 0.3 * np.sin(np.arange(3200) / (number % 50 + 2))
+    """A tone, a noisy picture that two samples share, and a caption, in the layout of Hugging Face."""
+    picture, wave = number // 2, 0.3 * np.sin(np.arange(3200 + 1600 * (number % 5)) / (number % 50 + 2))
     pixels = np.random.default_rng(picture).integers(0, 255, (16, 16, 3), dtype=np.uint8)
     colours = COLOURS[number % 7], COLOURS[number // 7 % 7]
     split = {0: "validation", 1: "test"}.get(picture % 10, "train")

@@ -20,6 +20,7 @@ from sta.models.loading import load_network
 from sta.models.shared import Share
 from sta.models.teacher import Teacher, load_own, load_published
 from sta.models.vq import VQTokenizer, to_unit_range
+from sta.recipe import GardenCorpus
 from sta.training.progress import Bar
 from sta.training.runtime import has_fast_bf16, step_seed
 from sta.training.team import Team
@@ -27,6 +28,7 @@ from sta.training.workspace import Workspace, fingerprint
 
 BATCH = 256
 LENGTH_MULTIPLE = 64
+SHORT = 0.55  # a recording below this share of the longest tenth's length counts as a short phrase
 
 
 def fast(device: torch.device) -> torch.autocast:
@@ -192,6 +194,13 @@ def _join_frames(parts: Sequence[Path], folder: Path) -> None:
     places = [(store, place) for store in stores for place in range(len(store))]
     places = [places[i] for i in np.argsort(np.concatenate(rows))]
     Ragged.write(folder, (store[i] for store, i in places), [int(store.lengths[i]) for store, i in places])
+
+
+def short_phrases(workspace: Workspace, lengths: np.ndarray) -> np.ndarray:
+    """Which recordings of these lengths are short phrases: only Garden has any, elsewhere a short one is a caption."""
+    if not isinstance(workspace.recipe.corpus, GardenCorpus):
+        return np.zeros(len(lengths), bool)
+    return lengths < SHORT * np.quantile(lengths, 0.9)
 
 
 def group_rows(workspace: Workspace, group: str) -> np.ndarray:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from sta.data.unreadable import read_report
 from sta.errors import CorpusError
@@ -14,6 +16,8 @@ from sta.recipe import load_recipe
 from sta.training.order import InLanes, Shuffled
 from sta.training.prepare import prepare
 from sta.training.stages import open_run, run_stage
+from sta.training.tasks import distill
+from sta.training.tasks.distill import DistillTask
 from sta.training.tasks.tokenizer import TokenizerTask
 from sta.training.team import Team
 from sta.training.workspace import Workspace
@@ -120,6 +124,30 @@ def test_pictures_are_read_in_lanes(ready: Workspace) -> None:
     whole = task.batch(3, Share())["pixels"]
     parts = [task.batch(3, Share(rank, 2))["pixels"] for rank in range(2)]
     assert all((whole[rank::2] == part).all() for rank, part in enumerate(parts))
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_recordings_are_heard_once_an_epoch_and_by_the_rank_of_their_lane(
+    ready: Workspace, monkeypatch: pytest.MonkeyPatch, world: int
+) -> None:
+    """Long ones and short ones alike; of nine shards, each rank reads those of its lanes."""
+    pictures, rows = len(ready.pixels), len(ready.corpus)
+    features = np.zeros((pictures, 8), np.float32), np.zeros((rows, 8), np.float32)
+    monkeypatch.setattr(distill, "teacher_features", lambda workspace, device: features)
+    task = DistillTask(ready, "pooled", torch.device("cpu"))
+    train, shard_of = ready.corpus.select("train"), ready.corpus.shard_of
+    size = task.stage.batch
+    heard, read = [], [set[int]() for _ in range(world)]
+    for step in range(len(train) // size):
+        batch = task._rows_of(step)
+        heard += batch.tolist()
+        for rank in range(world):
+            read[rank] |= set(shard_of[Share(rank, world).of(batch)].tolist())
+    assert len(set(heard)) == len(heard)
+    assert set(heard) <= set(train.tolist())
+    assert sum(map(len, read)) <= len(np.unique(shard_of)) + size - 1
+    lengths = ready.features.lengths[train]
+    assert len(task.mixed.items) == len(train), f"lengths {lengths.min()} to {lengths.max()}"
 
 
 def test_without_the_setting_the_order_is_plain(ready: Workspace) -> None:

@@ -32,11 +32,11 @@ from sta.training.features import (
     load_speech,
     picture_codes,
     picture_latents,
+    short_phrases,
     teacher_features,
 )
 from sta.training.loop import Task
 from sta.training.order import Shuffled, build_order
-from sta.training.tasks.distill import SHORT
 from sta.training.workspace import Workspace
 
 REPLACED = 0.1
@@ -180,7 +180,7 @@ class DecoderTask(Task):
         self.module = self._build({g: bottleneck for g, (_, bottleneck) in speech.items()})
         self.short, self.full = {}, {}
         for group, (frames, *_) in self.frames.items():
-            short = frames.lengths < SHORT * np.quantile(frames.lengths, 0.9)
+            short = short_phrases(workspace, frames.lengths)
             shorts = self._shorts(bool(short.any()))
             self.short[group] = self._order(group, short, 0, max(1, shorts), self.stage.batch - shorts)
             self.full[group] = self._order(group, ~short, 1, max(1, self.stage.batch - shorts), 0)

@@ -21,13 +21,12 @@ from sta.models.layers import similarity_distillation
 from sta.models.readout import UNKNOWN, TokenReadout
 from sta.models.shared import Share
 from sta.recipe import DistillStage
-from sta.training.features import LENGTH_MULTIPLE, group_rows, teacher_features
+from sta.training.features import LENGTH_MULTIPLE, group_rows, short_phrases, teacher_features
 from sta.training.loop import Task
 from sta.training.order import Shuffled, build_order
 from sta.training.workspace import Workspace
 
 MAX_SECONDS_TRAINED = 12
-SHORT = 0.55  # a recording below this share of the longest tenth's length counts as a short phrase
 
 
 class _Distillation(nn.Module):
@@ -110,7 +109,7 @@ class DistillTask(Task):
         self.named = workspace.attributes if self.stage.losses.get("attributes") else None
         self.module = self._build(workspace, group)
         lengths = workspace.features.lengths[self.rows]
-        short = lengths < SHORT * np.quantile(lengths, 0.9)
+        short = short_phrases(workspace, lengths)
         self.is_short = dict(zip(self.rows.tolist(), short.tolist(), strict=True))
         self.phrases = self._order(short)
         self.mixed = self._order(self._with_phrases(~short, short))
