@@ -12,7 +12,7 @@ from sta.cards import LanguageCard
 from sta.data.cache import write_atomically
 from sta.data.sums import write_sums
 from sta.metrics.rows import METRICS, SPLITS, SYSTEMS, Report, Row, known_first
-from sta.recipe import FolderCorpus, GardenCorpus, Recipe
+from sta.recipe import BroughtCorpus, GardenCorpus, Recipe
 
 SHOWN = ("attributes", "colours", "exact", "mood", "swap", "r1_speech_to_image", "r10_speech_to_image")
 
@@ -108,10 +108,10 @@ def _metadata(name: str, languages: list[str], report: Report, split: str) -> st
     return data.to_yaml() + "\n"
 
 
-def _data(corpus: GardenCorpus | FolderCorpus) -> str:
+def _data(corpus: GardenCorpus | BroughtCorpus) -> str:
     if isinstance(corpus, GardenCorpus):
         return f"Garden, {corpus.scenes} pictures of {corpus.size} px, described and spoken in every language"
-    return f"a folder of recordings and pictures of {corpus.size} px"
+    return f"recordings of its maker and pictures of {corpus.size} px"
 
 
 def _by_stage(training: dict[str, dict[str, Any]], what: str) -> str:
@@ -187,7 +187,7 @@ def _fid(row: Row, report: Report) -> str:
     return f"{row.text} against the same {row.n} test pictures, in {report.meta['fid_extractor']}"
 
 
-def _world(corpus: GardenCorpus | FolderCorpus, rows: Sequence[Row]) -> str:
+def _world(corpus: GardenCorpus | BroughtCorpus, rows: Sequence[Row]) -> str:
     if not isinstance(corpus, GardenCorpus):
         return ""
     reader = [r.value for r in rows if r.metric == "reader"]

@@ -52,15 +52,30 @@ class GardenCorpus(Strict):
     world: WorldSettings = WorldSettings()
 
 
-class FolderCorpus(Strict):
+class BroughtCorpus(Strict):
+    """What corpora that users bring have in common."""
+
+    size: Annotated[int, Field(ge=16, le=512, multiple_of=8)] = Field(64, description="picture side, pixels")
+    validation: Share = Field(0.05, description="share set aside where no split is named")
+    test: Share = Field(0.05, description="share set aside where no split is named")
+    unreadable: Share = Field(0.02, description="share of samples that cannot be read above which preparation stops")
+
+
+class FolderCorpus(BroughtCorpus):
     """A folder with `metadata.jsonl`: someone's own recordings and pictures."""
 
     name: Literal["folder"]
     root: str = Field(description="folder that holds metadata.jsonl; relative paths are relative to it")
-    size: Annotated[int, Field(ge=16, le=512, multiple_of=8)] = Field(64, description="picture side, pixels")
-    validation: Share = Field(0.05, description="share set aside where the manifest names no split")
-    test: Share = Field(0.05, description="share set aside where the manifest names no split")
-    max_bad: Share = Field(0.01, description="share of unreadable rows above which preparation stops")
+
+
+class ParquetCorpus(BroughtCorpus):
+    """Parquet shards of the row schema in `sta/data/rows.py`, read as a stream."""
+
+    name: Literal["parquet"]
+    shards: str = Field(description="a Parquet file, a folder of them, or a pattern such as data/*.parquet")
+    by_shards: bool = Field(
+        False, description="train in an order in which each rank reads shards of its own: for more than fits in memory"
+    )
 
 
 class EncoderSettings(Strict):
@@ -164,8 +179,10 @@ class DistillStage(Optimisation):
     }
     negatives: Annotated[int, Field(ge=0)] = Field(1024, description="frozen teacher embeddings added as negatives")
     temperature: Annotated[float, Field(gt=0)] = 0.03
-    phrases_first: Share = Field(0.3, description="share of the steps, at the start, that hear short phrases only")
-    phrases_later: Share = Field(0.2, description="share of short phrases in a batch after that")
+    phrases_first: Share = Field(
+        0.3, description="share of the steps, at the start, that hear short phrases only (Garden only)"
+    )
+    phrases_later: Share = Field(0.2, description="share of short phrases in a batch after that (Garden only)")
     written: Annotated[float, Field(ge=0)] = Field(
         1.0, description="written captions that the text branch reads, per recording heard"
     )
@@ -191,7 +208,7 @@ class DecoderStage(Optimisation):
         0.0, description="share of the steps, at the start, that train draft and bottleneck and leave the denoiser out"
     )
     text_share: Share = Field(0.15, description="share of the batch conditioned through the text branch")
-    phrase_share: Share = Field(0.1, description="share of short phrases among the recordings")
+    phrase_share: Share = Field(0.1, description="share of short phrases among the recordings (Garden only)")
     disturbed: Share = Field(
         0.0, description="share of the recordings heard with the distill stage's augmentation and noise (log-mel)"
     )
@@ -241,7 +258,7 @@ class Recipe(Strict):
     seed: Annotated[int, Field(ge=0)] = 0
     languages: Annotated[list[str], Field(min_length=1)]
     teacher: str = Field("garden-clip", description="teacher card, by name or path")
-    corpus: Annotated[GardenCorpus | FolderCorpus, Field(discriminator="name")]
+    corpus: Annotated[GardenCorpus | FolderCorpus | ParquetCorpus, Field(discriminator="name")]
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto: bf16 where the machine has it")
     encoder: EncoderSettings = EncoderSettings()
     bottleneck: BottleneckSettings = BottleneckSettings()

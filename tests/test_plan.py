@@ -25,6 +25,7 @@ from sta.plan.networks import Cost, Parameters, Tried, attempt, build, count, co
 from sta.plan.plan import Machines, plan_of
 from sta.plan.report import conclusions, duration, launch_file, totals
 from sta.recipe import Recipe, load_recipe
+from sta.training.checkpoint import Checkpoints
 from sta.training.loop import Task
 from sta.training.stages import build_task, open_run, run_stage, settings_of, stage_names
 from sta.training.workspace import Workspace

@@ -6,8 +6,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,30 +20,33 @@ def key_of(parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def build_folder(final: Path, fill: Callable[[Path], None], *, resume: bool = False) -> Path:
-    """Make the folder `final` by `fill(partial)`; it appears whole or not at all.
-
-    With `resume`, what an interrupted `fill` left in the partial folder is offered to the next one;
-    otherwise it starts from an empty folder.
-    """
+def build_folder(final: Path, fill: Callable[[Path], None]) -> Path:
+    """Make the folder `final` by `fill(partial)`; it appears whole or not at all."""
     if final.exists():
         return final
     partial = final.with_name(final.name + ".partial")
-    if partial.exists() and not resume:
+    if partial.exists():
         shutil.rmtree(partial)
     try:
-        partial.mkdir(parents=True, exist_ok=True)
-        fill(partial)
-        os.replace(partial, final)
-    except BaseException as error:
-        if not resume:
-            shutil.rmtree(partial, ignore_errors=True)
-        if not isinstance(error, OSError):
-            raise
+        with writing(final):
+            partial.mkdir(parents=True, exist_ok=True)
+            fill(partial)
+            os.replace(partial, final)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return final
+
+
+@contextmanager
+def writing(final: Path) -> Iterator[None]:
+    """Turn an error of the disk in the block into one sentence about `final`."""
+    try:
+        yield
+    except OSError as error:
         raise StaError(
             f"{final}: cannot be written ({error.strerror or error}); free space or choose another --out"
         ) from error
-    return final
 
 
 def write_atomically(path: Path, data: bytes) -> None:

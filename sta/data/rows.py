@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Sequence
+import struct
+import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +27,14 @@ from sta.errors import CorpusError
 
 SPLITS = ("train", "validation", "test", "seen", "voice", "combination", "both", "swap")
 TEST_SPLITS = ("seen", "voice", "combination", "both", "test")
+
+
+Row = dict[str, Any]
+
+#: What Pillow raises on files that are not what they say, beside OSError.
+BROKEN_PICTURE = (
+    SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error, zlib.error, Image.DecompressionBombError
+)  # fmt: skip
 
 
 def schema() -> datasets.Features:
@@ -43,8 +53,8 @@ def schema() -> datasets.Features:
     )
 
 
-def write_shard(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Write rows as one Arrow shard, complete or absent."""
+def write_shard(rows: Iterable[Row], path: Path) -> None:
+    """Write rows as one Arrow shard, complete or absent; some hundred of them are held in memory."""
     partial = path.with_suffix(".writing")
     with ArrowWriter(features=schema(), path=str(partial)) as writer:
         for row in rows:
@@ -70,11 +80,25 @@ class Corpus:
     _columns: dict[str, list[Any]] = field(default_factory=dict)
 
     @cached_property
-    def table(self) -> datasets.Dataset:
+    def _shards(self) -> list[datasets.Dataset]:
         shards = sorted((self.folder / "shards").glob("*.arrow"))
         if not shards:
             raise CorpusError(f"{self.folder}: holds no shards/*.arrow; run the prepare stage again")
-        return datasets.concatenate_datasets([datasets.Dataset.from_file(str(p)) for p in shards])
+        return [datasets.Dataset.from_file(str(p)) for p in shards]
+
+    @cached_property
+    def table(self) -> datasets.Dataset:
+        return datasets.concatenate_datasets(self._shards)
+
+    @property
+    def shards(self) -> int:
+        """How many shards hold the rows, empty ones among them."""
+        return len(self._shards)
+
+    @cached_property
+    def shard_of(self) -> np.ndarray:
+        """The number of each row's shard."""
+        return np.repeat(np.arange(len(self._shards)), [len(shard) for shard in self._shards])
 
     def __len__(self) -> int:
         return len(self.table)
@@ -99,12 +123,15 @@ class Corpus:
 
     def waveform(self, row: int) -> np.ndarray:
         """The recording of a row: float32 [T], 16 kHz."""
-        return read_audio(_payload(self.table[row]["audio"]))
+        source = payload(self.table[row]["audio"])
+        assert source is not None
+        return read_audio(source)
 
     def picture(self, row: int) -> Image.Image:
         """The picture of a row, RGB."""
-        payload = _payload(self.table[row]["image"])
-        return Image.open(io.BytesIO(payload) if isinstance(payload, bytes) else payload).convert("RGB")
+        source = payload(self.table[row]["image"])
+        assert source is not None
+        return read_picture(source)
 
     @cached_property
     def image_index(self) -> tuple[np.ndarray, np.ndarray]:
@@ -122,5 +149,22 @@ class Corpus:
         return {r["id"]: Truth(r["kind"], r["attributes"], r["said"]) for r in records}
 
 
-def _payload(value: dict[str, Any]) -> bytes | str:
+def payload(value: dict[str, Any]) -> bytes | str | None:
+    """What an audio or image column holds: a file's bytes, or its path."""
     return value["bytes"] if value["bytes"] is not None else value["path"]
+
+
+def read_picture(source: bytes | str) -> Image.Image:
+    """The picture in a file or its bytes, RGB.
+
+    Raises:
+        CorpusError: it cannot be read to its end.
+    """
+    name = "the picture given as bytes" if isinstance(source, bytes) else source
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            return image.convert("RGB")
+    except FileNotFoundError:
+        raise CorpusError(f"{name}: no such picture") from None
+    except (OSError, *BROKEN_PICTURE) as error:
+        raise CorpusError(f"{name}: not a readable picture ({error})") from None

@@ -5,10 +5,12 @@ Garden is asked by making some of it, in this process; a folder by its manifest;
 
 from __future__ import annotations
 
+import io
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,12 @@ from sta.cards import LanguageCard, load_language
 from sta.data.audio import SAMPLE_RATE, read_audio, speech_features
 from sta.data.folder import read_manifest
 from sta.data.garden.corpus import Garden, world_of
+from sta.data.parquet import find_shards, rows_of
+from sta.data.rows import Row
 from sta.data.text import Pieces, normalise, train_sentencepiece
+from sta.data.unreadable import Unreadable
 from sta.errors import StaError
-from sta.recipe import FolderCorpus, GardenCorpus, Recipe
+from sta.recipe import FolderCorpus, GardenCorpus, ParquetCorpus, Recipe
 
 SAMPLE = 60  # scenes of Garden that are made to measure it
 HEARD = 200  # recordings of a folder whose length is read
@@ -119,10 +124,12 @@ def facts_of(recipe: Recipe, at_hand: AtHand) -> Facts:
     cards = {code: load_language(code) for code in recipe.languages if not _unnamed(code)}
     if isinstance(corpus, GardenCorpus):
         facts = _of_garden(recipe, corpus, cards)
-    elif at_hand.captions is None or at_hand.seconds is None:
-        facts = _of_folder(recipe, corpus, cards)
-    else:
+    elif at_hand.captions is not None and at_hand.seconds is not None:
         facts = _unseen(cards)
+    elif isinstance(corpus, ParquetCorpus):
+        facts = _of_parquet(corpus, cards)
+    else:
+        facts = _of_folder(corpus, cards)
     return _overridden(recipe, facts, at_hand)
 
 
@@ -217,25 +224,47 @@ def _pieces(
 # ---- folders --------------------------------------------------------------------------------------------------
 
 
-def _of_folder(recipe: Recipe, corpus: FolderCorpus, cards: dict[str, LanguageCard]) -> Facts:
-    rows = read_manifest(corpus, list(cards))
-    train = [row for row in rows if row["split"] == "train"]
+def _of_folder(corpus: FolderCorpus, cards: dict[str, LanguageCard]) -> Facts:
+    rows = [row for row, _ in read_manifest(corpus, list(cards))]
     some = rows[:: max(1, len(rows) // HEARD)]
-    seconds = np.array([_seconds(row["audio"]["path"]) for row in some])
+    return _of_sample(cards, some, rows, 1.0, f"from {corpus.root}/metadata.jsonl and {len(some)} of its recordings")
+
+
+def _of_parquet(corpus: ParquetCorpus, cards: dict[str, LanguageCard]) -> Facts:
+    """By the sizes of all shards and the first rows of the first."""
+    shards = find_shards(corpus, list(cards))
+    rows = sum(rows_of(shard) for shard in shards)
+    found = islice((one for one in shards[0] if not isinstance(one, Unreadable)), HEARD)
+    some = [row for row, _ in found]
+    if not some:
+        raise StaError(f"{shards[0].path}: no row of it can be read; give --captions and --seconds to plan without it")
+    source = f"from {len(shards)} shards and the first {len(some)} recordings"
+    return _of_sample(cards, some, some, rows / len(some), source)
+
+
+def _of_sample(
+    cards: dict[str, LanguageCard], heard: Sequence[Row], rows: Sequence[Row], times: float, source: str
+) -> Facts:
+    """Lengths by the recordings `heard`, numbers by the `rows`, of which the corpus holds `times` as many."""
+    train = [row for row in rows if row["split"] == "train"]
+    seconds = np.array([_seconds(row["audio"]) for row in heard])
     return replace(
-        _unseen(cards), source=f"from {corpus.root}/metadata.jsonl and {len(some)} of its recordings",
-        recordings=len(train), others=len(rows) - len(train), pictures=len({row["image_id"] for row in rows}),
-        seconds=float(seconds.mean()), longest=float(seconds.max()), raw=float(seconds.mean()),
-        full=float(seconds.mean()),
+        _unseen(cards), source=source, recordings=round(times * len(train)),
+        others=round(times * (len(rows) - len(train))),
+        pictures=round(times * len({row["image_id"] for row in rows})), seconds=float(seconds.mean()),
+        longest=float(seconds.max()), raw=float(seconds.mean()), full=float(seconds.mean()),
         moods=len({row["mood"] for row in train} - {None}),
     )  # fmt: skip
 
 
-def _seconds(path: str) -> float:
+def _seconds(audio: Mapping[str, Any]) -> float:
     try:
-        return float(soundfile.info(path).duration)
-    except (OSError, soundfile.SoundFileError) as error:
-        raise StaError(f"{path}: cannot be read ({error}); give --captions and --seconds to plan without it") from None
+        return float(soundfile.info(audio["path"] or io.BytesIO(audio["bytes"])).duration)
+    except (OSError, TypeError, soundfile.SoundFileError) as error:
+        raise StaError(
+            f"{audio['path'] or 'a recording in a shard'}: cannot be read ({error}); give --captions and --seconds to "
+            "plan without it"
+        ) from None
 
 
 def _unseen(cards: dict[str, LanguageCard]) -> Facts:

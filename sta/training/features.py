@@ -20,12 +20,15 @@ from sta.models.loading import load_network
 from sta.models.shared import Share
 from sta.models.teacher import Teacher, load_own, load_published
 from sta.models.vq import VQTokenizer, to_unit_range
+from sta.recipe import GardenCorpus
 from sta.training.progress import Bar
 from sta.training.runtime import has_fast_bf16, step_seed
+from sta.training.team import Team
 from sta.training.workspace import Workspace, fingerprint
 
 BATCH = 256
 LENGTH_MULTIPLE = 64
+SHORT = 0.55  # a recording below this share of the longest tenth's length counts as a short phrase
 
 
 def fast(device: torch.device) -> torch.autocast:
@@ -137,33 +140,28 @@ def cached_frames(workspace: Workspace, group: str, device: torch.device, distur
 
 
 def cache_frames(
-    workspace: Workspace, group: str, device: torch.device, disturbed: bool = False,
-    share: Share | None = None, wait: Callable[[], object] = lambda: None,
-) -> Path:  # fmt: skip
-    """Compute what `cached_frames` gives, each rank its share; the same on any number of ranks.
-
-    Args:
-        share: of this rank; None: all of it.
-        wait: returns when every rank has called it.
-    """
-    share = share or Share()
+    workspace: Workspace, group: str, device: torch.device, disturbed: bool = False, team: Team | None = None
+) -> Path:
+    """Compute what `cached_frames` gives, each rank of the team its share; the same on any number of ranks."""
+    team = team or Team()
     encoder_name = fingerprint(workspace.final(f"distill-{group}") / "encoder")
     folder = workspace.cache / f"frames-{encoder_name}"
     if disturbed:
         stage = workspace.recipe.stages.distill
         name = key_of([encoder_name, stage.augment, stage.noise, workspace.recipe.seed])
         folder = workspace.cache / f"disturbed-frames-{name}"
-    if folder.exists():
-        return folder
-    parts = [folder.with_name(f"{folder.name}.part-{rank}-of-{share.world}") for rank in range(share.world)]
-    build_folder(parts[share.rank], lambda partial: _fill_frames(workspace, group, partial, device, disturbed, share))
-    wait()
-    if share.rank == 0:
-        build_folder(folder, lambda partial: _join_frames(parts, partial))
-        for part in folder.parent.glob(f"{folder.name}.part-*"):
+    parts = [f"part-{rank}-of-{team.share.world}" for rank in range(team.share.world)]
+
+    def fill(partial: Path) -> None:
+        mine = partial / parts[team.share.rank]
+        build_folder(mine, lambda part: _fill_frames(workspace, group, part, device, disturbed, team.share))
+
+    def join(partial: Path) -> None:
+        _join_frames([partial / part for part in parts], partial)
+        for part in partial.glob("part-*"):  # those of another number of ranks too
             shutil.rmtree(part)
-    wait()
-    return folder
+
+    return team.build(folder, fill, join)
 
 
 def _fill_frames(
@@ -196,6 +194,13 @@ def _join_frames(parts: Sequence[Path], folder: Path) -> None:
     places = [(store, place) for store in stores for place in range(len(store))]
     places = [places[i] for i in np.argsort(np.concatenate(rows))]
     Ragged.write(folder, (store[i] for store, i in places), [int(store.lengths[i]) for store, i in places])
+
+
+def short_phrases(workspace: Workspace, lengths: np.ndarray) -> np.ndarray:
+    """Which recordings of these lengths are short phrases: only Garden has any, elsewhere a short one is a caption."""
+    if not isinstance(workspace.recipe.corpus, GardenCorpus):
+        return np.zeros(len(lengths), bool)
+    return lengths < SHORT * np.quantile(lengths, 0.9)
 
 
 def group_rows(workspace: Workspace, group: str) -> np.ndarray:

@@ -16,7 +16,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, set_seed
@@ -66,51 +65,6 @@ class Task(ABC):
     @abstractmethod
     def export(self, module: nn.Module, folder: Path) -> None:
         """Write the trained weights as the next stage reads them."""
-
-
-class Shuffled:
-    """Items in endless epochs, each a seeded permutation: position -> item, nothing lost.
-
-    With `lengths`, windows of `batch` positions hold items of like length, so that little is padding: each
-    stretch of `STRETCH` batches is sorted by length and its batches shuffled, and an epoch is filled up to whole
-    batches with items of its own.
-    """
-
-    STRETCH = 16
-
-    def __init__(self, items: np.ndarray, seed: int, lengths: np.ndarray | None = None, batch: int = 1):
-        self.items, self.seed, self.lengths, self.batch = np.asarray(items), seed, lengths, batch
-        self.epoch_length = len(self.items) if lengths is None else -(-len(self.items) // batch) * batch
-        self._drawn: dict[int, np.ndarray] = {}  # the orders of the last two epochs: to draw one anew takes 3 ms
-
-    def take(self, start: int, count: int) -> np.ndarray:
-        """Items at positions start .. start + count."""
-        if not len(self.items):
-            return np.zeros(0, np.int64)
-        positions = np.arange(start, start + count)
-        epochs, places = positions // self.epoch_length, positions % self.epoch_length
-        taken = np.empty(count, np.int64)
-        for epoch in np.unique(epochs):
-            taken[epochs == epoch] = self.items[self._order(int(epoch))[places[epochs == epoch]]]
-        return taken
-
-    def _order(self, epoch: int) -> np.ndarray:
-        if epoch not in self._drawn:
-            self._drawn = {e: order for e, order in self._drawn.items() if e == epoch - 1}
-            self._drawn[epoch] = self._draw(epoch)
-        return self._drawn[epoch]
-
-    def _draw(self, epoch: int) -> np.ndarray:
-        rng = np.random.default_rng([self.seed, epoch])
-        order = rng.permutation(len(self.items))
-        if self.lengths is None:
-            return order
-        order = np.resize(order, self.epoch_length)
-        batches: list[np.ndarray] = []
-        for stretch in np.split(order, range(self.STRETCH * self.batch, len(order), self.STRETCH * self.batch)):
-            stretch = stretch[np.argsort(self.lengths[stretch], kind="stable")]
-            batches += list(rng.permutation(stretch.reshape(-1, self.batch)))
-        return np.concatenate(batches)
 
 
 Batches = list[dict[str, Tensor]]  # of one step, a rank's share of it: one, or one for each part of the share

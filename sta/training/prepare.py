@@ -1,112 +1,111 @@
-"""The prepare stage: corpus, SentencePiece pieces, speech features and pictures, on all cores, resumable."""
+"""The prepare stage: corpus, SentencePiece pieces, speech features and pictures, on all cores of all ranks, resumable.
+
+What takes long is done in tasks, which are shared out among the ranks and whose results are files of their own; an
+interrupted preparation goes on with the tasks whose files are not there, on any number of ranks.
+"""
 
 from __future__ import annotations
 
-import json
-import multiprocessing
-import os
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from PIL import ImageOps
 
-from sta.data.audio import speech_features
+from sta.data.brought import check_rows
 from sta.data.cache import build_folder
-from sta.data.folder import ROWS_PER_SHARD, read_manifest, set_aside_unreadable
+from sta.data.folder import in_shards, read_manifest
 from sta.data.garden.corpus import Garden
-from sta.data.rows import Corpus, write_shard
+from sta.data.parquet import find_shards
+from sta.data.parts import (
+    ITEMS_PER_PART,
+    hear,
+    lengths_of,
+    make_part,
+    make_tasks,
+    parts_of,
+    pieces_of,
+    remove_parts,
+    see,
+)
+from sta.data.rows import Corpus
 from sta.data.store import Ragged
 from sta.data.text import train_sentencepiece
+from sta.data.unreadable import REPORT, read_report, rows_lost, settle, write_readable
 from sta.errors import CorpusError
-from sta.recipe import FolderCorpus, GardenCorpus
-from sta.training.progress import Bar
+from sta.recipe import BroughtCorpus, FolderCorpus, GardenCorpus, ParquetCorpus
+from sta.training.team import Team
 from sta.training.workspace import Workspace, write_json
 
-ROWS_PER_TASK = 500
 MIN_SURVIVAL = 0.99
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-def prepare(workspace: Workspace) -> Path:
-    """Build whatever of the corpus is not there yet; returns `prepare/final`."""
-    cache = workspace.cache
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    corpus = workspace.recipe.corpus
-    fill = _fill_garden if isinstance(corpus, GardenCorpus) else _fill_folder
-    build_folder(cache / "corpus", lambda partial: fill(workspace, partial), resume=True)
-    _check_survival(workspace)
-    build_folder(cache / "pieces", lambda partial: _train_pieces(workspace, partial))
-    build_folder(workspace.features_folder, lambda partial: _fill_features(workspace, partial))
-    build_folder(cache / f"pixels-{corpus.size}", lambda partial: _fill_pixels(workspace, partial))
-    splits = workspace.corpus.column("split")
-    summary = {"cache": str(cache), "rows": {s: splits.count(s) for s in sorted(set(splits))}}
-    return build_folder(workspace.stage("prepare") / "final", lambda p: write_json(p / "prepare.json", summary))
+def prepare(workspace: Workspace, team: Team | None = None) -> Path:
+    """Build whatever of the corpus is not there yet, every rank its share; returns `prepare/final`."""
+    team = team or Team()
+    cache, corpus = workspace.cache, workspace.recipe.corpus
+    build_corpus = _build_garden if isinstance(corpus, GardenCorpus) else _build_brought
+    build_corpus(workspace, team, cache / "corpus")
+    team.on_first(lambda: _check_survival(workspace))
+    team.on_first(lambda: build_folder(cache / "pieces", lambda partial: _train_pieces(workspace, partial)))
+    _build_features(workspace, team)
+    _build_pixels(workspace, team)
+    final = workspace.stage("prepare") / "final"
+    team.on_first(lambda: build_folder(final, lambda p: write_json(p / "prepare.json", _summary(workspace))))
+    return final
 
 
-def _ignore_interrupt() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+def _summary(workspace: Workspace) -> dict[str, object]:
+    """Where the corpus is, its rows, and what of it could not be read, which is said too."""
+    cache, corpus, splits = workspace.cache, workspace.corpus, workspace.corpus.column("split")
+    summary: dict[str, object] = {"cache": str(cache), "rows": {s: splits.count(s) for s in sorted(set(splits))}}
+    if isinstance(workspace.recipe.corpus, BroughtCorpus):
+        entries = read_report(cache / "corpus")
+        summary["unreadable"] = lost = rows_lost(entries, len(corpus), corpus.shards)
+        if lost:
+            report = cache / "corpus" / REPORT
+            print(f"{lost} of {lost + len(corpus)} samples cannot be read and are set aside: {report}", file=sys.stderr)
+    return summary
 
 
-def _on_all_cores(
-    title: str, unit: str, total: int, work: Callable[..., int], tasks: Sequence[tuple[Any, ...]]
-) -> None:
-    """Run `work(*task)`, which returns the units it did, in fresh processes, one per core with one thread each."""
-    workers = max(1, min(len(os.sched_getaffinity(0)), len(tasks)))
-    context = multiprocessing.get_context("spawn")
-    with (
-        _environment(dict.fromkeys(THREAD_VARIABLES, "1")),
-        Bar(title, total, unit) as bar,
-        ProcessPoolExecutor(workers, context, _ignore_interrupt) as pool,
-    ):
-        futures = [pool.submit(work, *task) for task in tasks]
-        try:
-            for future in as_completed(futures):
-                bar.advance(future.result())
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
-
-
-@contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    """Environment variables that processes started in the block inherit."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
-
-
-def _fill_garden(workspace: Workspace, folder: Path) -> None:
+def _build_garden(workspace: Workspace, team: Team, final: Path) -> None:
     settings = workspace.recipe.corpus
     assert isinstance(settings, GardenCorpus)
     garden = Garden(settings, tuple(workspace.recipe.languages), workspace.recipe.seed)
-    for name in ("shards", "attributes"):
-        (folder / name).mkdir(exist_ok=True)
     shards = garden.shards()
-    _on_all_cores(
-        "drawing and speaking Garden", "scenes", sum(len(r) for _, r in shards), Garden.write,
-        [(garden, number, folder) for number in range(len(shards))],
-    )  # fmt: skip
-    parts = sorted((folder / "attributes").glob("*.jsonl"))
-    (folder / "attributes.jsonl").write_text("".join(p.read_text(encoding="utf-8") for p in parts), encoding="utf-8")
+
+    def fill(partial: Path) -> None:
+        for name in ("shards", "attributes"):
+            (partial / name).mkdir(exist_ok=True)
+        tasks = [(garden, number, partial) for number in range(len(shards))]
+        team.each("drawing and speaking Garden", "scenes", sum(len(r) for _, r in shards), Garden.write, tasks)
+
+    def join(partial: Path) -> None:
+        truths = "".join(p.read_text(encoding="utf-8") for p in sorted((partial / "attributes").glob("*.jsonl")))
+        (partial / "attributes.jsonl").write_text(truths, encoding="utf-8")
+
+    team.build(final, fill, join)
 
 
-def _fill_folder(workspace: Workspace, folder: Path) -> None:
-    settings = workspace.recipe.corpus
-    assert isinstance(settings, FolderCorpus)
-    rows = read_manifest(settings, workspace.recipe.languages)
-    rows = set_aside_unreadable(rows, settings, folder / "unreadable.jsonl")
-    (folder / "shards").mkdir(exist_ok=True)
-    for start in range(0, len(rows), ROWS_PER_SHARD):
-        write_shard(rows[start : start + ROWS_PER_SHARD], folder / "shards" / f"{start // ROWS_PER_SHARD:05d}.arrow")
+def _build_brought(workspace: Workspace, team: Team, final: Path) -> None:
+    settings, languages = workspace.recipe.corpus, workspace.recipe.languages
+    assert isinstance(settings, BroughtCorpus)
+
+    def fill(partial: Path) -> None:
+        shards: Sequence[object] = []
+        if isinstance(settings, FolderCorpus):
+            shards = in_shards(read_manifest(settings, languages))
+        elif isinstance(settings, ParquetCorpus):
+            shards = find_shards(settings, languages)
+        tasks = [(shard, number, partial) for number, shard in enumerate(shards)]
+        team.each("reading the corpus", "shards", len(tasks), write_readable, tasks)
+
+    def join(partial: Path) -> None:
+        settle(partial, settings.unreadable, partial.with_name(REPORT))
+        corpus = Corpus(partial)
+        check_rows(f"corpus {settings.name}", corpus.column("id"), corpus.column("split"))
+
+    team.build(final, fill, join)
 
 
 def _check_survival(workspace: Workspace) -> None:
@@ -135,47 +134,37 @@ def _train_pieces(workspace: Workspace, folder: Path) -> None:
     )
 
 
-def _waveform_features(folder: Path, rows: range, target: Path, samples: bool) -> int:
-    """Write the features of some rows, end to end, as `target.npy`, and their lengths beside."""
-    corpus = Corpus(folder)
-    pieces = []
-    for row in rows:
-        pieces.append(speech_features(corpus.waveform(row), samples))
-    np.save(target.with_suffix(".npy"), np.concatenate(pieces))
-    target.with_suffix(".json").write_text(json.dumps([len(p) for p in pieces]))
-    return len(rows)
+# ---- what is made of every recording or picture -------------------------------------------------------------
 
 
-def _fill_features(workspace: Workspace, folder: Path) -> None:
-    total = len(workspace.corpus)
-    parts = folder / "parts"
-    parts.mkdir()
-    ranges = [range(i, min(i + ROWS_PER_TASK, total)) for i in range(0, total, ROWS_PER_TASK)]
-    samples = workspace.recipe.encoder.backbone is not None
-    tasks = [(workspace.corpus.folder, r, parts / f"{i:05d}", samples) for i, r in enumerate(ranges)]
-    _on_all_cores("hearing the recordings", "recordings", total, _waveform_features, tasks)
-    lengths = [n for i in range(len(ranges)) for n in json.loads((parts / f"{i:05d}.json").read_text())]
-    Ragged.write(folder, _pieces_of(parts, len(ranges)), lengths)
-    for path in parts.iterdir():
-        path.unlink()
-    parts.rmdir()
+def _build_features(workspace: Workspace, team: Team) -> None:
+    total, samples = len(workspace.corpus), workspace.recipe.encoder.backbone is not None
+
+    def fill(partial: Path) -> None:
+        tasks = make_tasks(hear, workspace.corpus.folder, range(total), partial, samples)
+        team.each("hearing the recordings", "recordings", total, make_part, tasks)
+
+    def join(partial: Path) -> None:
+        Ragged.write(partial, pieces_of(partial), lengths_of(partial))
+        remove_parts(partial)
+
+    team.build(workspace.features_folder, fill, join)
 
 
-def _pieces_of(parts: Path, count: int) -> Iterator[np.ndarray]:
-    for part in range(count):
-        values = np.load(parts / f"{part:05d}.npy", mmap_mode="r")
-        start = 0
-        for length in json.loads((parts / f"{part:05d}.json").read_text()):
-            yield values[start : start + length]
-            start += length
-
-
-def _fill_pixels(workspace: Workspace, folder: Path) -> None:
+def _build_pixels(workspace: Workspace, team: Team) -> None:
     size = workspace.recipe.corpus.size
-    _, first = workspace.corpus.image_index
-    values = np.lib.format.open_memmap(folder / "values.npy", "w+", np.uint8, (len(first), size, size, 3))
-    with Bar("seeing the pictures", len(first), "pictures") as bar:
-        for number, row in enumerate(first):
-            values[number] = np.asarray(ImageOps.fit(workspace.corpus.picture(int(row)), (size, size)))
-            bar.advance()
-    values.flush()
+    rows = workspace.corpus.image_index[1].tolist()
+
+    def fill(partial: Path) -> None:
+        tasks = make_tasks(see, workspace.corpus.folder, rows, partial, size)
+        team.each("seeing the pictures", "pictures", len(rows), make_part, tasks)
+
+    def join(partial: Path) -> None:
+        values = np.lib.format.open_memmap(partial / "values.npy", "w+", np.uint8, (len(rows), size, size, 3))
+        for number, part in enumerate(parts_of(partial)):
+            seen = np.load(part, mmap_mode="r")
+            values[number * ITEMS_PER_PART : number * ITEMS_PER_PART + len(seen)] = seen
+        values.flush()
+        remove_parts(partial)
+
+    team.build(workspace.cache / f"pixels-{size}", fill, join)

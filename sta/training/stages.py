@@ -23,6 +23,7 @@ from sta.recipe import GardenCorpus, Optimisation, Recipe, dump_recipe
 from sta.training import runtime
 from sta.training.loop import Task, train
 from sta.training.prepare import prepare
+from sta.training.team import Team
 from sta.training.workspace import Workspace
 
 
@@ -131,10 +132,7 @@ def run_stage(workspace: Workspace, name: str) -> Path:
         return final
     accelerator = runtime.start(workspace.recipe.precision)
     if name == "prepare":
-        if accelerator.is_main_process:
-            prepare(workspace)
-        accelerator.wait_for_everyone()
-        return final
+        return prepare(workspace, Team.of(accelerator))
     if accelerator.is_main_process:
         _record_start(workspace, name, accelerator.num_processes)
     if name == "decoder":
@@ -149,10 +147,9 @@ def _hear_everything(workspace: Workspace, accelerator: Accelerator) -> None:
     from sta.training.features import cache_frames
     from sta.training.tasks.decoder import kinds_of_frames
 
-    share = Share(accelerator.process_index, accelerator.num_processes)
     for group in workspace.recipe.groups:
         for disturbed in kinds_of_frames(workspace.recipe):
-            cache_frames(workspace, group, accelerator.device, disturbed, share, accelerator.wait_for_everyone)
+            cache_frames(workspace, group, accelerator.device, disturbed, Team.of(accelerator))
 
 
 def settings_of(recipe: Recipe, name: str) -> Optimisation:

@@ -12,14 +12,14 @@ import numpy as np
 
 from sta.cards import LanguageCard, load_language
 from sta.data.cache import key_of
+from sta.data.parquet import version_of
 from sta.data.rows import Corpus
 from sta.data.store import Ragged
 from sta.data.text import Pieces, normalise
 from sta.errors import StaError
-from sta.recipe import FolderCorpus, Recipe
+from sta.recipe import FolderCorpus, ParquetCorpus, Recipe
 
 CORPUS_VERSION = 1  # raised when the same recipe would build another corpus
-
 
 UNSAID = 0  # the value of an attribute that a caption does not name
 
@@ -78,6 +78,8 @@ class Workspace:
         if isinstance(self.recipe.corpus, FolderCorpus):
             manifest = Path(self.recipe.corpus.root).resolve() / "metadata.jsonl"
             parts["manifest"] = [str(manifest), file_hash(manifest) if manifest.exists() else None]
+        if isinstance(self.recipe.corpus, ParquetCorpus):
+            parts["shards"] = version_of(self.recipe.corpus)
         return self.out / "cache" / f"{self.recipe.corpus.name}-{key_of(parts)}"
 
     @cached_property

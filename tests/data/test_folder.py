@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sta.data import folder
 from sta.data.audio import write_wav
-from sta.data.folder import read_manifest, set_aside_unreadable
+from sta.data.brought import split_of
+from sta.data.folder import in_shards, read_manifest
+from sta.data.rows import Corpus
+from sta.data.unreadable import read_report, settle, write_readable
 from sta.errors import CorpusError
 from sta.recipe import FolderCorpus
 
@@ -64,7 +68,7 @@ def write(root: Path, lines: Lines) -> Path:
 
 
 def read(root: Path, lines: Lines, **changes: Any) -> list[dict[str, Any]]:
-    return read_manifest(settings(write(root, lines), **changes), ["en", "ar"])
+    return [row for row, _ in read_manifest(settings(write(root, lines), **changes), ["en", "ar"])]
 
 
 def refused(root: Path, lines: Lines, **changes: Any) -> str:
@@ -101,7 +105,7 @@ def test_splits_do_not_depend_on_the_order_of_lines(files: Path, lines: Lines) -
 
 
 def test_shares_are_about_kept() -> None:
-    chosen = [folder._split_of(f"{n}.png", settings(Path(), validation=0.2, test=0.1)) for n in range(3000)]
+    chosen = [split_of(f"{n}.png", settings(Path(), validation=0.2, test=0.1)) for n in range(3000)]
     assert abs(chosen.count("validation") / 3000 - 0.2) < 0.03
     assert abs(chosen.count("test") / 3000 - 0.1) < 0.03
 
@@ -151,19 +155,21 @@ def test_an_empty_split_is_said(files: Path, lines: Lines, split: str) -> None:
 # --- unreadable files -----------------------------------------------------------------------------------------
 
 
-def kept(root: Path, lines: Lines, max_bad: float = 0.5) -> tuple[set[str], dict[str, str]]:
+def kept(root: Path, lines: Lines, limit: float = 0.5) -> tuple[set[str], dict[str, str]]:
     """(ids kept, id -> reason of the others)."""
-    corpus, report = settings(root, max_bad=max_bad), root / "unreadable.jsonl"
-    rows = set_aside_unreadable(read(root, lines), corpus, report)
-    reasons = [json.loads(line) for line in report.read_text().splitlines()] if report.exists() else []
-    return {r["id"] for r in rows}, {r["id"]: r["reason"] for r in reasons}
+    made = root / "made"
+    made.mkdir()
+    for number, rows in enumerate(in_shards(read_manifest(settings(write(root, lines)), ["en", "ar"]))):
+        write_readable(rows, number, made)
+    settle(made, limit, root / "unreadable.jsonl")
+    return set(Corpus(made).column("id")), {str(e.id): e.reason for e in read_report(made)}
 
 
 def test_readable_files_leave_no_report(mine: Path, lines: Lines) -> None:
-    ids, reasons = kept(mine, lines, max_bad=0.0)
+    ids, reasons = kept(mine, lines, limit=0.0)
     assert len(ids) == 40
     assert reasons == {}
-    assert not (mine / "unreadable.jsonl").exists()
+    assert not list(mine.rglob("*unreadable*.jsonl"))
 
 
 def test_each_unreadable_file_is_named_with_its_reason(mine: Path, lines: Lines) -> None:
@@ -204,10 +210,27 @@ def test_a_decompression_bomb_is_set_aside(mine: Path, lines: Lines, monkeypatch
     assert set(kept(mine, lines)[1]) == {"2a.wav", "2b.wav"}
 
 
+def test_an_entry_names_the_line_and_the_bytes(mine: Path, lines: Lines) -> None:
+    (mine / "1a.wav").write_text("this is text, not sound")
+    (mine / "3.png").unlink()
+    lines[30]["text"] = " "
+    kept(mine, lines)
+    sound, no_picture, _, silent = read_report(mine / "made")
+    assert (sound.id, sound.shard, sound.rows) == ("1a.wav", "metadata.jsonl, line 3", 1)
+    assert sound.sha256 == hashlib.sha256(b"this is text, not sound").hexdigest()
+    assert (no_picture.id, no_picture.sha256) == ("3a.wav", None)
+    assert (silent.id, silent.reason) == ("15a.wav", "the caption is empty")
+
+
 def test_too_many_unreadable_stop_and_name_the_first(mine: Path, lines: Lines) -> None:
     for number in range(3):
         (mine / f"{number}a.wav").unlink()
-    assert len(kept(mine, lines, max_bad=3 / 40)[0]) == 37
-    with pytest.raises(CorpusError, match=r"0a\.wav does not exist.*3 of 40 rows.*max_bad 0\.05") as error:
-        kept(mine, lines, max_bad=0.05)
+    assert len(kept(mine, lines, limit=3 / 40)[0]) == 37
+    shutil.rmtree(mine / "made")
+    with pytest.raises(
+        CorpusError, match=r"3 of 40 samples.*corpus\.unreadable 0\.05.*0a\.wav does not exist"
+    ) as error:
+        kept(mine, lines, limit=0.05)
     assert "\n" not in str(error.value)
+    assert not (mine / "made").exists()
+    assert len((mine / "unreadable.jsonl").read_text().splitlines()) == 3

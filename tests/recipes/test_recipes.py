@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from accelerate.state import AcceleratorState
 from huggingface_hub import ModelCard
@@ -23,6 +24,7 @@ from sta.data.garden.grammar import Grammar
 from sta.metrics.rows import SYSTEMS, Report
 from sta.recipe import GardenCorpus, Recipe, WorldSettings, load_recipe
 from sta.release import verify
+from tests.parquet_fixtures import write_parquet
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 STAGES = ("teacher", "tokenizer", "distill", "decoder", "reader")
@@ -120,10 +122,22 @@ def check_garden_report(report: Report, recipe: Recipe) -> None:
     assert ("ar", "speech", "flite") not in rows
 
 
-def test_folder_corpus_runs_from_nothing_to_a_drawing(tmp_path: Path, folder: Path) -> None:
+@pytest.fixture(scope="module")
+def shards(folder: Path) -> Path:
+    """The same corpus as two Parquet shards that hold the recordings and name the pictures."""
+    lines = [json.loads(line) for line in (folder / "metadata.jsonl").read_text(encoding="utf-8").splitlines()]
+    for number, line in enumerate(lines):
+        line["id"], line["audio"] = f"s{number}", {"bytes": (folder / line["audio"]).read_bytes(), "path": None}
+    for number in range(2):
+        write_parquet(folder / f"{number}.parquet", lines[number::2], image=pa.string())
+    return folder
+
+
+@pytest.mark.parametrize("corpus", ["name: folder, root: {}", "name: parquet, shards: {}, by_shards: true"])
+def test_brought_corpus_runs_from_nothing_to_a_drawing(tmp_path: Path, shards: Path, corpus: str) -> None:
     file = tmp_path / "own.yaml"
     file.write_text(
-        f"extends: garden-tiny\nname: own\nlanguages: [en]\ncorpus: {{name: folder, root: {folder}, size: 32}}\n"
+        f"extends: garden-tiny\nname: own\nlanguages: [en]\ncorpus: {{{corpus.format(shards)}, size: 32}}\n"
     )
     assert main(["run", str(file), *SMALL, "--out", str(tmp_path / "runs")]) == 0
     assert not (tmp_path / "runs" / "own" / "reader").exists(), "only Garden knows the truth about its pictures"

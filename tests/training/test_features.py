@@ -14,6 +14,7 @@ from sta.data.store import Ragged
 from sta.models.shared import Share
 from sta.recipe import load_recipe
 from sta.training import features
+from sta.training.team import Team
 from tests.conftest import tiny_encoder
 
 CPU = torch.device("cpu")
@@ -77,7 +78,7 @@ def test_any_number_of_ranks_hears_the_same(
     alone = features.cached_frames(workspace, "pooled", CPU, disturbed)
     workspace.cache = tmp_path / "shared"
     for rank in (2, 1, 0):  # rank 0 joins what the others left
-        folder = features.cache_frames(workspace, "pooled", CPU, disturbed, Share(rank, 3))
+        folder = features.cache_frames(workspace, "pooled", CPU, disturbed, Team(Share(rank, 3)))
         assert folder.exists() == (rank == 0)
     together = Ragged(folder)
     assert np.array_equal(together.values, alone.values)

@@ -23,7 +23,7 @@ from sta.models.shared import Share
 from sta.recipe import Optimisation
 from sta.stopping import SIGNALS
 from sta.training import checkpoint, runtime
-from sta.training.loop import Shuffled, Task, build_optimizer, learning_rate, train
+from sta.training.loop import Task, build_optimizer, learning_rate, train
 
 STEPS = 9
 
@@ -437,52 +437,7 @@ def test_a_checkpoint_of_another_network_is_said(tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
 
 
-# --- order, rate, optimiser -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("count", [1, 7, 30])
-def test_each_epoch_is_a_permutation(count: int) -> None:
-    items = np.arange(100, 100 + count)
-    order = Shuffled(items, seed=1)
-    epochs = [order.take(e * count, count) for e in range(3)]
-    assert all(sorted(e) == items.tolist() for e in epochs)
-    if count > 5:
-        assert not (epochs[0] == epochs[1]).all()
-        assert not (Shuffled(items, seed=2).take(0, count) == epochs[0]).all()
-    start = count // 2
-    np.testing.assert_array_equal(order.take(start, 2 * count), np.concatenate(epochs)[start : start + 2 * count])
-
-
-def test_nothing_to_take() -> None:
-    assert len(Shuffled(np.zeros(0, np.int64), 0).take(5, 3)) == 0
-    assert len(Shuffled(np.arange(3), 0).take(5, 0)) == 0
-
-
-@pytest.mark.parametrize(("count", "batch"), [(64, 8), (67, 8), (5, 8), (300, 4), (1000, 8)])
-def test_batches_are_alike_in_length_and_nothing_is_lost(count: int, batch: int) -> None:
-    rng = np.random.default_rng(0)
-    items, lengths = np.arange(count) + 50, rng.integers(50, 1000, count)
-    order = Shuffled(items, 1, lengths, batch)
-    assert order.epoch_length % batch == 0
-    for epoch in range(3):
-        taken = order.take(epoch * order.epoch_length, order.epoch_length)
-        seen = np.bincount(taken - 50, minlength=count)
-        assert seen.min() >= 1
-        assert seen.sum() - count < batch
-    if count >= 64:
-        spread = np.mean([np.ptp(lengths[b - 50]) for b in taken.reshape(-1, batch)])
-        plain = Shuffled(items, 1).take(0, count // batch * batch).reshape(-1, batch)
-        assert spread < 0.5 * np.mean([np.ptp(lengths[b - 50]) for b in plain])
-        mean = [lengths[b - 50].mean() for b in taken.reshape(-1, batch)]
-        assert mean != sorted(mean), "the batches must not come in order of length"
-
-
-def test_ranks_share_a_batch_without_loss() -> None:
-    items = np.arange(12)
-    parts = [Share(rank, 3).of(items) for rank in range(3)]
-    assert sorted(np.concatenate(parts)) == items.tolist()
-    assert {len(p) for p in parts} == {4}
-    assert Share().of(items).tolist() == items.tolist()
+# --- rate, optimiser -------------------------------------------------------------------------------------------
 
 
 def test_the_rate_warms_up_and_falls() -> None:

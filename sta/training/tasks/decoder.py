@@ -32,10 +32,11 @@ from sta.training.features import (
     load_speech,
     picture_codes,
     picture_latents,
+    short_phrases,
     teacher_features,
 )
-from sta.training.loop import Shuffled, Task
-from sta.training.tasks.distill import SHORT
+from sta.training.loop import Task
+from sta.training.order import Shuffled, build_order
 from sta.training.workspace import Workspace
 
 REPLACED = 0.1
@@ -202,16 +203,26 @@ class DecoderTask(Task):
         self.module = build_module(workspace.recipe, self.encoders, bottlenecks)
         self.short, self.full = {}, {}
         for group, (frames, *_) in self.frames.items():
-            short = frames.lengths < SHORT * np.quantile(frames.lengths, 0.9)
-            places = np.arange(len(frames))
-            self.short[group] = Shuffled(places[short], workspace.recipe.seed)
-            self.full[group] = Shuffled(places[~short], workspace.recipe.seed + 1)
+            short = short_phrases(workspace, frames.lengths)
+            shorts = self._shorts(bool(short.any()))
+            self.short[group] = self._order(group, short, 0, max(1, shorts), self.stage.batch - shorts)
+            self.full[group] = self._order(group, ~short, 1, max(1, self.stage.batch - shorts), 0)
+
+    def _shorts(self, any_short: bool) -> int:
+        """How many short phrases a batch has, in its last places."""
+        return int(self.stage.phrase_share * self.stage.batch) if any_short else 0
+
+    def _order(self, group: str, kept: np.ndarray, seed: int, batch: int, offset: int) -> Shuffled:
+        """The order of some of a group's recordings, of which a batch takes `batch` from the place `offset` on."""
+        places, recipe = np.flatnonzero(kept), self.workspace.recipe
+        shards = self.workspace.corpus.shard_of[self.rows[group][places]]
+        return build_order(recipe.corpus, places, recipe.seed + seed, shards, batch, offset=offset)
 
     def _places_of(self, step: int) -> tuple[int, np.ndarray]:
         """The number of the step's group, and which of the group's rows are in the whole batch."""
         number, turn, size = step % len(self.groups), step // len(self.groups), self.stage.batch
         short, full = self.short[self.groups[number]], self.full[self.groups[number]]
-        shorts = int(self.stage.phrase_share * size) if len(short.items) else 0
+        shorts = self._shorts(len(short.items) > 0)
         return number, np.concatenate(
             [full.take(turn * (size - shorts), size - shorts), short.take(turn * shorts, shorts)]
         )

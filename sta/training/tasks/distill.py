@@ -22,12 +22,12 @@ from sta.models.layers import similarity_distillation
 from sta.models.readout import UNKNOWN, TokenReadout
 from sta.models.shared import Share
 from sta.recipe import DistillStage, Recipe
-from sta.training.features import LENGTH_MULTIPLE, group_rows, teacher_features
-from sta.training.loop import Shuffled, Task
+from sta.training.features import LENGTH_MULTIPLE, group_rows, short_phrases, teacher_features
+from sta.training.loop import Task
+from sta.training.order import Shuffled, build_order
 from sta.training.workspace import Workspace
 
 MAX_SECONDS_TRAINED = 12
-SHORT = 0.55  # a recording below this share of the longest tenth's length counts as a short phrase
 
 
 class _Distillation(nn.Module):
@@ -132,7 +132,7 @@ class DistillTask(Task):
         self.named = workspace.attributes if self.stage.losses.get("attributes") else None
         self.module = self._build(workspace, group)
         lengths = workspace.features.lengths[self.rows]
-        short = lengths < SHORT * np.quantile(lengths, 0.9)
+        short = short_phrases(workspace, lengths)
         self.is_short = dict(zip(self.rows.tolist(), short.tolist(), strict=True))
         self.phrases = self._order(short)
         self.mixed = self._order(self._with_phrases(~short, short))
@@ -155,7 +155,9 @@ class DistillTask(Task):
 
     def _order(self, kept: np.ndarray) -> Shuffled:
         rows = self.rows[kept]
-        return Shuffled(rows, self.workspace.recipe.seed, self.workspace.features.lengths[rows], self.stage.batch)
+        lengths, shards = self.workspace.features.lengths[rows], self.workspace.corpus.shard_of[rows]
+        recipe = self.workspace.recipe
+        return build_order(recipe.corpus, rows, recipe.seed, shards, self.stage.batch, lengths)
 
     def _with_phrases(self, full: np.ndarray, short: np.ndarray) -> np.ndarray:
         """The full captions, and as many of the phrases as make `phrases_later` of the whole."""

@@ -12,11 +12,13 @@ from open_clip.loss import ClipLoss
 from torch import Tensor, nn
 
 from sta.cards import load_teacher
+from sta.data.parts import ITEMS_PER_PART
 from sta.data.text import Pieces
 from sta.models.shared import Share
 from sta.models.teacher import PieceTokenizer, build_own, prepare_pixels, save_own
 from sta.recipe import Recipe
-from sta.training.loop import Shuffled, Task
+from sta.training.loop import Task
+from sta.training.order import build_order
 from sta.training.workspace import Workspace
 
 
@@ -54,9 +56,10 @@ class TeacherTask(Task):
         self.pieces = workspace.cache / "pieces" / "teacher.model"
         self.tokenize = PieceTokenizer(Pieces.load(self.pieces), text["context_length"], text["vocab_size"])
         rows = workspace.corpus.select("train")
-        self.order = Shuffled(rows, workspace.recipe.seed)
         self.image_of, _ = workspace.corpus.image_index
         self.size = workspace.recipe.stages.teacher.batch
+        stretches = self.image_of[rows] // ITEMS_PER_PART
+        self.order = build_order(workspace.recipe.corpus, rows, workspace.recipe.seed, stretches, self.size)
 
     def _rows_of(self, step: int) -> np.ndarray:
         return self.order.take(step * self.size, self.size)

@@ -9,10 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sta.data.parts import ITEMS_PER_PART
 from sta.models.shared import Share
 from sta.models.vq import VQTokenizer, to_unit_range
 from sta.recipe import Recipe
-from sta.training.loop import Shuffled, Task
+from sta.training.loop import Task
+from sta.training.order import build_order
 from sta.training.workspace import Workspace
 
 
@@ -51,7 +53,10 @@ class TokenizerTask(Task):
         self.workspace, self.weights, self.size = workspace, {k: v for k, v in stage.losses.items()}, stage.batch
         self.module = build_module(workspace.recipe)
         image_of, _ = workspace.corpus.image_index
-        self.order = Shuffled(np.unique(image_of[workspace.corpus.select("train")]), workspace.recipe.seed)
+        pictures = np.unique(image_of[workspace.corpus.select("train")])
+        self.order = build_order(
+            workspace.recipe.corpus, pictures, workspace.recipe.seed, pictures // ITEMS_PER_PART, self.size
+        )
 
     def _pictures_of(self, step: int) -> np.ndarray:
         return self.order.take(step * self.size, self.size)

@@ -1,0 +1,85 @@
+"""What is made of every recording and every picture, some hundred at a time: each part is a file, complete or absent.
+
+So any process can make any part, and an interrupted preparation goes on with the parts that it lacks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import ImageOps
+
+from sta.data.audio import speech_features
+from sta.data.cache import write_atomically
+from sta.data.rows import Corpus
+
+ITEMS_PER_PART = 500
+
+
+def make_tasks(
+    make: Callable[..., np.ndarray], corpus: Path, rows: Sequence[int], folder: Path, how: object
+) -> list[tuple[Any, ...]]:
+    """The arguments of `make_part` for each stretch of the rows."""
+    (folder / "parts").mkdir(exist_ok=True)
+    starts = range(0, len(rows), ITEMS_PER_PART)
+    return [
+        (make, corpus, rows[start : start + ITEMS_PER_PART], folder / "parts" / f"{number:05d}.npy", how)
+        for number, start in enumerate(starts)
+    ]
+
+
+def make_part(make: Callable[..., np.ndarray], corpus: Path, rows: Sequence[int], target: Path, how: object) -> int:
+    """Write what `make` makes of some rows as `target`, unless it is there; returns how many rows they are."""
+    if not target.exists():
+        writing = target.with_suffix(".writing")
+        with writing.open("wb") as file:
+            np.save(file, make(_corpus(corpus), rows, target, how))
+        os.replace(writing, target)
+    return len(rows)
+
+
+@lru_cache(maxsize=1)
+def _corpus(folder: Path) -> Corpus:
+    return Corpus(folder)
+
+
+def hear(corpus: Corpus, rows: Sequence[int], target: Path, samples: bool) -> np.ndarray:
+    """The features of some rows, end to end; their lengths go beside `target`."""
+    pieces = [speech_features(corpus.waveform(row), samples) for row in rows]
+    write_atomically(target.with_suffix(".json"), json.dumps([len(piece) for piece in pieces]).encode())
+    return np.concatenate(pieces)
+
+
+def see(corpus: Corpus, rows: Sequence[int], target: Path, size: int) -> np.ndarray:
+    """The pictures of some rows, uint8 [n, H, W, 3]."""
+    return np.stack([np.asarray(ImageOps.fit(corpus.picture(row), (size, size))) for row in rows])
+
+
+def parts_of(folder: Path) -> list[Path]:
+    """The parts that were made, in order."""
+    return sorted((folder / "parts").glob("*.npy"))
+
+
+def lengths_of(folder: Path) -> list[int]:
+    """How long each piece of what `hear` made is."""
+    return [n for part in parts_of(folder) for n in json.loads(part.with_suffix(".json").read_text())]
+
+
+def pieces_of(folder: Path) -> Iterator[np.ndarray]:
+    """What `hear` made of each row, in order."""
+    for part in parts_of(folder):
+        values, start = np.load(part, mmap_mode="r"), 0
+        for length in json.loads(part.with_suffix(".json").read_text()):
+            yield values[start : start + length]
+            start += length
+
+
+def remove_parts(folder: Path) -> None:
+    shutil.rmtree(folder / "parts")

@@ -1,0 +1,108 @@
+"""Ranks that prepare a folder together: each does its share on its part of the cores, and the first joins the whole."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from sta.data.cache import writing
+from sta.errors import StaError
+from sta.models.shared import Share
+from sta.training.cores import on_cores
+from sta.training.progress import Bar
+
+
+@dataclass(frozen=True)
+class Team:
+    """The ranks of a launch; by default one, alone.
+
+    Attributes:
+        share: of this rank.
+        neighbours: ranks on this machine, itself among them.
+        gather: what every rank says, on every rank, once all have come to say it.
+    """
+
+    share: Share = field(default_factory=Share)
+    neighbours: int = 1
+    gather: Callable[[Any], list[Any]] = lambda said: [said]
+
+    @staticmethod
+    def of(accelerator: Accelerator) -> Team:
+        """The ranks of the running launch."""
+        if accelerator.num_processes == 1:
+            return Team()
+        share = Share(accelerator.process_index, accelerator.num_processes)
+        return Team(share, int(os.environ.get("LOCAL_WORLD_SIZE", "1")), lambda said: gather_object([said]))
+
+    def build(
+        self, final: Path, fill: Callable[[Path], None], join: Callable[[Path], None] = lambda partial: None
+    ) -> Path:
+        """Make the folder `final`: every rank fills its share of a partial folder, then the first joins what is there.
+
+        The folder appears whole or not at all. What an interrupted `fill` left in the partial folder is offered to the
+        next one, on any number of ranks.
+        """
+        if final.exists():
+            return final
+        partial = final.with_name(final.name + ".partial")
+        with self.agreed(), writing(final):
+            partial.mkdir(parents=True, exist_ok=True)
+            fill(partial)
+        with self.agreed():
+            if self.share.rank == 0:
+                with writing(final):
+                    join(partial)
+                    os.replace(partial, final)
+        return final
+
+    def on_first(self, work: Callable[[], object]) -> None:
+        """Let the first rank do something that the others wait for."""
+        with self.agreed():
+            if self.share.rank == 0:
+                work()
+
+    @contextmanager
+    def agreed(self) -> Iterator[None]:
+        """Leave the block when every rank has; an error on one is an error on all.
+
+        A stop by a signal is not waited with: the launcher stops every rank.
+        """
+        fault: Exception | None = None
+        try:
+            yield
+        except Exception as error:
+            fault = error
+        faults = self.gather(None if fault is None else _sendable(fault))
+        first = fault or next((other for other in faults if other is not None), None)
+        if first is not None:
+            raise first
+
+    def each(
+        self, title: str, unit: str, total: int, work: Callable[..., int], tasks: Sequence[tuple[Any, ...]]
+    ) -> None:
+        """Run `work(*task)`, which returns the units it did, for this rank's share of the tasks, on its cores.
+
+        Args:
+            total: units of all tasks of all ranks.
+        """
+        mine = tasks[self.share.rank :: self.share.world]
+        if mine:
+            bar = Bar(title, -(-total // self.share.world), unit, shown=self.share.rank == 0)
+            on_cores(bar, work, mine, self.neighbours)
+
+
+def _sendable(error: Exception) -> Exception:
+    """The error, or one of the same words, as another rank can be sent it."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return StaError(f"{type(error).__name__}: {error}")
+    return error

@@ -1,0 +1,192 @@
+"""Preparation of a damaged corpus of Parquet shards: it ends well and lists each loss, or stops with one sentence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sta.data.unreadable import read_report
+from sta.errors import CorpusError
+from sta.models.shared import Share
+from sta.recipe import load_recipe
+from sta.training.order import InLanes, Shuffled
+from sta.training.prepare import prepare
+from sta.training.stages import open_run, run_stage
+from sta.training.tasks import distill
+from sta.training.tasks.distill import DistillTask
+from sta.training.tasks.tokenizer import TokenizerTask
+from sta.training.team import Team
+from sta.training.workspace import Workspace
+from tests.parquet_fixtures import cut, sample, write_parquet
+from tests.test_launch import finish, launch
+
+SHARDS, ROWS = 10, 40
+SMALL = ("languages=[en]", "tokenizer.codes=16", "tokenizer.width=16", "stages.tokenizer.steps=2")
+pytestmark = pytest.mark.slow
+BAD_SOUND, BAD_PICTURE, TORN = {17, 103, 214, 365}, {58, 59, 131, 338}, 7  # 1 % each of 400, and a shard
+
+
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten shards of forty samples, of which some cannot be read."""
+    root = tmp_path_factory.mktemp("shards")
+    for shard in range(SHARDS):
+        rows = [sample(number) for number in range(shard * ROWS, (shard + 1) * ROWS)]
+        for number, row in enumerate(rows, shard * ROWS):
+            if number in BAD_SOUND:
+                row["audio"] = {"bytes": row["audio"]["bytes"][:2000], "path": None}
+            if number in BAD_PICTURE:
+                row["image"] = {"bytes": row["image"]["bytes"][:300], "path": None}
+        write_parquet(root / f"{shard:02d}.parquet", rows)
+    cut(root / f"{TORN:02d}.parquet")
+    return root
+
+
+def settings(shards: Path, unreadable: float, *changes: str) -> list[str]:
+    corpus = f"corpus={{name: parquet, shards: {shards}, size: 16, unreadable: {unreadable}, by_shards: true}}"
+    return [*SMALL, corpus, *changes]
+
+
+def workspace(shards: Path, out: Path, unreadable: float, *changes: str) -> Workspace:
+    return open_run(load_recipe("garden-tiny", settings(shards, unreadable, *changes)), out)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def prepared(made: Workspace) -> dict[str, bytes]:
+    """What the prepare stage left of the cache."""
+    others = ("codes", "latents")
+    return {name: data for name, data in files(made.cache).items() if not name.startswith(others)}
+
+
+@pytest.fixture(scope="module")
+def ready(damaged: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    made = workspace(damaged, tmp_path_factory.mktemp("runs"), 0.2)
+    prepare(made)
+    return made
+
+
+def test_a_damaged_corpus_ends_well_and_the_report_lists_each(ready: Workspace) -> None:
+    entries = read_report(ready.cache / "corpus")
+    lost = {int(entry.id[1:]) for entry in entries if entry.id is not None}
+    assert lost == BAD_SOUND | BAD_PICTURE
+    (torn,) = [entry for entry in entries if entry.id is None]
+    assert torn.shard == f"{TORN:02d}.parquet"
+    assert all(entry.sha256 and entry.reason for entry in entries)
+    assert all(entry.shard == f"{int(entry.id[1:]) // ROWS:02d}.parquet" for entry in entries if entry.id)
+    there = [n for n in range(SHARDS * ROWS) if n not in lost and n // ROWS != TORN]
+    assert ready.corpus.column("id") == [f"s{n:04d}" for n in there]
+    assert len(ready.features) == len(there)
+    assert len(ready.pixels) == len({n // 2 for n in there})
+
+
+def test_the_summary_counts_what_was_set_aside(ready: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    summary = json.loads((ready.final("prepare") / "prepare.json").read_text())
+    assert sum(summary["rows"].values()) == len(ready.corpus)
+    assert summary["unreadable"] == 8 + 40, "the torn shard counts as the mean of the others"
+    again = Workspace(ready.recipe.model_copy(update={"name": "again"}), ready.out)
+    prepare(again)
+    said = capsys.readouterr().err
+    assert "48 of 400 samples cannot be read and are set aside: " in said
+    assert str(ready.cache / "corpus" / "unreadable.jsonl") in said
+
+
+def test_above_the_limit_it_stops_with_one_sentence(damaged: Path, tmp_path: Path) -> None:
+    made = workspace(damaged, tmp_path, 0.05)
+    with pytest.raises(CorpusError) as error:
+        prepare(made)
+    assert "\n" not in str(error.value)
+    assert "48 of 400 samples cannot be read, more than corpus.unreadable 0.05 allows" in str(error.value)
+    left = files(made.cache)
+    assert list(left) == ["unreadable.jsonl"], "nothing else is left"
+    assert len(left["unreadable.jsonl"].splitlines()) == 9
+    assert str(made.cache / "unreadable.jsonl") in str(error.value)
+    assert not (made.folder / "prepare").exists()
+
+
+def test_stages_train_on_what_is_left(ready: Workspace) -> None:
+    final = run_stage(ready, "tokenizer")
+    assert list(final.rglob("*.safetensors"))
+
+
+def test_pictures_are_read_in_lanes(ready: Workspace) -> None:
+    task = TokenizerTask(ready)
+    assert isinstance(task.order, InLanes)
+    seen = [task.items(step) for step in range(40)]
+    epoch = [name for names in seen for name in names][: len(task.order.items)]
+    assert len(set(epoch)) == len(epoch)
+    whole = task.batch(3, Share())["pixels"]
+    parts = [task.batch(3, Share(rank, 2))["pixels"] for rank in range(2)]
+    assert all((whole[rank::2] == part).all() for rank, part in enumerate(parts))
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_recordings_are_heard_once_an_epoch_and_by_the_rank_of_their_lane(
+    ready: Workspace, monkeypatch: pytest.MonkeyPatch, world: int
+) -> None:
+    """Long ones and short ones alike; of nine shards, each rank reads those of its lanes."""
+    pictures, rows = len(ready.pixels), len(ready.corpus)
+    features = np.zeros((pictures, 8), np.float32), np.zeros((rows, 8), np.float32)
+    monkeypatch.setattr(distill, "teacher_features", lambda workspace, device: features)
+    task = DistillTask(ready, "pooled", torch.device("cpu"))
+    train, shard_of = ready.corpus.select("train"), ready.corpus.shard_of
+    size = task.stage.batch
+    heard, read = [], [set[int]() for _ in range(world)]
+    for step in range(len(train) // size):
+        batch = task._rows_of(step)
+        heard += batch.tolist()
+        for rank in range(world):
+            read[rank] |= set(shard_of[Share(rank, world).of(batch)].tolist())
+    assert len(set(heard)) == len(heard)
+    assert set(heard) <= set(train.tolist())
+    assert sum(map(len, read)) <= len(np.unique(shard_of)) + size - 1
+    lengths = ready.features.lengths[train]
+    assert len(task.mixed.items) == len(train), f"lengths {lengths.min()} to {lengths.max()}"
+
+
+def test_without_the_setting_the_order_is_plain(ready: Workspace) -> None:
+    corpus = ready.recipe.corpus.model_copy(update={"by_shards": False})
+    plain = Workspace(ready.recipe.model_copy(update={"corpus": corpus}), ready.out)
+    plain.cache = ready.cache
+    assert type(TokenizerTask(plain).order) is Shuffled
+
+
+def test_an_interrupted_preparation_reads_on_where_it_stopped(ready: Workspace, damaged: Path, tmp_path: Path) -> None:
+    """One of three ranks has done its share; the next start, of one rank, does the rest: the same, byte for byte."""
+    made = workspace(damaged, tmp_path, 0.2)
+
+    def stop(_: object) -> list[object]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(made, Team(Share(1, 3), gather=stop))
+    shards = made.cache / "corpus.partial" / "shards"
+    before = {path.name: path.stat().st_mtime_ns for path in shards.iterdir()}
+    assert sorted(before) == ["00001.arrow", "00004.arrow", "00007.arrow"]
+    prepare(made)
+    after = made.cache / "corpus" / "shards"
+    assert {name: (after / name).stat().st_mtime_ns for name in before} == before, "a finished shard was read again"
+    assert files(made.cache) == prepared(ready)
+
+
+def test_two_ranks_prepare_what_one_does(ready: Workspace, damaged: Path, tmp_path: Path) -> None:
+    recipe = ["garden-tiny", *settings(damaged, 0.2), "--stage", "prepare", "--out", str(tmp_path)]
+    finish([*launch("cpu-2"), *recipe], tmp_path / "log")
+    (cache,) = (tmp_path / "cache").iterdir()
+    assert cache.name == ready.cache.name
+    assert files(cache) == prepared(ready)
+    assert (tmp_path / "log").read_text().count("cannot be read and are set aside") == 1
+
+
+def test_two_ranks_stop_above_the_limit(damaged: Path, tmp_path: Path) -> None:
+    recipe = ["garden-tiny", *settings(damaged, 0.05), "--stage", "prepare", "--out", str(tmp_path)]
+    with pytest.raises(AssertionError):
+        finish([*launch("cpu-2"), *recipe], tmp_path / "log")
+    assert "sta: 48 of 400 samples cannot be read" in (tmp_path / "log").read_text()
+    assert [path.name for path in (tmp_path / "cache").rglob("*") if path.is_file()] == ["unreadable.jsonl"]

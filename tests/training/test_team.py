@@ -1,0 +1,102 @@
+"""Ranks that fill a folder together: what one does is done for all, and what goes wrong on one goes wrong on all."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sta.errors import CorpusError, StaError
+from sta.models.shared import Share
+from sta.training.team import Team
+from tests.touching import touch
+
+
+def together(world: int, work: Callable[[Team], object]) -> list[Any]:
+    """What `work` gives, or raises, on each rank of a launch; the ranks are threads."""
+    barrier, said = threading.Barrier(world, timeout=20), dict[int, object]()
+
+    def team(rank: int) -> Team:
+        def gather(mine: object) -> list[object]:
+            said[rank] = mine
+            barrier.wait()
+            every = [said[r] for r in range(world)]
+            barrier.wait()
+            return every
+
+        return Team(Share(rank, world), gather=gather)
+
+    def attempt(rank: int) -> object:
+        try:
+            return work(team(rank))
+        except Exception as error:
+            return error
+
+    with ThreadPoolExecutor(world) as pool:
+        return list(pool.map(attempt, range(world)))
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_the_first_joins_what_all_have_filled(tmp_path: Path, world: int) -> None:
+    def join(partial: Path) -> None:
+        names = sorted(path.name for path in partial.iterdir())
+        (partial / "all").write_text(" ".join(names))
+
+    def work(team: Team) -> Path:
+        return team.build(tmp_path / "made", lambda p: (p / str(team.share.rank)).touch(), join)
+
+    assert together(world, work) == [tmp_path / "made"] * world
+    assert (tmp_path / "made" / "all").read_text() == " ".join(map(str, range(world)))
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+    assert together(world, work) == [tmp_path / "made"] * world, "it is not made again"
+
+
+@pytest.mark.parametrize("bad", [0, 1])
+def test_an_error_on_one_rank_is_the_error_of_all(tmp_path: Path, bad: int) -> None:
+    def work(team: Team) -> Path:
+        def fill(partial: Path) -> None:
+            (partial / str(team.share.rank)).touch()
+            if team.share.rank == bad:
+                raise CorpusError("column 'audio' is missing")
+
+        return team.build(tmp_path / "made", fill)
+
+    errors = together(2, work)
+    assert all(isinstance(error, CorpusError) for error in errors)
+    assert {str(error) for error in errors} == {"column 'audio' is missing"}
+    assert [path.name for path in tmp_path.iterdir()] == ["made.partial"], "what was filled is there for the next time"
+
+
+def test_an_error_in_joining_is_the_error_of_all(tmp_path: Path) -> None:
+    def full(partial: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    errors = together(2, lambda team: team.build(tmp_path / "made", lambda partial: None, full))
+    assert {str(error) for error in errors} == {
+        f"{tmp_path / 'made'}: cannot be written (No space left on device); free space or choose another --out"
+    }
+
+
+def test_an_error_that_cannot_be_sent_is_sent_in_words() -> None:
+    class Odd(Exception):
+        """Of a class that no other process could find."""
+
+    def work(team: Team) -> None:
+        with team.agreed():
+            if team.share.rank == 1:
+                raise Odd("so odd")
+
+    first, second = together(2, work)
+    assert isinstance(second, Odd)
+    assert isinstance(first, StaError)
+    assert str(first) == "Odd: so odd"
+
+
+def test_each_rank_does_its_share_of_the_tasks(tmp_path: Path) -> None:
+    tasks = [(tmp_path, number) for number in range(5)]
+    Team(Share(1, 2)).each("touching", "files", 5, touch, tasks)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1-1", "3-1"]
