@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -30,6 +31,8 @@ TINY = (
 )
 #: The teacher, as nothing in it is decided by a comparison: a nearest code, once it is another one by a rounding error,
 #: makes another run of what follows.
+NEAR: dict[str, Any]
+ZERO: dict[str, Any]
 NEAR, ZERO = {"rel": 1e-4, "abs": 2e-5}, {"rel": 1e-3, "abs": 1e-3}
 WHOLE = (f"stages.teacher.steps={STEPS}", "precision=fp32")
 
