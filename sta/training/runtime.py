@@ -78,11 +78,11 @@ def start(precision: str = "auto") -> Accelerator:
         cpu=_on_processors(), mixed_precision="bf16" if mixed and not deepspeed else "no",
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )  # fmt: skip
-    if deepspeed and mixed:
+    if deepspeed:
+        config = accelerator.state.deepspeed_plugin.deepspeed_config
+        config["train_batch_size"] = "auto"  # accelerate wrote that of the stage before into it
         # DeepSpeed's own bf16 casts the weights and leaves the inputs; its autocast is what accelerate does elsewhere.
-        accelerator.state.deepspeed_plugin.deepspeed_config["torch_autocast"] = {
-            "enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": [],
-        }  # fmt: skip
+        config["torch_autocast"] = {"enabled": mixed, "dtype": "bfloat16", "lower_precision_safe_modules": []}
     return accelerator
 
 
