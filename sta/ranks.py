@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from torch.distributed import Store
 
+SIGNS_OF_LOSS = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "gloo", "NCCL")
+
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 
@@ -118,9 +120,6 @@ def has_last_word() -> bool:
 def lost_another(error: Exception) -> bool:
     """Whether an error says that another process of the launch is gone."""
     return _joined() and isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS_OF_LOSS)
-
-
-SIGNS_OF_LOSS = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "gloo", "NCCL")
 
 
 def _store() -> Store | None:

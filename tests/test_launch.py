@@ -1,4 +1,7 @@
-"""Real launches of two processes: with torchrun alone and under DeepSpeed, stopped by a signal and continued."""
+"""Real launches of two processes: with torchrun alone and under DeepSpeed, stopped by a signal and continued.
+
+Stages, whole runs, evaluation and drawing.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,9 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+
+from sta.data.audio import write_wav
+from tests.release_fixtures import wave
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))
@@ -60,6 +66,11 @@ def launch(config: str, *what: str) -> list[str]:
     return [*start, "--main_process_port", str(port), *(what or ("-m", "sta.train"))]
 
 
+def by(processes: int, *what: str) -> list[str]:
+    """`what`, done by one process or by two."""
+    return {1: [sys.executable, *what], 2: launch("cpu-2", *what)}[processes]
+
+
 @contextlib.contextmanager
 def started(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """The command, which is gone with its workers when the block is left."""
@@ -85,13 +96,25 @@ def finish(command: Sequence[str], log: Path) -> None:
 def stop_after_first_checkpoint(command: Sequence[str], checkpoints: Path, log: Path) -> int:
     """Send SIGTERM to the launcher alone, as a scheduler does, once a checkpoint is there; its exit code."""
     with started(command, log) as process:
-        end = time.monotonic() + LIMIT
-        while not list(checkpoints.glob("step-*[0-9]/state.json")):
-            assert process.poll() is None, log.read_text()[-3000:]
-            assert time.monotonic() < end, "no checkpoint in time"
-            time.sleep(0.05)
+        wait_for(lambda: bool(list(checkpoints.glob("step-*[0-9]/state.json"))), process)
         process.send_signal(signal.SIGTERM)
         return process.wait(LIMIT)
+
+
+def wait_for(happened: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + LIMIT
+    while not happened():
+        assert process.poll() is None, "it ended before"
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def children_of(parent: int) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+
+
+def environment_of(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
 
 
 def logged(stage: Path) -> list[dict[str, float]]:
@@ -202,6 +225,81 @@ def test_every_stage_trains_under_deepspeed(alone: Path) -> None:
     loss, reference = (logged(alone / run / "teacher")[0]["loss"] for run in ("zero2", "one"))
     assert loss == pytest.approx(reference, rel=0.02)
     assert loss != reference
+
+
+# ---- whole runs, evaluation and drawing ---------------------------------------------------------------------
+
+
+def every_file(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run, from nothing to its report, that two processes did in one launch: more recordings than one batch."""
+    out = tmp_path_factory.mktemp("together")
+    stages = ("teacher", "tokenizer", "distill", "decoder", "reader")
+    few = [f"stages.{stage}.steps=3" for stage in stages]
+    sizes = ["corpus.test=36", "evaluation.items=36", "evaluation.conditions=[noise-10,slow]", "sampling.steps=2"]
+    what = ["-m", "sta", "run", "garden-tiny", *TINY, *sizes, *few, "name=two", "--out", str(out)]
+    finish(launch("cpu-2", *what), out / "two.log")
+    return out
+
+
+def test_a_run_of_two_processes_is_whole_and_said_once(together: Path) -> None:
+    said = (together / "two.log").read_text()
+    assert said.count("pictures and numbers:") == said.count("decoder: done in") == said.count("evaluate: done in") == 1
+    assert {"recipe.yaml", "environment.json", "release", "evaluation", "decoder"} < {
+        path.name for path in (together / "two").iterdir()
+    }
+    assert not list(together.rglob("*.partial"))
+
+
+def test_two_processes_evaluate_as_one(together: Path) -> None:
+    """To the last bit: rows, page and pictures."""
+    run, reports = together / "two", []
+    for processes in (1, 2):
+        file = together / f"{processes}.json"
+        evaluation = by(processes, "-m", "sta", "evaluate", str(run), "--json", str(file))
+        finish(evaluation, together / f"evaluate-{processes}.log")
+        reports.append((file.read_bytes(), every_file(run / "evaluation")))
+    assert json.loads(reports[0][0])["rows"]
+    assert reports[0] == reports[1]
+    assert not (run / "evaluation.old").exists()
+
+
+def test_two_processes_share_out_what_is_drawn(together: Path) -> None:
+    """Three recordings give the same pictures, each named once; what is broken on the second rank is said once."""
+    said = [together / f"{number}.wav" for number in range(3)]
+    for number, path in enumerate(said):
+        write_wav(path, wave(seed=number))
+    options = ["--language", "en", "--weights", str(together / "two" / "release"), "--out"]
+    for processes in (1, 2):
+        drawing = by(processes, "-m", "sta", "draw", *map(str, said), *options, str(together / f"by-{processes}"))
+        finish(drawing, together / f"by-{processes}.log")
+    assert every_file(together / "by-1") == every_file(together / "by-2")
+    assert len(every_file(together / "by-2")) == (together / "by-2.log").read_text().count(".png") == 3
+
+    log, broken = together / "broken.log", together / "two" / "recipe.yaml"
+    drawing = by(2, "-m", "sta", "draw", str(said[0]), str(broken), *options, str(together / "none"))
+    with started(drawing, log) as process:
+        assert process.wait(LIMIT) != 0
+    assert log.read_text().count("sta: ") == log.read_text().count(f"sta: {broken}") == 1
+    assert not (together / "none").exists()
+
+
+def test_a_process_that_is_gone_ends_the_launch_with_one_sentence(together: Path) -> None:
+    endless = ["-m", "sta", "train", "garden-tiny", *TINY, "stages.teacher.steps=1000000", "stages.teacher.log_every=1"]
+    endless += ["corpus.test=36", "name=gone", "--stage", "teacher", "--out", str(together)]
+    with started(launch("cpu-2", *endless), together / "gone.log") as process:
+        wait_for(lambda: (together / "gone" / "teacher" / "log" / "metrics.jsonl").exists(), process)
+        os.kill(next(pid for pid in children_of(process.pid) if "RANK=1" in environment_of(pid)), signal.SIGKILL)
+        assert process.wait(60) != 0
+    said = (together / "gone.log").read_text()
+    assert said.count("sta: ") == said.count("another process of the launch is gone") == 1
+
+
+# ---- launch files -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
