@@ -181,12 +181,16 @@ def build_parser() -> argparse.ArgumentParser:
     one.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")
 
     one = command(
-        "train", bench_train, "Samples per second of training stages, against the bare model.", benches, shared=True
+        "train", bench_train, "Samples per second of stages, against loops written by hand.", benches, shared=True
     )
     _add_recipe(one)
     one.add_argument("--stage", action="append", help="a stage; may be given again (default: all)")
     one.add_argument("--steps", type=_positive, default=10, help="steps timed in a round (default: 10)")
     one.add_argument("--rounds", type=_positive, default=3, help="rounds, of which the median counts (default: 3)")
+    one.add_argument(
+        "--processes", type=_positive, nargs="+", metavar="N", help="compare launches of these numbers of processes"
+    )
+    one.add_argument("--tflops", type=_above_zero, help="the device's most, 10^12 a second (default: of a known GPU)")
     one.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")
 
     language = commands.add_parser("language", help="Check a language file.")
@@ -224,13 +228,22 @@ def _seed(text: str) -> int:
 
 
 def _guidance(text: str) -> float:
-    try:
-        scale = float(text)
-    except ValueError:
-        scale = math.nan
-    if not 1 <= scale < math.inf:
+    if not 1 <= (scale := _number(text)) < math.inf:
         raise argparse.ArgumentTypeError(f"'{text}' is not a number of at least 1")
     return scale
+
+
+def _above_zero(text: str) -> float:
+    if not 0 < (number := _number(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0")
+    return number
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 # ---- commands ---------------------------------------------------------------------------------------------

@@ -45,7 +45,9 @@ def extractor_meta(extractor: nn.Module, features: Tensor) -> dict[str, Any]:
     return {"fid_extractor": name}
 
 
-ALONE = {"sync_on_compute": False}  # every rank has all features: torchmetrics would gather them and count each twice
+ALONE: dict[str, Any] = {
+    "sync_on_compute": False
+}  # every rank has all features: torchmetrics would gather them and count each twice
 
 
 class _Precomputed(nn.Module):
