@@ -86,17 +86,13 @@ def _reason(log: str) -> str:
 def _rows(values: dict[tuple[str, str, str, int], list[float]], fewest: int) -> list[Row]:
     found = []
     for (stage, metric, system, count), measured in values.items():
-        where = {"language": "all", "split": "all", "condition": _condition(stage, count), "system": system}
+        where = {"language": "all", "split": "all", "condition": f"{stage}, {count} processes", "system": system}
         found.append(_row(metric, measured, where))
         if (metric, system) == ("samples_per_second", LOOP):
             alone = values[stage, metric, system, fewest]
             efficiency = [a / count / (b / fewest) for a, b in zip(measured, alone, strict=True)]
             found.append(_row("scaling_efficiency", efficiency, where))
     return found
-
-
-def _condition(stage: str, processes: int) -> str:
-    return f"{stage}, {processes} processes"
 
 
 def _row(metric: str, measured: Sequence[float], where: dict[str, str]) -> Row:
@@ -106,12 +102,13 @@ def _row(metric: str, measured: Sequence[float], where: dict[str, str]) -> Row:
 
 def scaling_table(report: Report) -> Table:
     """A line for each stage and number of processes."""
-    title = f"training on many processes, {report.meta['threads']} threads each"
-    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for name in ("stage", "samples/s", "efficiency %", "exchange %", *SHARES):
+    title = f"training, {report.meta['threads']} threads a process: samples per second, % of the time"
+    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for name in ("stage", "processes", "per s", "efficiency", "exchange", *SHARES):
         made.add_column(name, no_wrap=True, justify="left" if name == "stage" else "right")
     cells = {(r.condition, r.metric, r.system): r.value for r in report.rows}
-    for stage in dict.fromkeys(r.condition for r in report.rows):
-        found = (METRICS[m].text(cells[stage, m, LOOP]) for m in ("scaling_efficiency", "exchange_share"))
-        made.add_row(stage, f"{cells[stage, 'samples_per_second', LOOP]:.1f}", *found, *shares_of(cells, stage))
+    for where in dict.fromkeys(r.condition for r in report.rows):
+        stage, count = where.removesuffix(" processes").split(", ")
+        found = (METRICS[m].text(cells[where, m, LOOP]) for m in ("scaling_efficiency", "exchange_share"))
+        made.add_row(stage, count, f"{cells[where, 'samples_per_second', LOOP]:.1f}", *found, *shares_of(cells, where))
     return made

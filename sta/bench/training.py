@@ -37,6 +37,10 @@ LOOP, MEMORY = "sta", "sta, batches from memory"
 HAND, BARE = "loop written by hand", "bare forward and backward"
 SYSTEMS = (LOOP, MEMORY, HAND, BARE)
 Batch = dict[str, Tensor]
+#: Column -> metric and system of what a step takes, against another's.
+RATIOS = {"loop/hand": ("step_ratio", LOOP), "loop/bare": ("bare_ratio", LOOP), "hand/bare": ("bare_ratio", HAND)}
+#: Column -> metric of the shares of the training time.
+SHARES = {"data": "data_share", "save": "checkpoint_share", "flops": "flops_utilisation"}
 
 
 def bench_training(
@@ -197,24 +201,15 @@ def _rows(stage: str, settings: Optimisation, rounds: Sequence[dict[str, float]]
 def training_table(report: Report) -> Table:
     """A line for each stage."""
     processes, threads = report.meta["processes"], report.meta["threads"]
-    title = f"training, samples per second; {processes} x {threads} threads"
-    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for name in ("stage", "loop", "by hand", "bare", "loop/hand", "loop/bare", "hand/bare", *SHARES):
+    title = f"training, {processes} x {threads} threads: samples per second, ratios of a step, % of the time"
+    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for name in ("stage", "per s", *RATIOS, *SHARES):
         made.add_column(name, no_wrap=True, justify="left" if name == "stage" else "right")
     cells = {(r.condition, r.metric, r.system): r.value for r in report.rows}
     for stage in dict.fromkeys(r.condition for r in report.rows):
-        ratios = (("step_ratio", LOOP), ("bare_ratio", LOOP), ("bare_ratio", HAND))
-        made.add_row(
-            stage,
-            *(f"{cells[stage, 'samples_per_second', system]:.1f}" for system in (LOOP, HAND, BARE)),
-            *(f"{cells[stage, metric, system]:.3f}" for metric, system in ratios),
-            *shares_of(cells, stage),
-        )
+        speed, ratios = cells[stage, "samples_per_second", LOOP], (cells[stage, *where] for where in RATIOS.values())
+        made.add_row(stage, f"{speed:.1f}", *(f"{x:.3f}" for x in ratios), *shares_of(cells, stage))
     return made
-
-
-#: Column -> metric of the shares of the training time.
-SHARES = {"data %": "data_share", "save %": "checkpoint_share", "flops %": "flops_utilisation"}
 
 
 def shares_of(cells: Mapping[tuple[str, str, str], float], stage: str) -> list[str]:
