@@ -48,10 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _end("stopped on SIGINT; run the same command again to continue", Interrupted.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except RuntimeError as error:
-        if options.debug or not ranks.lost_another(error):
-            raise
-        return _end("another process of the launch is gone; run the same command again to continue", 1)
+    except Exception as error:
+        if ranks.lost_another(error) and not options.debug:
+            return _end("another process of the launch is gone; run the same command again to continue", 1)
+        ranks.has_last_word()  # a traceback says it, and the other processes end because of it
+        raise
     return 0
 
 

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from sta import ranks
+from sta.cli import main
 from sta.errors import AudioError
 
 WORLD = 2
@@ -109,4 +110,17 @@ def test_only_an_error_of_the_network_says_that_another_is_lost(monkeypatch: pyt
     assert not ranks.lost_another(closed), "there is no other"
     monkeypatch.setattr(ranks, "_joined", lambda: True)
     assert ranks.lost_another(closed)
-    assert not ranks.lost_another(RuntimeError("shapes do not fit"))
+    assert not ranks.lost_another(RuntimeError("[enforce fail at gloo/allgather.cc:20] shapes do not fit"))
+
+
+def test_what_is_not_shared_out_is_done_by_the_main_process(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert main(["language", "check", "nowhere"]) == 0
+    with pytest.raises(SystemExit, match="2"):
+        main(["speak"])
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setenv("RANK", "0")
+    assert main(["language", "check", "nowhere"]) == 2
+    assert capsys.readouterr().err.startswith("sta: ")

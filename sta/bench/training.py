@@ -2,7 +2,7 @@
 
 Under a launcher it measures that launch: each process holds its share of the whole batch, and its loops by hand know
 nothing of the other processes. So what the whole loop takes longer than they is the price of being many: collectives,
-waiting for the slowest, and (as alone) the loop's own overhead.
+waiting for the slowest, and (as alone) the loop's own overhead. But the teacher's contrastive loss gathers in any loop.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from sta.bench.flops import flops_of, peak_of
-from sta.errors import Interrupted
+from sta.errors import Interrupted, TrainingError
 from sta.metrics.rows import METRICS, Interval, Report, Row
 from sta.models.shared import Share
 from sta.recipe import Optimisation
@@ -54,15 +54,21 @@ def bench_training(
         steps: that are timed in a round, after as many that are not.
         rounds: in which the contestants take turns; the median counts.
         tflops: of the device at its best, 10^12 a second; None: those of a known GPU.
+
+    Raises:
+        TrainingError: a stage's batch cannot be shared out evenly.
     """
     accelerator, rows = runtime.start(workspace.recipe.precision), list[Row]()
     peak = tflops * 1e12 if tflops else peak_of(accelerator.device)
     with Bar("bench", len(stages) * rounds, "rounds") as bar:
         for stage in stages:
+            settings, measured = settings_of(workspace.recipe, stage), list[dict[str, float]]()
+            if settings.batch % accelerator.num_processes:
+                processes = f"{accelerator.num_processes} processes"
+                raise TrainingError(f"stage {stage}: batch {settings.batch} is not a multiple of {processes}")
             with accelerator.main_process_first():  # caches are written once
                 task = build_task(workspace, stage, accelerator)
             bench = _Bench(task, workspace.recipe.precision, workspace.recipe.seed, steps, accelerator)
-            settings, measured = settings_of(workspace.recipe, stage), list[dict[str, float]]()
             for _ in range(rounds):
                 measured.append(bench.round(settings))
                 bar.advance()
