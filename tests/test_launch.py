@@ -1,4 +1,7 @@
-"""Real launches of two processes: with torchrun alone and under DeepSpeed, stopped by a signal and continued."""
+"""Real launches of two processes: with torchrun alone and under DeepSpeed, stopped by a signal and continued.
+
+Stages, whole runs, evaluation and drawing.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -20,7 +23,9 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from sta.data.audio import write_wav
 from sta.training.faults import VARIABLE
+from tests.release_fixtures import wave
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))
@@ -60,6 +65,11 @@ def launch(config: str, *what: str) -> list[str]:
     return [*start, "--main_process_port", str(port), *(what or ("-m", "sta.train"))]
 
 
+def by(processes: int, *what: str) -> list[str]:
+    """`what`, done by one process or by two."""
+    return {1: [sys.executable, *what], 2: launch("cpu-2", *what)}[processes]
+
+
 @contextlib.contextmanager
 def started(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """The command, which is gone with its workers when the block is left."""
@@ -85,13 +95,17 @@ def finish(command: Sequence[str], log: Path) -> None:
 def stop_after_first_checkpoint(command: Sequence[str], checkpoints: Path, log: Path) -> int:
     """Send SIGTERM to the launcher alone, as a scheduler does, once a checkpoint is there; its exit code."""
     with started(command, log) as process:
-        end = time.monotonic() + LIMIT
-        while not list(checkpoints.glob("step-*[0-9]/state.json")):
-            assert process.poll() is None, log.read_text()[-3000:]
-            assert time.monotonic() < end, "no checkpoint in time"
-            time.sleep(0.05)
+        wait_for(lambda: bool(list(checkpoints.glob("step-*[0-9]/state.json"))), process)
         process.send_signal(signal.SIGTERM)
         return process.wait(LIMIT)
+
+
+def wait_for(happened: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + LIMIT
+    while not happened():
+        assert process.poll() is None, "it ended before"
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.05)
 
 
 def logged(stage: Path) -> list[dict[str, float]]:
@@ -229,7 +243,7 @@ def test_a_lost_process_is_started_again(alone: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"), [("kill", "another process of this job is gone"), ("freeze", "no step in 5 s")]
+    ("fault", "said"), [("kill", "another process of the launch is gone"), ("freeze", "stage teacher: no step in 5 s")]
 )
 def test_a_process_that_is_gone_or_stuck_ends_the_job_within_a_minute(
     fault: str, said: str, alone: Path, monkeypatch: pytest.MonkeyPatch
@@ -246,7 +260,7 @@ def test_a_process_that_is_gone_or_stuck_ends_the_job_within_a_minute(
         struck = time.monotonic()
         assert process.wait(LIMIT) != 0
     assert time.monotonic() - struck < 60
-    assert said in log.read_text()
+    assert log.read_text().count("sta: ") == log.read_text().count(f"sta: {said}") == 1
     assert not (stage / "final").exists()
     assert list((stage / "checkpoints").glob("step-*0")), "no checkpoint was left"
 
@@ -261,6 +275,67 @@ def test_out_of_memory_on_one_process_takes_smaller_parts_after_a_restart(
     assert json.loads((stage / "log" / "parts.json").read_text()) == {"parts": 2}
     assert "items at a time on each process" in (alone / "memory.log").read_text()
     assert [line["samples"] for line in logged(stage)] == [8 * n for n in range(1, STEPS + 1)]
+
+
+# ---- whole runs, evaluation and drawing ---------------------------------------------------------------------
+
+
+def every_file(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run, from nothing to its report, that two processes did in one launch: more recordings than one batch."""
+    out = tmp_path_factory.mktemp("together")
+    stages = ("teacher", "tokenizer", "distill", "decoder", "reader")
+    few = [f"stages.{stage}.steps=3" for stage in stages]
+    sizes = ["corpus.test=36", "evaluation.items=36", "evaluation.conditions=[noise-10,slow]", "sampling.steps=2"]
+    what = ["-m", "sta", "run", "garden-tiny", *TINY, *sizes, *few, "name=two", "--out", str(out)]
+    finish(launch("cpu-2", *what), out / "two.log")
+    return out
+
+
+def test_a_run_of_two_processes_is_whole_and_said_once(together: Path) -> None:
+    said = (together / "two.log").read_text()
+    assert said.count("pictures and numbers:") == said.count("decoder: done in") == said.count("evaluate: done in") == 1
+    assert {"recipe.yaml", "environment.json", "release", "evaluation", "decoder"} < {
+        path.name for path in (together / "two").iterdir()
+    }
+    assert not list(together.rglob("*.partial"))
+
+
+def test_two_processes_evaluate_as_one(together: Path) -> None:
+    """To the last bit: rows, page and pictures."""
+    run, reports = together / "two", []
+    for processes in (1, 2):
+        file = together / f"{processes}.json"
+        evaluation = by(processes, "-m", "sta", "evaluate", str(run), "--json", str(file))
+        finish(evaluation, together / f"evaluate-{processes}.log")
+        reports.append((file.read_bytes(), every_file(run / "evaluation")))
+    assert json.loads(reports[0][0])["rows"]
+    assert reports[0] == reports[1]
+    assert not (run / "evaluation.old").exists()
+
+
+def test_two_processes_share_out_what_is_drawn(together: Path) -> None:
+    """Three recordings give the same pictures, each named once; what is broken on the second rank is said once."""
+    said = [together / f"{number}.wav" for number in range(3)]
+    for number, path in enumerate(said):
+        write_wav(path, wave(seed=number))
+    options = ["--language", "en", "--weights", str(together / "two" / "release"), "--out"]
+    for processes in (1, 2):
+        drawing = by(processes, "-m", "sta", "draw", *map(str, said), *options, str(together / f"by-{processes}"))
+        finish(drawing, together / f"by-{processes}.log")
+    assert every_file(together / "by-1") == every_file(together / "by-2")
+    assert len(every_file(together / "by-2")) == (together / "by-2.log").read_text().count(".png") == 3
+
+    log, broken = together / "broken.log", together / "two" / "recipe.yaml"
+    drawing = by(2, "-m", "sta", "draw", str(said[0]), str(broken), *options, str(together / "none"))
+    with started(drawing, log) as process:
+        assert process.wait(LIMIT) != 0
+    assert log.read_text().count("sta: ") == log.read_text().count(f"sta: {broken}") == 1
+    assert not (together / "none").exists()
 
 
 # ---- launch files -------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import shutil
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, set_seed
 from torch import Tensor, nn
-from torch.distributed import DistError
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset
 
@@ -36,9 +35,6 @@ from sta.training.progress import Bar
 from sta.training.record import Log, Parts, Skipped
 from sta.training.runtime import step_seed, stop_anywhere
 from sta.training.watchdog import Watchdog
-
-#: How gloo, whose errors have no class of their own, says that another process is gone.
-LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "gloo/transport")
 
 
 class Task(ABC):
@@ -116,7 +112,7 @@ def train(task: Task, settings: Optimisation, folder: Path, seed: int, accelerat
     Raises:
         Interrupted: SIGINT, SIGTERM or SIGUSR1 came; the state is saved.
         TrainingError: too many steps had a loss or gradient that is not finite, a checkpoint does not load or cannot
-            be written, the memory is too small for one item, or another process was lost.
+            be written, or the memory is too small for one item.
     """
     final = folder / "final"
     if final.exists():
@@ -134,7 +130,7 @@ def train(task: Task, settings: Optimisation, folder: Path, seed: int, accelerat
     buffers, due = _Buffers(task.module), False
     bar = Bar(task.name, settings.steps, "steps", first, main)
     watchdog = Watchdog(settings.patience, task.name)
-    with deferred_signals() as stop, bar, log, _one_job(task.name), watchdog, checkpoints:
+    with deferred_signals() as stop, bar, log, watchdog, checkpoints:
         for step, batches in _steps(task, share, parts, first, settings):
             # ---- one step -------------------------------------------------------------------------------
             faults.strike("step", step + 1)
@@ -229,20 +225,6 @@ def _halve(parts: Parts, accelerator: Accelerator, stage: str, step: int, error:
     accelerator.gradient_accumulation_steps, accelerator.step = parts.count, 0
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-@contextmanager
-def _one_job(stage: str) -> Iterator[None]:
-    """Say in one sentence that another process of the job is gone."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not isinstance(error, DistError) and not any(sign in str(error) for sign in LOST):
-            raise
-        raise TrainingError(
-            f"stage {stage}: another process of this job is gone ({str(error).splitlines()[0][:200]}); run the same "
-            "command again to go on from the last checkpoint, or let the launcher do so (--max_restarts)"
-        ) from error
 
 
 def _prepare(
