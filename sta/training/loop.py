@@ -198,7 +198,7 @@ def _gradient(
             with sharing(share, settings.batch, whole):
                 losses = model({name: value.to(accelerator.device) for name, value in batch.items()})
             loss = sum(task.weights[name] * value for name, value in losses.items() if name in task.weights)
-            if faults.poisons(step + 1):
+            if faults.asks("nan", "step", step + 1):
                 loss = loss * math.nan
             for name, value in {"loss": loss, **losses}.items():
                 means[name] = means.get(name, 0.0) + value.detach() / len(batches)
