@@ -210,8 +210,8 @@ def test_the_first_way_that_fits_is_taken_if_it_has_a_launch_file() -> None:
 
 
 def test_one_process_and_averages_narrow_the_choice() -> None:
-    assert [w.zero for w in WAYS if memory.possible(w, 1, False)] == [0]
-    assert [w.zero for w in WAYS if memory.possible(w, 8, True)] == [0, 1, 2, 2]
+    assert [w.zero for w in WAYS if memory.possible(w, 1)] == [0]
+    assert [w.zero for w in WAYS if memory.possible(w, 8)] == [0, 1, 2, 3, 2, 3]
 
 
 def test_a_published_teacher_is_counted_without_its_weights() -> None:

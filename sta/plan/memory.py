@@ -41,7 +41,7 @@ class Way:
 #: In the order in which they should be taken: what shares more is slower.
 WAYS = (
     Way(0, False, "gpu-8.yaml"), Way(1, False, None), Way(2, False, "gpu-8-zero2.yaml"), Way(3, False, None),
-    Way(2, True, None),
+    Way(2, True, None), Way(3, True, "gpu-8-zero3-offload.yaml"),
 )  # fmt: skip
 
 
@@ -75,13 +75,13 @@ def deepspeed_says(way: Way, size: Parameters, a_node: int, nodes: int) -> float
     if way.zero == 2:
         return float(estimate_zero2_model_states_mem_needs(total, a_node, nodes, way.offload)[1])
     if way.zero == 3:
-        return float(estimate_zero3_model_states_mem_needs(total, size.largest, a_node, nodes, False, False)[1])
+        return float(estimate_zero3_model_states_mem_needs(total, size.largest, a_node, nodes, way.offload, False)[1])
     return None
 
 
-def possible(way: Way, processes: int, averaged: bool) -> bool:
-    """Whether the training loop takes it: one process has nothing to share, and ZeRO-3 averages no weights."""
-    return way.zero == 0 or (processes > 1 and not (way.zero == 3 and averaged))
+def possible(way: Way, processes: int) -> bool:
+    """Whether there is something to share."""
+    return way.zero == 0 or processes > 1
 
 
 def chosen(needs: Mapping[Way, float], memory: float) -> Way | None:

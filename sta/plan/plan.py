@@ -167,7 +167,7 @@ def _check_shares(recipe: Recipe, name: str, processes: int) -> None:
 def _plan_stage(recipe: Recipe, facts: Facts, machines: Machines, name: str, like: int) -> StagePlan:
     size, step, settings = count(recipe, facts, name), step_of(recipe, facts, name), settings_of(recipe, name)
     averaged, each = bool(settings.ema), settings.batch // machines.processes
-    ways = [way for way in memory.WAYS if memory.possible(way, machines.processes, averaged)]
+    ways = [way for way in memory.WAYS if memory.possible(way, machines.processes)]
     states = {way: memory.states(way, size, machines.processes, averaged) for way in ways}
     activations = step.saved.of(each)
     needs = {way: kept + activations for way, kept in states.items()}

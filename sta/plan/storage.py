@@ -61,12 +61,11 @@ def of_frozen(recipe: Recipe, facts: Facts) -> list[Item]:
     kinds = len(kinds_of_frames(recipe))
     codes, latents = (facts.pictures * side * side * n for n in (I64, F16 * recipe.tokenizer.code_width))
     draws_latents = recipe.decoder.kind == "latent-diffusion"
-    items = [Item("teacher's features", "cache/*/teacher-*", teacher, loaded=teacher)]
+    items = [Item("teacher's features", "cache/*/teacher-*", teacher)]
     if not draws_latents:
-        items.append(Item("pictures' codes", "cache/*/codes-*", codes, loaded=codes))
+        items.append(Item("pictures' codes", "cache/*/codes-*", codes))
     if draws_latents or recipe.decoder.draft:
-        loaded = latents * (draws_latents + bool(recipe.decoder.draft))
-        items.append(Item("pictures' latents", "cache/*/latents-*", latents, loaded=loaded))
+        items.append(Item("pictures' latents", "cache/*/latents-*", latents))
     items.append(Item("encoders' frames" + ", clean and disturbed" * (kinds == 2), "cache/*/*frames-*", kinds * frames))
     items.append(Item("parts of them, until joined", "cache/*/*frames-*", frames, passing=True))
     return items

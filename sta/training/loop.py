@@ -154,7 +154,7 @@ def train(task: Task, settings: Optimisation, folder: Path, seed: int, accelerat
                 optimizer.step()
                 if average is not None:
                     with _whole(accelerator, model):
-                        average.update_parameters(accelerator.unwrap_model(model))
+                        average.update_parameters(task.module)
             else:
                 buffers.restore()
                 skipped.add(step, fault, task.items(step))
