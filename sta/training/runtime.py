@@ -8,12 +8,14 @@ from datetime import timedelta
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs
 
 from sta import ranks
 from sta.errors import TrainingError
 from sta.stopping import StopRequest
+from sta.training.meeting import meet
 
 PATIENCE = timedelta(days=1)  # while the main rank builds a corpus; a rank that dies is noticed at once
 
@@ -40,9 +42,13 @@ def join() -> PartialState:
     """
     how = {}
     if ranks.world() > 1:
+        backend = "cuda:nccl,cpu:gloo" if torch.cuda.is_available() else "gloo"
+        if not dist.is_initialized():
+            store = meet(ranks.rank(), ranks.world(), PATIENCE)
+            dist.init_process_group(backend, store=store, rank=ranks.rank(), world_size=ranks.world(), timeout=PATIENCE)
         # Without a backend named, accelerate leaves DeepSpeed's CPU ranks believing that they are alone; without
         # `cpu`, it leaves ranks started by torchrun with a model that is not synchronised.
-        how = {"timeout": PATIENCE} | ({} if torch.cuda.is_available() else {"backend": "gloo"})
+        how = {"timeout": PATIENCE} | ({} if torch.cuda.is_available() else {"backend": backend})
     state = PartialState(cpu=_on_processors(), **how)
     if state.num_processes != ranks.world():
         raise TrainingError(
