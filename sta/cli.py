@@ -1,4 +1,7 @@
-"""The `sta` command. Every error that a user can cause is one sentence on stderr and exit code 2."""
+"""The `sta` command. Every error that a user can cause is one sentence on stderr and exit code 2.
+
+Under a launcher, commands that know how share their work out among its processes; the others are the main one's alone.
+"""
 
 from __future__ import annotations
 
@@ -11,37 +14,62 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from sta import ranks
 from sta.bench.commands import bench_sampling, bench_speed, bench_train
 from sta.errors import AudioError, Interrupted, StaError
 from sta.locate import finished_run, recipe_of, release_of
+from sta.plan.command import plan
 from sta.stopping import interruptible
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from sta.pipeline import SpeechToImagePipeline
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     options = _parse(arguments)
+    if not (options.shared or ranks.is_main()):
+        return 0
     _quieten()
     try:
         with interruptible():
+            if options.shared:
+                _join()
             options.run(options)
         sys.stdout.flush()
     except StaError as error:
         if options.debug:
             raise
-        print(f"sta: {error}", file=sys.stderr)
-        return error.exit_code
+        return _end(error, error.exit_code)
     except Interrupted as stopped:
-        print(f"sta: {stopped}", file=sys.stderr)
-        return Interrupted.exit_code
+        return _end(stopped, Interrupted.exit_code)
     except KeyboardInterrupt:  # asked twice
-        print("sta: stopped on SIGINT; run the same command again to continue", file=sys.stderr)
-        return Interrupted.exit_code
+        return _end("stopped on SIGINT; run the same command again to continue", Interrupted.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:
+        if ranks.lost_another(error) and not options.debug:
+            return _end("another process of the launch is gone; run the same command again to continue", 1)
+        ranks.has_last_word()  # a traceback says it, and the other processes end because of it
+        raise
     return 0
+
+
+def _join() -> None:
+    """Let the processes of a launch find each other before anything can go wrong on one of them."""
+    if ranks.world() > 1:
+        from sta.training.runtime import join
+
+        join()
+
+
+def _end(sentence: object, code: int) -> int:
+    """Say why, unless another process of the launch has; returns the exit code."""
+    if ranks.has_last_word():
+        print(f"sta: {sentence}", file=sys.stderr)
+    return code
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -59,7 +87,7 @@ class _Parser(argparse.ArgumentParser):
     """A parser whose errors are one line too."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"sta: {message}; `{self.prog} --help` lists what there is\n")
+        self.exit(2, f"sta: {message}; `{self.prog} --help` lists what there is\n" if ranks.is_main() else None)
 
 
 def _quieten() -> None:
@@ -67,7 +95,9 @@ def _quieten() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("DS_ACCELERATOR", "cpu" if not _has_gpu() else "cuda")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     warnings.filterwarnings("ignore", module=r"(diffusers|transformers|torch|deepspeed|accelerate)\..*")
+    warnings.filterwarnings("ignore", category=FutureWarning)  # of other packages about each other
 
 
 def _has_gpu() -> bool:
@@ -81,9 +111,11 @@ def build_parser() -> argparse.ArgumentParser:
     debug.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, run: object, help_text: str, where: object = None) -> argparse.ArgumentParser:
+    def command(
+        name: str, run: object, help_text: str, where: object = None, shared: bool = False
+    ) -> argparse.ArgumentParser:
         sub = (where or commands).add_parser(name, help=help_text, description=help_text, parents=[debug])  # type: ignore[attr-defined]
-        sub.set_defaults(run=run)
+        sub.set_defaults(run=run, shared=shared)
         return sub
 
     one = command("demo", demo, "Say captions in every language, draw them, and write a page to look at.")
@@ -96,14 +128,21 @@ def build_parser() -> argparse.ArgumentParser:
     one.add_argument("--seed", type=_seed, default=0, help="the same seed says and draws the same (default: 0)")
     one.add_argument("--out", type=Path, default=Path("demo"), help="folder for the page (default: demo)")
 
-    one = command("run", run, "Do every stage of a recipe, from nothing to a report; finished stages are skipped.")
+    one = command(
+        "run", run, "Do every stage of a recipe, from nothing to a report; finished stages are skipped.", shared=True
+    )
     _add_recipe(one)
 
-    one = command("train", train, "Do one stage of a recipe (the same as `accelerate launch -m sta.train`).")
+    one = command(
+        "train", train, "Do one stage of a recipe (the same as `accelerate launch -m sta.train`).", shared=True
+    )
     _add_recipe(one)
     one.add_argument("--stage", required=True, help="prepare, teacher, tokenizer, distill-pooled, decoder, reader, ...")
 
-    one = command("draw", draw, "Draw recordings (WAV, FLAC, MP3, OGG; any rate; mono or stereo).")
+    one = command("plan", plan, "Say what a recipe takes on some GPUs: parameters, memory, hours, disk.")
+    _add_plan(one)
+
+    one = command("draw", draw, "Draw recordings (WAV, FLAC, MP3, OGG; any rate; mono or stereo).", shared=True)
     one.add_argument("files", nargs="+", metavar="FILE")
     one.add_argument("--language", required=True, metavar="CODE", help="language spoken, such as en or ar")
     _add_weights(one)
@@ -123,7 +162,7 @@ def build_parser() -> argparse.ArgumentParser:
     one.add_argument("--seed", type=_seed, default=0)
     one.add_argument("--out", type=Path, default=Path("speech.wav"), help="file to write (default: speech.wav)")
 
-    one = command("evaluate", evaluate, "Evaluate a finished run again and write its report.")
+    one = command("evaluate", evaluate, "Evaluate a finished run again and write its report.", shared=True)
     one.add_argument("folder", type=Path, metavar="RUN", help="the run's folder, such as runs/garden-mini")
     one.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")
 
@@ -146,12 +185,28 @@ def build_parser() -> argparse.ArgumentParser:
     one.add_argument("--repeats", type=_positive, default=5, help="rounds, of which the median counts (default: 5)")
     one.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")
 
-    one = command("train", bench_train, "Samples per second of training stages, against the bare model.", benches)
+    one = command(
+        "train", bench_train, "Samples per second of stages, against loops written by hand.", benches, shared=True
+    )
     _add_recipe(one)
     one.add_argument("--stage", action="append", help="a stage; may be given again (default: all)")
     one.add_argument("--steps", type=_positive, default=10, help="steps timed in a round (default: 10)")
     one.add_argument("--rounds", type=_positive, default=3, help="rounds, of which the median counts (default: 3)")
+    one.add_argument(
+        "--processes", type=_positive, nargs="+", metavar="N", help="compare launches of these numbers of processes"
+    )
+    one.add_argument("--tflops", type=_above_zero, help="the device's most, 10^12 a second (default: of a known GPU)")
     one.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")
+
+    one = command("rehearse", rehearse, "Kill a stage again and again, and compare it with one that was not.")
+    _add_recipe(one)
+    one.add_argument("--stage", default="tokenizer", help="whose earlier stages are done (default: tokenizer)")
+    one.add_argument("--kills", type=_positive, default=20, help="kills under each launch (default: 20)")
+    one.add_argument(
+        "--launch", nargs="+", default=["alone", "cpu-2", "cpu-2-zero2"],
+        help="launch files of recipes/accelerate; alone: one process (default: alone cpu-2 cpu-2-zero2)",
+    )  # fmt: skip
+    one.add_argument("--json", type=Path, metavar="FILE", help="write the outcome here too")
 
     language = commands.add_parser("language", help="Check a language file.")
     kinds = language.add_subparsers(required=True, metavar="COMMAND")
@@ -162,11 +217,37 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_plan(parser: argparse.ArgumentParser) -> None:
+    _add_experiment(parser)
+    parser.set_defaults(seed=None)
+    parser.add_argument("--gpus", type=_positive, default=1, help="GPUs of one machine (default: 1)")
+    parser.add_argument("--nodes", type=_positive, default=1, help="machines (default: 1)")
+    parser.add_argument("--memory", type=_above_zero, default=80.0, help="GiB of one GPU (default: 80)")
+    parser.add_argument(
+        "--tflops", type=_above_zero, default=989.0,
+        help="peak of one GPU in dense bfloat16 products, TFLOP/s (default: 989, of H100 and H200 SXM)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--utilisation", type=_share, default=0.35,
+        help="share of that peak that is reached (default: 0.35, which small models and small batches do not reach)",
+    )  # fmt: skip
+    parser.add_argument("--captions", type=_positive, help="spoken captions of each language (default: the recipe's)")
+    parser.add_argument("--languages", type=_positive, help="number of languages (default: the recipe's)")
+    parser.add_argument("--seconds", type=_above_zero, help="mean length of a recording (default: the recipe's)")
+    parser.add_argument("--longest", type=_above_zero, help="longest recording, s (default: twice --seconds)")
+    parser.add_argument("--pictures", type=_positive, help="pictures (default: as many for a caption as in the recipe)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")
+
+
 def _add_recipe(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", help="path, or name of a packaged recipe such as garden-mini")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as stages.decoder.steps=500")
+    _add_experiment(parser)
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder that holds the runs (default: runs)")
     parser.add_argument("--seed", type=_seed, help="the recipe's seed")
+
+
+def _add_experiment(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", help="path, or name of a packaged recipe such as garden-mini")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as stages.decoder.steps=500")
 
 
 def _add_weights(
@@ -187,14 +268,30 @@ def _seed(text: str) -> int:
     return int(text)
 
 
+def _share(text: str) -> float:
+    share = _above_zero(text)
+    if share > 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is more than 1, which is the whole")
+    return share
+
+
 def _guidance(text: str) -> float:
-    try:
-        scale = float(text)
-    except ValueError:
-        scale = math.nan
-    if not 1 <= scale < math.inf:
+    if not 1 <= (scale := _number(text)) < math.inf:
         raise argparse.ArgumentTypeError(f"'{text}' is not a number of at least 1")
     return scale
+
+
+def _above_zero(text: str) -> float:
+    if not 0 < (number := _number(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0")
+    return number
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 # ---- commands ---------------------------------------------------------------------------------------------
@@ -242,8 +339,10 @@ def run(options: argparse.Namespace) -> None:
     from sta.modelcard import write_card
     from sta.release import write_release
 
-    release = write_release(workspace)
+    release = ranks.on_main(lambda: write_release(workspace))
     report = measure(workspace, release)
+    if not ranks.is_main():
+        return
     write_card(release, workspace.recipe, list(workspace.cards.values()), report)
     report.table(Console())
     print(f"pictures and numbers: {workspace.folder / 'evaluation' / 'report.html'}")
@@ -255,7 +354,7 @@ def train(options: argparse.Namespace) -> None:
     from sta.training.stages import open_run, run_stage
 
     final = run_stage(open_run(recipe_of(options), options.out), options.stage)
-    if os.environ.get("RANK", "0") == "0":
+    if ranks.is_main():
         print(final)
 
 
@@ -263,21 +362,29 @@ def draw(options: argparse.Namespace) -> None:
     """Draw each recording; all are read before anything is drawn, and a picture is written whole or not at all."""
     from sta.data.audio import read_audio
 
-    waves = [read_audio(f, start=options.start, seconds=options.seconds) for f in options.files]
     names = _picture_names(options)
+    waves = list(ranks.share_out(options.files, lambda f: read_audio(f, start=options.start, seconds=options.seconds)))
     pipe = _load(options)
+    pairs = list(zip(names, waves, strict=True))
+    for paths in ranks.share_out(pairs, lambda pair: _draw_one(pipe, *pair, options)):
+        for path in paths if ranks.is_main() else []:
+            print(path, flush=True)
+
+
+def _draw_one(pipe: SpeechToImagePipeline, name: Path, wave: np.ndarray, options: argparse.Namespace) -> list[Path]:
+    """Draw and write the pictures of one recording; returns where they are."""
     import torch
 
-    for name, wave in zip(names, waves, strict=True):
-        generators = [torch.Generator().manual_seed(options.seed + k) for k in range(options.pictures)]
-        images = pipe(
-            wave, language=options.language, num_images_per_prompt=options.pictures, generator=generators,
-            num_inference_steps=options.steps, guidance_scale=options.guidance,
-        ).images  # fmt: skip
-        for number, image in enumerate(images):
-            path = name if options.pictures == 1 else name.with_stem(f"{name.stem}-{number + 1}")
-            _save_picture(image, path)
-            print(path)
+    images = pipe(
+        wave, language=options.language, num_images_per_prompt=options.pictures,
+        generator=[torch.Generator().manual_seed(options.seed + k) for k in range(options.pictures)],
+        num_inference_steps=options.steps, guidance_scale=options.guidance,
+    ).images  # fmt: skip
+    several = [name.with_stem(f"{name.stem}-{number + 1}") for number in range(len(images))]
+    paths = several if len(images) > 1 else [name]
+    for image, path in zip(images, paths, strict=True):
+        _save_picture(image, path)
+    return paths
 
 
 def _picture_names(options: argparse.Namespace) -> list[Path]:
@@ -347,31 +454,37 @@ def speak(options: argparse.Namespace) -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     """Measure a run again, with its recipe as resolved."""
-    import shutil
-
     from rich.console import Console
 
-    from sta.evaluation import evaluate as measure
+    from sta.evaluation import evaluate_again
     from sta.modelcard import write_card
 
     workspace = finished_run(options.folder)
-    folder = workspace.folder
-    new, old = folder / "evaluation", folder / "evaluation.old"
-    if new.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        new.replace(old)
-    try:
-        report = measure(workspace, folder / "release")
-    except BaseException:
-        if old.exists():
-            old.replace(new)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-    write_card(folder / "release", workspace.recipe, list(workspace.cards.values()), report)
+    report = evaluate_again(workspace)
+    if not ranks.is_main():
+        return
+    write_card(workspace.folder / "release", workspace.recipe, list(workspace.cards.values()), report)
     report.table(Console())
     if options.json:
         report.write(options.json)
-    print(f"pictures and numbers: {new / 'report.html'}")
+    print(f"pictures and numbers: {workspace.folder / 'evaluation' / 'report.html'}")
+
+
+def rehearse(options: argparse.Namespace) -> None:
+    """What a cluster does to a training, on purpose; fails where the training does not end as it would have."""
+    from rich.console import Console
+
+    from sta.data.cache import write_atomically
+    from sta.rehearsal import as_json, table
+    from sta.rehearsal import rehearse as do
+
+    outcomes = do(recipe_of(options), options.out, options.stage, options.launch, options.kills, options.seed or 0)
+    Console().print(table(outcomes))
+    if options.json:
+        write_atomically(options.json, as_json(outcomes).encode())
+    bad = [f"{o.launch} ({', '.join(o.different) or 'no checkpoint was left'})" for o in outcomes if not o.well]
+    if bad:
+        raise StaError(f"not as an uninterrupted run: {'; '.join(bad)}; the folders are kept in {options.out}")
 
 
 def language_check(options: argparse.Namespace) -> None:

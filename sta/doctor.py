@@ -46,7 +46,7 @@ def _devices() -> Iterator[str]:
     name = f"gpu-{len(gpus)}" if gpus else "cpu-2"
     file = yamlfile.packaged("recipes") / "accelerate" / f"{name}.yaml"
     if file.exists() and (gpus or cores > 1):
-        yield f"launch: accelerate launch --config_file {file} -m sta.train RECIPE --stage STAGE"
+        yield f"launch: accelerate launch --config_file {file} -m sta run RECIPE"
     compiler = shutil.which("c++") or shutil.which("g++")
     yield f"deepspeed: {'compiler ' + compiler if compiler else 'no C++ compiler, which its CPU kernels need'}"
 

@@ -5,10 +5,13 @@ Systems, from the whole to its parts: `speech` (the pipeline), `tokens-probe` (w
 picture through the codes), `shuffled` (each recording's tokens given to another: the chance line made flesh).
 Beside them the pipelines that go through words: `cascade` (what the CTC head read, written) and `cascade-perfect`
 (the true caption, written). Conditions disturb the recordings of the hardest split, or speak them anew.
+
+The ranks of a launch hear and draw whole batches in turn; each then knows them all, and reckons for itself.
 """
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sta import ranks
 from sta.data.audio import wav_bytes
 from sta.data.cache import build_folder
 from sta.data.disturb import DISTURBANCES
@@ -120,6 +124,12 @@ class Evaluation:
         reader = load_network(AttributeReader, self.workspace.final("reader") / "reader")
         return _Judge(reader, world_of(settings.world))
 
+    def fill_caches(self) -> None:
+        """Compute what frozen networks make of the corpus, where it is not there yet, as one process must."""
+        teacher_features(self.workspace, self.pipe.device)
+        for pack in self.pipe.languages.values() if self.judge is not None else ():
+            cached_frames(self.workspace, pack.group, self.pipe.device)
+
     # ---- parts ----------------------------------------------------------------------------------------
 
     def pick(self, split: str, language: str) -> np.ndarray:
@@ -133,13 +143,16 @@ class Evaluation:
     def hear_waves(self, waves: Sequence[np.ndarray], language: str) -> Tokens:
         """Tokens of recordings, in their order."""
         order = np.argsort([len(w) for w in waves], kind="stable")
-        parts = []
-        for start in range(0, len(waves), BATCH):
+
+        def hear(start: int) -> tuple[Tensor, ...]:
+            batch: list[Audio] = [waves[i] for i in order[start : start + BATCH]]
             with fast(self.pipe.device):
-                batch: list[Audio] = [waves[i] for i in order[start : start + BATCH]]
-                parts.append(self.pipe.encode_speech(batch, language))
+                tokens = self.pipe.encode_speech(batch, language)
+            return tuple(x.cpu() for x in (tokens.tokens, tokens.embedding, tokens.kl))
+
+        parts = list(ranks.share_out(range(0, len(waves), BATCH), hear))
         back = torch.from_numpy(np.argsort(order))
-        return Tokens(*(torch.cat([getattr(p, f) for p in parts])[back] for f in ("tokens", "embedding", "kl")))
+        return Tokens(*(torch.cat(part)[back].to(self.pipe.device) for part in zip(*parts, strict=True)))
 
     def draw(
         self, tokens: Tokens, seeds: Sequence[int], steps: int | None = None, guidance: float | None = None
@@ -148,14 +161,15 @@ class Evaluation:
 
         Drawn in bfloat16 where the machine has it, several times as fast.
         """
-        parts = []
-        for start in range(0, len(seeds), BATCH):
+
+        def draw(start: int) -> Tensor:
             generators = [torch.Generator().manual_seed(s) for s in seeds[start : start + BATCH]]
             part = Tokens(*(x[start : start + BATCH] for x in (tokens.tokens, tokens.embedding, tokens.kl)))
             with fast(self.pipe.device):
                 drawn = self.pipe.decode_latents(self.pipe.draw_latents(part, steps, guidance, generators))
-            parts.append(drawn.float().cpu())
-        return torch.cat(parts)
+            return drawn.float().cpu()
+
+        return torch.cat(list(ranks.share_out(range(0, len(seeds), BATCH), draw)))
 
     def seeds(self, rows: np.ndarray) -> list[int]:
         return [self.seed * 1_000_003 + int(r) for r in rows]
@@ -258,13 +272,12 @@ class Evaluation:
         assert self.judge is not None
         grammar, rng = Grammar(self.workspace.cards[language], self.judge.world), np.random.default_rng(self.seed)
         truths = [self.corpus.truths[self.ids[r]] for r in rows]
-        heard: list[str] = []
-        for row in rows:  # one by one: a transcript must not depend on its batch
-            heard += self.pipe.transcribe(self.corpus.waveform(int(row)), language)
+        # One by one: a transcript must not depend on its batch.
+        heard = ranks.share_out(rows.tolist(), lambda r: self.pipe.transcribe(self.corpus.waveform(r), language)[0])
         return {
             "truth-to-decoder": [grammar.describe(t.kind, t.said, rng, pattern=0) for t in truths],
             "cascade-perfect": [self.corpus.column("text")[r] for r in rows],
-            "cascade": heard,
+            "cascade": list(heard),
         }
 
     def _condition(self, language: str, condition: str) -> list[Row]:
@@ -281,12 +294,16 @@ class Evaluation:
 
     def _disturbed(self, rows: np.ndarray, language: str, condition: str) -> list[np.ndarray]:
         """The recordings of `rows` under a condition, each with noise or a delivery of its own."""
-        generators = [np.random.default_rng([self.seed, int(r)]) for r in rows]
         if condition in DISTURBANCES:
             disturb = DISTURBANCES[condition]
-            return [disturb(self.corpus.waveform(int(r)), rng) for r, rng in zip(rows, generators, strict=True)]
+            return list(ranks.share_out(rows.tolist(), lambda r: disturb(self.corpus.waveform(r), self._chance(r))))
         respeaker = self._respeaker(language)
-        return [respeaker.speak(condition, self._utterance(int(r)), g) for r, g in zip(rows, generators, strict=True)]
+        return list(
+            ranks.share_out(rows.tolist(), lambda r: respeaker.speak(condition, self._utterance(r), self._chance(r)))
+        )
+
+    def _chance(self, row: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, row])
 
     def _every_mood(self, language: str) -> list[Row]:
         """The same words in the same voice in every mood: the light must change and the content stay."""
@@ -295,12 +312,11 @@ class Evaluation:
         rows = self.pick(self.hardest, language)[: max(1, self.settings.items // len(moods))]
         where = Where(language=language, split=self.hardest, condition="every-mood", system="speech")
         try:
-            waves = [
-                respeaker.in_mood(self._utterance(int(row)), mood, np.random.default_rng([self.seed, int(row)]))
-                for row in rows
-                for mood in moods
-            ]
-            tokens = self.hear_waves(waves, language)
+            spoken = [(int(row), mood) for row in rows for mood in moods]
+            waves = ranks.share_out(
+                spoken, lambda one: respeaker.in_mood(self._utterance(one[0]), one[1], self._chance(one[0]))
+            )
+            tokens = self.hear_waves(list(waves), language)
         except (VoiceError, AudioError) as error:
             return _left_out(where, error)
         rows = rows.repeat(len(moods))
@@ -409,7 +425,8 @@ class Evaluation:
 
 def _left_out(where: Where, error: Exception) -> list[Row]:
     """No rows, and a line that says why."""
-    print(f"condition {where['condition']}, {where['language']}: left out: {error}", file=sys.stderr)
+    if ranks.is_main():
+        print(f"condition {where['condition']}, {where['language']}: left out: {error}", file=sys.stderr)
     return []
 
 
@@ -419,19 +436,41 @@ def _bytes(pictures: Tensor) -> Tensor:
 
 
 def evaluate(workspace: Workspace, release: Path) -> Report:
-    """Measure a run's release; writes `evaluation/report.json`, `report.html` and `grid.png`."""
-    folder = workspace.folder / "evaluation"
+    """Measure a run's release; writes `evaluation/report.json`, `report.html` and `grid.png`.
 
-    def fill(partial: Path) -> None:
+    Every process of a launch calls this, and the main one writes.
+    """
+    folder = workspace.folder / "evaluation"
+    if not ranks.on_main(folder.exists):
         evaluation = Evaluation(workspace, load_release(release))
+        ranks.on_main(evaluation.fill_caches)
         rows, examples = evaluation.rows(), evaluation.examples()
         report = Report(_meta(workspace) | evaluation.extractor, rows)
-        report.write(partial / "report.json")
-        write_page(partial / "report.html", report, examples, workspace.recipe.name)
-        write_grid(partial / "grid.png", examples)
+        ranks.on_main(lambda: build_folder(folder, lambda partial: _write(partial, report, examples)))
+    return ranks.on_main(lambda: Report.read(folder / "report.json"))
 
-    build_folder(folder, fill)
-    return Report.read(folder / "report.json")
+
+def _write(folder: Path, report: Report, examples: Sequence[Example]) -> None:
+    report.write(folder / "report.json")
+    write_page(folder / "report.html", report, examples, report.meta["recipe"])
+    write_grid(folder / "grid.png", examples)
+
+
+def evaluate_again(workspace: Workspace) -> Report:
+    """Measure a finished run anew; the report that it has stays until there is another."""
+    new, old = workspace.folder / "evaluation", workspace.folder / "evaluation.old"
+    ranks.on_main(lambda: _set_aside(new, old))
+    try:
+        return evaluate(workspace, workspace.folder / "release")
+    finally:
+        if ranks.is_main() and old.exists():
+            shutil.rmtree(old) if new.exists() else old.replace(new)
+
+
+def _set_aside(new: Path, old: Path) -> None:
+    if new.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        new.replace(old)
 
 
 def _meta(workspace: Workspace) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from sta.errors import AudioError, WeightsError
 from tests.release_fixtures import SIZE, wave, write_tiny_release, write_wave
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = ("demo", "run", "train", "draw", "speak", "evaluate", "bench", "language", "doctor")
+COMMANDS = ("demo", "run", "train", "plan", "draw", "speak", "evaluate", "bench", "language", "doctor")
 
 
 class Said(NamedTuple):

@@ -11,11 +11,12 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "sta").rglob("*.py"))
-BASE = {"errors", "stopping", "yamlfile", "cards", "recipe"}
+BASE = {"errors", "stopping", "ranks", "yamlfile", "cards", "recipe"}
 #: part -> the parts it may import, besides itself.
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "stopping": {"errors"},
+    "ranks": set(),
     "yamlfile": {"errors"},
     "cards": {"errors", "yamlfile"},
     "recipe": {"errors", "yamlfile"},
@@ -30,6 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "locate": BASE | {"training", "pipeline", "release"},
     "bench": BASE | {"data", "models", "training", "metrics", "pipeline", "release", "evaluation", "locate"},
     "demo": BASE | {"data", "models", "metrics", "pipeline", "release"},
+    "plan": BASE | {"data", "models", "training", "locate"},
     "doctor": BASE | {"data", "models", "training"},
     "cli": BASE
     | {
@@ -45,6 +47,7 @@ ALLOWED: dict[str, set[str]] = {
         "bench",
         "demo",
         "doctor",
+        "plan",
     },
     "train": {"cli"},
     "__main__": {"cli"},
@@ -54,12 +57,12 @@ ALLOWED: dict[str, set[str]] = {
 HOMES = {
     "open_clip": {"sta/models/teacher.py", "sta/training/tasks/teacher.py"},
     "accelerate": {"sta/training", "sta/bench/training.py"},
-    "deepspeed": {"sta/training"},
+    "deepspeed": {"sta/training", "sta/plan/memory.py"},
     "diffusers": {"sta/models", "sta/pipeline.py", "sta/bench/reference.py"},
     "transformers": {"sta/models/backbone.py"},
     "datasets": {"sta/data/rows.py", "sta/metrics/modules"},
-    "torch": {"sta/models", "sta/training", "sta/metrics", "sta/pipeline.py", "sta/evaluation.py", "sta/release.py",
-              "sta/demo.py", "sta/bench",
+    "torch": {"sta/ranks.py", "sta/models", "sta/training", "sta/metrics", "sta/pipeline.py", "sta/evaluation.py",
+              "sta/release.py", "sta/demo.py", "sta/bench", "sta/plan", "sta/rehearsal.py",
               "sta/doctor.py", "sta/cli.py"},
 }  # fmt: skip
 

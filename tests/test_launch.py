@@ -1,23 +1,31 @@
-"""Real launches of two processes: with torchrun alone and under DeepSpeed, stopped by a signal and continued."""
+"""Real launches of two processes: with torchrun alone and under DeepSpeed, stopped by a signal and continued.
+
+Stages, whole runs, evaluation and drawing.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+
+from sta.data.audio import write_wav
+from sta.training.faults import VARIABLE
+from tests.release_fixtures import wave
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))
@@ -36,7 +44,8 @@ pytestmark = pytest.mark.slow
 needs_compiler = pytest.mark.skipif(
     not (shutil.which("c++") or shutil.which("g++")), reason="DeepSpeed builds a kernel, which needs a C++ compiler"
 )
-TWO_PROCESSES = [pytest.param("cpu-2"), pytest.param("cpu-2-zero2", marks=needs_compiler)]
+DEEPSPEED = [pytest.param(f"cpu-2-zero{stage}", marks=needs_compiler) for stage in (2, 3)]
+TWO_PROCESSES = [pytest.param("cpu-2"), *DEEPSPEED]
 
 
 # ---- starting and stopping ----------------------------------------------------------------------------------
@@ -54,6 +63,11 @@ def launch(config: str, *what: str) -> list[str]:
     file = ROOT / "recipes" / "accelerate" / f"{config}.yaml"
     start = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file)]
     return [*start, "--main_process_port", str(port), *(what or ("-m", "sta.train"))]
+
+
+def by(processes: int, *what: str) -> list[str]:
+    """`what`, done by one process or by two."""
+    return {1: [sys.executable, *what], 2: launch("cpu-2", *what)}[processes]
 
 
 @contextlib.contextmanager
@@ -81,13 +95,17 @@ def finish(command: Sequence[str], log: Path) -> None:
 def stop_after_first_checkpoint(command: Sequence[str], checkpoints: Path, log: Path) -> int:
     """Send SIGTERM to the launcher alone, as a scheduler does, once a checkpoint is there; its exit code."""
     with started(command, log) as process:
-        end = time.monotonic() + LIMIT
-        while not list(checkpoints.glob("step-*[0-9]/state.json")):
-            assert process.poll() is None, log.read_text()[-3000:]
-            assert time.monotonic() < end, "no checkpoint in time"
-            time.sleep(0.05)
+        wait_for(lambda: bool(list(checkpoints.glob("step-*[0-9]/state.json"))), process)
         process.send_signal(signal.SIGTERM)
         return process.wait(LIMIT)
+
+
+def wait_for(happened: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + LIMIT
+    while not happened():
+        assert process.poll() is None, "it ended before"
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.05)
 
 
 def logged(stage: Path) -> list[dict[str, float]]:
@@ -187,21 +205,140 @@ def test_two_ranks_train_as_one(tmp_path: Path) -> None:
                 assert found[name] == near, (stage, expected["step"], name)
 
 
-@needs_compiler
-def test_every_stage_trains_under_deepspeed(alone: Path) -> None:
+@pytest.mark.parametrize("config", DEEPSPEED)
+def test_every_stage_trains_under_deepspeed(alone: Path, config: str) -> None:
     """bfloat16 under DeepSpeed is autocast, as elsewhere: near the float32 loss, and float32 weights at the end."""
     stages = ("teacher", "tokenizer", "distill-pooled", "decoder", "reader")
-    overrides = ["precision=bf16", "stages.distill.ema=0.9", "stages.decoder.text_share=0"]
+    name = f"every-{config}"
+    overrides = ["precision=bf16", "stages.distill.ema=0.9", "stages.decoder.text_share=0.2"]
     for stage in stages:
         overrides += [f"stages.{stage.partition('-')[0]}.steps=2"]
+    (alone / name).mkdir()
+    (alone / name / "prepare").symlink_to(alone / "one" / "prepare")
     for stage in stages:
-        finish([*launch("cpu-2-zero2"), *arguments(alone, "zero2", stage, *overrides)], alone / f"zero2-{stage}.log")
-        trained = weights(alone / "zero2" / stage)
+        finish([*launch(config), *arguments(alone, name, stage, *overrides)], alone / f"{name}-{stage}.log")
+        trained = weights(alone / name / stage)
         assert {value.dtype for value in trained.values() if value.is_floating_point()} == {torch.float32}
         assert all(torch.isfinite(value).all() for value in trained.values())
-    loss, reference = (logged(alone / run / "teacher")[0]["loss"] for run in ("zero2", "one"))
+    loss, reference = (logged(alone / run / "teacher")[0]["loss"] for run in (name, "one"))
     assert loss == pytest.approx(reference, rel=0.02)
     assert loss != reference
+
+
+# ---- a process that is lost or stuck ------------------------------------------------------------------------
+
+
+def test_a_lost_process_is_started_again(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rank 1 is killed; the launcher starts both again, and they go on from the checkpoint to the same end."""
+    monkeypatch.setenv(VARIABLE, "kill@step:50,rank:1")
+    start = launch("cpu-2", "--max_restarts", "1", "-m", "sta.train")
+    log = alone / "lost.log"
+    begun = time.monotonic()
+    finish([*start, *arguments(alone, "lost", "teacher", *WHOLE)], log)
+    assert time.monotonic() - begun < LIMIT
+    stage = alone / "lost" / "teacher"
+    assert (stage / "log" / "faults.jsonl").read_text() == '{"fault": "kill@step:50,rank:1", "rank": 1}\n'
+    assert len((stage / "log" / "environment.jsonl").read_text().splitlines()) == 2, "it was not started twice"
+    assert losses(stage) == near(losses(alone / "one" / "teacher"))
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"), [("kill", "another process of the launch is gone"), ("freeze", "stage teacher: no step in 5 s")]
+)
+def test_a_process_that_is_gone_or_stuck_ends_the_job_within_a_minute(
+    fault: str, said: str, alone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, f"{fault}@step:50,rank:1")
+    training = arguments(alone, fault, "teacher", *WHOLE, "stages.teacher.patience=5")
+    stage, log = alone / fault / "teacher", alone / f"{fault}.log"
+    with started([*launch("cpu-2"), *training], log) as process:
+        end = time.monotonic() + LIMIT
+        while not (stage / "log" / "faults.jsonl").exists():
+            assert process.poll() is None, log.read_text()[-3000:]
+            assert time.monotonic() < end, "the fault did not strike"
+            time.sleep(0.05)
+        struck = time.monotonic()
+        assert process.wait(LIMIT) != 0
+    assert time.monotonic() - struck < 60
+    assert log.read_text().count("sta: ") == log.read_text().count(f"sta: {said}") == 1
+    assert not (stage / "final").exists()
+    assert list((stage / "checkpoints").glob("step-*0")), "no checkpoint was left"
+
+
+def test_out_of_memory_on_one_process_takes_smaller_parts_after_a_restart(
+    alone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, "oom@forward:30,rank:0")
+    start = launch("cpu-2", "--max_restarts", "1", "-m", "sta.train")
+    finish([*start, *arguments(alone, "memory", "teacher", *WHOLE)], alone / "memory.log")
+    stage = alone / "memory" / "teacher"
+    assert json.loads((stage / "log" / "parts.json").read_text()) == {"parts": 2}
+    assert "items at a time on each process" in (alone / "memory.log").read_text()
+    assert [line["samples"] for line in logged(stage)] == [8 * n for n in range(1, STEPS + 1)]
+
+
+# ---- whole runs, evaluation and drawing ---------------------------------------------------------------------
+
+
+def every_file(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run, from nothing to its report, that two processes did in one launch: more recordings than one batch."""
+    out = tmp_path_factory.mktemp("together")
+    stages = ("teacher", "tokenizer", "distill", "decoder", "reader")
+    few = [f"stages.{stage}.steps=3" for stage in stages]
+    sizes = ["corpus.test=36", "evaluation.items=36", "evaluation.conditions=[noise-10,slow]", "sampling.steps=2"]
+    what = ["-m", "sta", "run", "garden-tiny", *TINY, *sizes, *few, "name=two", "--out", str(out)]
+    finish(launch("cpu-2", *what), out / "two.log")
+    return out
+
+
+def test_a_run_of_two_processes_is_whole_and_said_once(together: Path) -> None:
+    said = (together / "two.log").read_text()
+    assert said.count("pictures and numbers:") == said.count("decoder: done in") == said.count("evaluate: done in") == 1
+    assert {"recipe.yaml", "environment.json", "release", "evaluation", "decoder"} < {
+        path.name for path in (together / "two").iterdir()
+    }
+    assert not list(together.rglob("*.partial"))
+
+
+def test_two_processes_evaluate_as_one(together: Path) -> None:
+    """To the last bit: rows, page and pictures."""
+    run, reports = together / "two", []
+    for processes in (1, 2):
+        file = together / f"{processes}.json"
+        evaluation = by(processes, "-m", "sta", "evaluate", str(run), "--json", str(file))
+        finish(evaluation, together / f"evaluate-{processes}.log")
+        reports.append((file.read_bytes(), every_file(run / "evaluation")))
+    assert json.loads(reports[0][0])["rows"]
+    assert reports[0] == reports[1]
+    assert not (run / "evaluation.old").exists()
+
+
+def test_two_processes_share_out_what_is_drawn(together: Path) -> None:
+    """Three recordings give the same pictures, each named once; what is broken on the second rank is said once."""
+    said = [together / f"{number}.wav" for number in range(3)]
+    for number, path in enumerate(said):
+        write_wav(path, wave(seed=number))
+    options = ["--language", "en", "--weights", str(together / "two" / "release"), "--out"]
+    for processes in (1, 2):
+        drawing = by(processes, "-m", "sta", "draw", *map(str, said), *options, str(together / f"by-{processes}"))
+        finish(drawing, together / f"by-{processes}.log")
+    assert every_file(together / "by-1") == every_file(together / "by-2")
+    assert len(every_file(together / "by-2")) == (together / "by-2.log").read_text().count(".png") == 3
+
+    log, broken = together / "broken.log", together / "two" / "recipe.yaml"
+    drawing = by(2, "-m", "sta", "draw", str(said[0]), str(broken), *options, str(together / "none"))
+    with started(drawing, log) as process:
+        assert process.wait(LIMIT) != 0
+    assert log.read_text().count("sta: ") == log.read_text().count(f"sta: {broken}") == 1
+    assert not (together / "none").exists()
+
+
+# ---- launch files -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
@@ -209,11 +346,57 @@ def test_launch_file_is_one_that_accelerate_reads(file: Path) -> None:
     from accelerate.commands.config.config_args import load_config_from_file
 
     config = load_config_from_file(str(file))
-    assert config.num_processes == int(file.stem.split("-")[1])
+    device, _, kind = file.stem.partition("-")
+    assert config.num_processes == (16 if device == "slurm" else int(kind.partition("-")[0]))
     assert config.mixed_precision == "no", "the recipe's precision decides"
-    assert (config.distributed_type.value == "DEEPSPEED") == file.stem.endswith("zero2")
-    assert "use_cpu" not in yaml.safe_load(file.read_text()), "it would hide DeepSpeed's CPU ranks from each other"
+    settings = yaml.safe_load(file.read_text())
+    assert "use_cpu" not in settings, "it would hide DeepSpeed's CPU ranks from each other"
+    assert (config.distributed_type.value == "DEEPSPEED") == ("zero" in file.stem)
+    if "zero" in file.stem:
+        assert f"zero{settings['deepspeed_config']['zero_stage']}" in file.stem
+        assert (settings["deepspeed_config"]["offload_optimizer_device"] == "cpu") == file.stem.endswith("offload")
 
 
 def test_launch_files_are_those_that_the_readme_names() -> None:
-    assert {file.stem for file in FILES} == {"cpu-2", "cpu-2-zero2", "gpu-1", "gpu-8", "gpu-8-zero2"}
+    named = {word for word in re.findall(r"`([a-z0-9-]+)\.yaml`", (ROOT / "README.md").read_text())}
+    assert {file.stem for file in FILES} == named & {file.stem for file in FILES} != set()
+
+
+def test_the_slurm_script_launches_and_puts_itself_into_the_queue_again(alone: Path, tmp_path: Path) -> None:
+    """With a SLURM of three stubs: one machine of two "GPUs", and the signal that comes before the time is up."""
+    stubs, queue = tmp_path / "bin", tmp_path / "queue"
+    stubs.mkdir()
+    for name, body in {
+        "srun": 'shift; SLURM_NODEID=0 "$@"',
+        "scontrol": f'case "$1" in show) echo 127.0.0.1;; *) echo "$@" >> {queue};; esac',
+        "scancel": f"pkill -TERM -f 'accelerate.* launch .*{tmp_path.name}'",
+        "accelerate": f'exec {sys.executable} -m accelerate.commands.launch "$@"',
+    }.items():
+        (stubs / name).write_text(f"#!/bin/bash\n{body}\n")
+        (stubs / name).chmod(0o755)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {
+        "PATH": f"{stubs}:{os.environ['PATH']}", "SLURM_SUBMIT_DIR": str(ROOT), "SLURM_JOB_NODELIST": "one",
+        "SLURM_NNODES": "1", "SLURM_GPUS_ON_NODE": "2", "SLURM_JOB_ID": "7", "PORT": str(port),
+    }  # fmt: skip
+    out = tmp_path / "runs"
+    out.mkdir()
+    for name in ("one", "cache"):
+        (out / name).symlink_to(alone / name)
+    (out / "queued").mkdir()
+    (out / "queued" / "prepare").symlink_to(alone / "one" / "prepare")
+    training = arguments(out, "queued", "teacher", *WHOLE)
+    training = [training[0], *training[-4:], *training[1:-4]]  # as the script's usage has it
+    script = ["bash", str(ROOT / "recipes" / "accelerate" / "slurm-multinode.sbatch")]
+    stage = out / "queued" / "teacher"
+    with pytest.MonkeyPatch.context() as patch:
+        for key, value in environment.items():
+            patch.setenv(key, value)
+        code = stop_after_first_checkpoint([*script, *training], stage / "checkpoints", tmp_path / "1.log")
+        assert code == 0, (tmp_path / "1.log").read_text()[-3000:]
+        assert queue.read_text() == "requeue 7\n"
+        assert not (stage / "final").exists()
+        finish([*script, *training], tmp_path / "2.log")
+    assert losses(stage) == near(losses(alone / "one" / "teacher"))

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
+from sta import ranks
 from sta.errors import StaError
 from sta.locate import finished_run, recipe_of, release_of
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from sta.metrics.rows import Report
 
 
 def bench_sampling(options: argparse.Namespace) -> None:
@@ -53,10 +60,9 @@ def bench_speed(options: argparse.Namespace) -> None:
 
 
 def bench_train(options: argparse.Namespace) -> None:
-    """Samples per second of stages whose earlier stages are done."""
+    """Samples per second of stages whose earlier stages are done, in this launch or in launches of several sizes."""
     from rich.console import Console
 
-    from sta.bench.training import bench_training, training_table
     from sta.training.stages import stage_names
     from sta.training.workspace import Workspace
 
@@ -68,7 +74,28 @@ def bench_train(options: argparse.Namespace) -> None:
     for name in stage_names(workspace.recipe)[: -1 if options.stage is None else None]:
         if name not in (options.stage or []):
             workspace.final(name)  # a stage reads what the others left
-    report = bench_training(workspace, options.stage or known, options.steps, options.rounds)
-    Console().print(training_table(report))
+    if options.processes:
+        report, table = _in_launches(options)
+    else:
+        from sta.bench.training import bench_training, training_table
+
+        report = bench_training(workspace, options.stage or known, options.steps, options.rounds, options.tflops)
+        table = training_table(report)
+    if not ranks.is_main():
+        return
+    Console().print(table)
     if options.json:
         report.write(options.json)
+
+
+def _in_launches(options: argparse.Namespace) -> tuple[Report, Table]:
+    from sta.bench.scaling import bench_scaling, scaling_table
+
+    if ranks.world() > 1:
+        raise StaError("--processes starts its own launches; leave the launcher, or --processes, out")
+    command = ["bench", "train", options.recipe, *options.overrides, "--out", str(options.out)]
+    command += [f"--stage={stage}" for stage in options.stage or []] + [f"--steps={options.steps}", "--rounds=1"]
+    command += [] if options.seed is None else [f"--seed={options.seed}"]
+    command += [] if options.tflops is None else [f"--tflops={options.tflops}"]
+    report = bench_scaling(command, options.processes, options.rounds)
+    return report, scaling_table(report)

@@ -1,149 +1,225 @@
-"""Training samples per second of each stage: the whole loop against a bare forward and backward, in turn."""
+"""Training samples per second of each stage: the whole loop against loops written by hand, in turn on one machine.
+
+Under a launcher it measures that launch: each process holds its share of the whole batch, and its loops by hand know
+nothing of the other processes. So what the whole loop takes longer than they is the price of being many: collectives,
+waiting for the slowest, and (as alone) the loop's own overhead. But the teacher's contrastive loss gathers in any loop.
+"""
 
 from __future__ import annotations
 
 import copy
-import json
+import math
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from rich import box
 from rich.table import Table
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from sta.errors import Interrupted
-from sta.metrics.rows import Interval, Report, Row
+from sta.bench.flops import flops_of, peak_of
+from sta.errors import Interrupted, TrainingError
+from sta.metrics.rows import METRICS, Interval, Report, Row
 from sta.models.shared import Share
 from sta.recipe import Optimisation
 from sta.training import runtime
-from sta.training.loop import Task, train
+from sta.training.loop import Task, build_optimizer, train
 from sta.training.progress import Bar
 from sta.training.stages import build_task, settings_of
 from sta.training.workspace import Workspace
 
-LOOP, BARE = "sta", "bare forward and backward"
+LOOP, MEMORY = "sta", "sta, batches from memory"
+HAND, BARE = "loop written by hand", "bare forward and backward"
+SYSTEMS = (LOOP, MEMORY, HAND, BARE)
+Batch = dict[str, Tensor]
+#: Column -> metric and system of what a step takes, against another's.
+RATIOS = {"loop/hand": ("step_ratio", LOOP), "loop/bare": ("bare_ratio", LOOP), "hand/bare": ("bare_ratio", HAND)}
+#: Column -> metric of the shares of the training time.
+SHARES = {"data": "data_share", "save": "checkpoint_share", "flops": "flops_utilisation"}
 
 
-@dataclass(frozen=True)
-class Rates:
-    """Seconds per step of one stage, a value for each round."""
-
-    stage: str
-    batch: int
-    loop: list[float]
-    bare: list[float]
-    data: list[float]
-
-
-def bench_training(workspace: Workspace, stages: Sequence[str], steps: int = 10, rounds: int = 3) -> Report:
+def bench_training(
+    workspace: Workspace, stages: Sequence[str], steps: int = 10, rounds: int = 3, tflops: float | None = None
+) -> Report:
     """Measure some stages of a recipe, whose earlier stages must be done; nothing of the run is changed.
 
     Args:
         workspace: the run.
         stages: which of its training stages.
         steps: that are timed in a round, after as many that are not.
-        rounds: in which the loop and the bare model take turns; the median counts.
+        rounds: in which the contestants take turns; the median counts.
+        tflops: of the device at its best, 10^12 a second; None: those of a known GPU.
+
+    Raises:
+        TrainingError: a stage's batch cannot be shared out evenly.
     """
-    rows: list[Row] = []
+    accelerator, rows = runtime.start(workspace.recipe.precision), list[Row]()
+    peak = tflops * 1e12 if tflops else peak_of(accelerator.device)
     with Bar("bench", len(stages) * rounds, "rounds") as bar:
         for stage in stages:
-            accelerator, settings = runtime.start(workspace.recipe.precision), settings_of(workspace.recipe, stage)
-            rates = Rates(stage, settings.batch, [], [], [])
+            settings, measured = settings_of(workspace.recipe, stage), list[dict[str, float]]()
+            if settings.batch % accelerator.num_processes:
+                processes = f"{accelerator.num_processes} processes"
+                raise TrainingError(f"stage {stage}: batch {settings.batch} is not a multiple of {processes}")
+            with accelerator.main_process_first():  # caches are written once
+                task = build_task(workspace, stage, accelerator)
+            bench = _Bench(task, workspace.recipe.precision, workspace.recipe.seed, steps, accelerator)
             for _ in range(rounds):
-                task = _FromTheMiddle(build_task(workspace, stage, accelerator), settings.steps // 2)
-                bare, data = _bare(copy.deepcopy(task.module), task, steps, accelerator)
-                rates.bare.append(bare)
-                rates.data.append(data)
-                rates.loop.append(_loop(task, settings, steps, workspace.recipe.seed, accelerator))
+                measured.append(bench.round(settings))
                 bar.advance()
-            rows += _rows(rates)
-    return Report({"threads": torch.get_num_threads(), "steps": steps, "rounds": rounds}, rows)
+            rows += _rows(stage, settings, measured, bench.flops(), (peak or 0) * accelerator.num_processes)
+    meta = {"processes": accelerator.num_processes, "threads": torch.get_num_threads(), "steps": steps}
+    return Report({**meta, "device": str(accelerator.device), "rounds": rounds}, rows)
 
 
 class _FromTheMiddle(Task):
-    """A task as it is in the middle of its stage; distillation starts with short phrases, which are not typical."""
+    """A task with a copy of its network, as it is in the middle of its stage, that notes when each step begins.
 
-    def __init__(self, task: Task, first: int):
-        self.task, self.first = task, first
-        self.name, self.module, self.weights = task.name, task.module, task.weights
+    Distillation starts with short phrases, which are not typical.
+    """
 
-    def batch(self, step: int, share: Share) -> dict[str, torch.Tensor]:
-        return self.task.batch(self.first + step, share)
+    def __init__(self, task: Task, first: int, batches: Sequence[Batch] = ()):
+        self.task, self.first, self.batches, self.begun = task, first, batches, list[float]()
+        self.name, self.module, self.weights = task.name, copy.deepcopy(task.module), task.weights
+        self.module.register_forward_pre_hook(lambda *_: self.begun.append(time.perf_counter()))
+
+    def batch(self, step: int, share: Share) -> Batch:
+        return self.batches[step] if self.batches else self.task.batch(self.first + step, share)
 
     def items(self, step: int) -> list[str]:
         return self.task.items(self.first + step)
 
-    def export(self, module: torch.nn.Module, folder: Path) -> None:
+    def export(self, module: nn.Module, folder: Path) -> None:
         """Nothing is kept of a benchmark."""
 
 
-def _loop(task: Task, settings: Optimisation, steps: int, seed: int, accelerator: Accelerator) -> float:
-    """Seconds per step of the training loop as it is, from the batch to the average of the weights."""
-    short = settings.model_copy(update={"steps": 2 * steps, "log_every": steps, "save_every": 4 * steps})
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            train(task, short, Path(folder), seed, accelerator)
-        except Interrupted as stopped:
-            raise Interrupted("the benchmark was stopped; nothing of the run was changed") from stopped
-        logged = [json.loads(x) for x in (Path(folder) / "log" / "metrics.jsonl").read_text().splitlines()]
-    return float(logged[-1]["seconds"] - logged[-2]["seconds"]) / steps
+class _Bench:
+    """The contestants of one stage on this process's share of the batch."""
+
+    def __init__(self, task: Task, precision: str, seed: int, steps: int, accelerator: Accelerator):
+        self.task, self.seed, self.steps, self.accelerator = task, seed, steps, accelerator
+        self.share = Share(accelerator.process_index, accelerator.num_processes)
+        self.precision, self.batches = precision, list[Batch]()
+
+    def round(self, settings: Optimisation) -> dict[str, float]:
+        """Seconds per step of every contestant, of making a batch (`data`) and of saving once (`save`)."""
+        first, begun = settings.steps // 2, list[float]()
+        self.batches = []
+        for step in range(2 * self.steps + 1):
+            begun.append(time.perf_counter())
+            self.batches.append(self.task.batch(first + step, self.share))
+        made = (time.perf_counter() - begun[self.steps + 1]) / self.steps  # the first ones read what is read once
+        return {
+            "data": made,
+            BARE: self._by_hand(settings, bare=True),
+            HAND: self._by_hand(settings),
+            MEMORY: self._loop(_FromTheMiddle(self.task, first, self.batches), settings),
+            LOOP: self._loop(_FromTheMiddle(self.task, first), settings),
+            "save": self._save(_FromTheMiddle(self.task, first, self.batches), settings),
+        }
+
+    def flops(self) -> int:
+        """Floating-point operations of a step's forward and backward on the whole batch, by this process's share."""
+        module = copy.deepcopy(self.task.module).to(self.accelerator.device).train()
+        return flops_of(lambda: self._loss(module, self.batches[0]).backward()) * self.share.world
+
+    def _by_hand(self, settings: Optimisation, bare: bool = False) -> float:
+        """Seconds per step of what one would write: forward, backward, clipping, AdamW, average of the weights.
+
+        With `bare` only forward and backward; in either case on batches in memory, and with nothing exchanged.
+        """
+        module = copy.deepcopy(self.task.module).to(self.accelerator.device).train()
+        parameters = [p for p in module.parameters() if p.requires_grad]
+        optimizer = build_optimizer(module, settings)
+        average = (
+            AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True)
+            if settings.ema
+            else None
+        )
+        self.accelerator.wait_for_everyone()
+        for step, batch in enumerate(self.batches):
+            if step == self.steps + 1:
+                started = self._now()
+            self._loss(module, batch).backward()
+            if not bare:
+                nn.utils.clip_grad_norm_(parameters, settings.clip)
+                optimizer.step()
+                if average is not None:
+                    average.update_parameters(module)
+            optimizer.zero_grad()
+        return (self._now() - started) / self.steps
+
+    def _loss(self, module: nn.Module, batch: Batch) -> Tensor:
+        device = self.accelerator.device
+        with torch.autocast(device.type, torch.bfloat16, enabled=runtime.is_bf16(self.precision)):
+            losses = module({name: value.to(device) for name, value in batch.items()})
+        total: Tensor = sum(self.task.weights[name] * x for name, x in losses.items() if name in self.task.weights)
+        return total
+
+    def _loop(self, task: _FromTheMiddle, settings: Optimisation) -> float:
+        """Seconds per step of the training loop as it is, from the batch to the average of the weights."""
+        steps = self.steps
+        self._train(task, settings, {"steps": 2 * steps + 1, "log_every": steps, "save_every": 4 * steps})
+        return (task.begun[-1] - task.begun[steps]) / steps
+
+    def _save(self, task: _FromTheMiddle, settings: Optimisation) -> float:
+        """Seconds by which one checkpoint holds up the loop, the step after it included."""
+        self._train(task, settings, {"steps": 5, "save_every": 3})
+        _, before, saves, _, end = task.begun
+        return max((end - saves) - 2 * (saves - before), 0.0)
+
+    def _train(self, task: _FromTheMiddle, settings: Optimisation, changes: dict[str, int]) -> None:
+        """Train in a folder that is gone afterwards, as a stage would."""
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                accelerator = runtime.start(self.precision)
+                train(task, settings.model_copy(update=changes), Path(folder), self.seed, accelerator)
+            except Interrupted as stopped:
+                raise Interrupted("the benchmark was stopped; nothing of the run was changed") from stopped
+
+    def _now(self) -> float:
+        if self.accelerator.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
 
 
-def _bare(module: torch.nn.Module, task: Task, steps: int, accelerator: Accelerator) -> tuple[float, float]:
-    """Seconds per step of the model's forward and backward on batches in memory, and of making such a batch."""
-    module.to(accelerator.device).train()
-    started = time.perf_counter()
-    batches = [task.batch(step, Share()) for step in range(2 * steps)]
-    data = (time.perf_counter() - started) / len(batches)
-    for step, batch in enumerate(batches):
-        if step == steps:
-            _wait(accelerator)
-            started = time.perf_counter()
-        with accelerator.autocast():
-            losses = module({name: value.to(accelerator.device) for name, value in batch.items()})
-        loss: torch.Tensor = sum(task.weights[name] * value for name, value in losses.items() if name in task.weights)
-        loss.backward()
-        module.zero_grad()
-    _wait(accelerator)
-    return (time.perf_counter() - started) / steps, data
-
-
-def _wait(accelerator: Accelerator) -> None:
-    if accelerator.device.type == "cuda":
-        torch.cuda.synchronize()
-
-
-def _rows(rates: Rates) -> list[Row]:
-    where = {"language": "all", "split": "all", "condition": rates.stage}
-    found = []
-    for system, seconds in ((LOOP, rates.loop), (BARE, rates.bare)):
-        speeds = [rates.batch / s for s in seconds]
-        interval = Interval(statistics.median(speeds), min(speeds), max(speeds))
-        found.append(Row.of("samples_per_second", interval, len(speeds), **where, system=system))  # type: ignore[arg-type]
-    ratios = [a / b for a, b in zip(rates.loop, rates.bare, strict=True)]
-    shares = [d / s for d, s in zip(rates.data, rates.loop, strict=True)]
-    for metric, values in (("step_ratio", ratios), ("data_share", shares)):
+def _rows(stage: str, settings: Optimisation, rounds: Sequence[dict[str, float]], flops: int, peak: float) -> list[Row]:
+    def row(metric: str, system: str, of: Callable[[dict[str, float]], float]) -> Row:
+        values = [of(seconds) for seconds in rounds]
         interval = Interval(statistics.median(values), min(values), max(values))
-        found.append(Row.of(metric, interval, len(values), **where, system=LOOP))  # type: ignore[arg-type]
-    return found
+        return Row.of(metric, interval, len(values), language="all", split="all", condition=stage, system=system)
+
+    found = [row("samples_per_second", name, lambda s, name=name: settings.batch / s[name]) for name in SYSTEMS]  # type: ignore[misc]
+    found += [
+        row("step_ratio", LOOP, lambda s: s[MEMORY] / s[HAND]),
+        row("bare_ratio", LOOP, lambda s: s[LOOP] / s[BARE]),
+        row("bare_ratio", HAND, lambda s: s[HAND] / s[BARE]),
+        row("data_share", LOOP, lambda s: s["data"] / s[LOOP]),
+        row("exchange_share", LOOP, lambda s: max(1 - s[HAND] / s[MEMORY], 0.0)),
+        row("checkpoint_share", LOOP, lambda s: s["save"] / (s["save"] + settings.save_every * s[LOOP])),
+    ]
+    return found + ([row("flops_utilisation", LOOP, lambda s: flops / (s[LOOP] * peak))] if peak else [])
 
 
 def training_table(report: Report) -> Table:
     """A line for each stage."""
-    made = Table(title="training, samples per second", title_justify="left", box=box.SIMPLE_HEAD)
-    for name in ("stage", "loop", "bare model", "step / bare step", "making the batch %"):
+    processes, threads = report.meta["processes"], report.meta["threads"]
+    title = f"training, {processes} x {threads} threads: samples per second, ratios of a step, % of the time"
+    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for name in ("stage", "per s", *RATIOS, *SHARES):
         made.add_column(name, no_wrap=True, justify="left" if name == "stage" else "right")
-    cells = {(r.condition, r.metric, r.system): r for r in report.rows}
+    cells = {(r.condition, r.metric, r.system): r.value for r in report.rows}
     for stage in dict.fromkeys(r.condition for r in report.rows):
-        made.add_row(
-            stage,
-            *(f"{cells[stage, 'samples_per_second', system].value:.1f}" for system in (LOOP, BARE)),
-            f"{cells[stage, 'step_ratio', LOOP].value:.3f}",
-            f"{100 * cells[stage, 'data_share', LOOP].value:.1f}",
-        )
+        speed, ratios = cells[stage, "samples_per_second", LOOP], (cells[stage, *where] for where in RATIOS.values())
+        made.add_row(stage, f"{speed:.1f}", *(f"{x:.3f}" for x in ratios), *shares_of(cells, stage))
     return made
+
+
+def shares_of(cells: Mapping[tuple[str, str, str], float], stage: str) -> list[str]:
+    """The cells of a stage below `SHARES`; what was not measured is a dash."""
+    return [METRICS[metric].text(cells.get((stage, metric, LOOP), math.nan)) for metric in SHARES.values()]

@@ -142,6 +142,14 @@ def find_shards(settings: ParquetCorpus, languages: Sequence[str]) -> list[Parqu
     return [ParquetShard(path, path.relative_to(root).as_posix(), settings, tuple(languages)) for path in paths]
 
 
+def rows_of(shard: ParquetShard) -> int:
+    """How many rows a shard says that it has; 0 where it is torn."""
+    try:
+        return int(pq.read_metadata(shard.path).num_rows)
+    except TORN:
+        return 0
+
+
 def version_of(settings: ParquetCorpus) -> list[list[object]]:
     """What tells one state of the shards from another without reading them: path, size and time of change of each."""
     paths = [shard.path for shard in find_shards(settings, ())]

@@ -45,6 +45,11 @@ def extractor_meta(extractor: nn.Module, features: Tensor) -> dict[str, Any]:
     return {"fid_extractor": name}
 
 
+ALONE: dict[str, Any] = {
+    "sync_on_compute": False
+}  # every rank has all features: torchmetrics would gather them and count each twice
+
+
 class _Precomputed(nn.Module):
     """Stands where torchmetrics wants an extractor, for features that are already there."""
 
@@ -59,7 +64,7 @@ class _Precomputed(nn.Module):
 
 def fid(real: Tensor, drawn: Tensor) -> float:
     """Fréchet distance of two sets of features, [n, F] and [m, F], by torchmetrics, in double precision."""
-    metric = FrechetInceptionDistance(feature=_Precomputed(real.shape[1]))
+    metric = FrechetInceptionDistance(feature=_Precomputed(real.shape[1]), **ALONE)
     metric.update(real.double(), real=True)
     metric.update(drawn.double(), real=False)
     return max(0.0, metric.compute().item())
@@ -102,7 +107,7 @@ def inception_score(logits: Tensor, splits: int = 10, seed: int = 0) -> float:
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of memory, and of the deviation over one split
         torch.manual_seed(seed)
-        metric = InceptionScore(feature=_Precomputed(logits.shape[1]), splits=splits)
+        metric = InceptionScore(feature=_Precomputed(logits.shape[1]), splits=splits, **ALONE)
         metric.update(logits.double())
         return metric.compute()[0].item()
 

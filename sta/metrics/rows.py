@@ -63,8 +63,15 @@ METRICS: dict[str, Metric] = {
     "seconds": Metric("seconds per picture, from tokens to pixels, weights loaded", "s", False),
     "matrix_products": Metric("share of the drawing time spent in matrix products and convolutions", "%", None),
     "samples_per_second": Metric("training samples per second", "/s"),
-    "step_ratio": Metric("a training step against the bare model's forward and backward", "x", False),
+    "step_ratio": Metric(
+        "a training step against that of a loop written by hand, both on batches in memory", "x", False
+    ),
+    "bare_ratio": Metric("a training step against the bare model's forward and backward", "x", False),
     "data_share": Metric("share of a training step spent making its batch", "%", False),
+    "exchange_share": Metric("share of a training step that one process on its share would not need", "%", False),
+    "checkpoint_share": Metric("share of the training time spent saving every `save_every` steps", "%", False),
+    "flops_utilisation": Metric("operations of forward and backward, of the device's most in that time", "%"),
+    "scaling_efficiency": Metric("samples per second of a process, against that of the fewest processes", "%"),
     "bits": Metric("rate through the bottleneck per utterance", "bit", None),
 }
 

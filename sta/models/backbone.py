@@ -74,6 +74,23 @@ class Backbone(nn.Module):
         part = model.encoder if config["model_type"] == "whisper" else model
         return {"config": config, "normalise": normalise, "frozen": frozen}, part.state_dict()
 
+    @staticmethod
+    def outline(name_or_path: str, frozen: bool) -> dict[str, Any]:
+        """As the description of `describe`, from the model's configuration alone, for who needs only its size.
+
+        Raises:
+            WeightsError: there is none on disk or on the Hub.
+        """
+        from transformers import AutoConfig
+
+        try:
+            config = AutoConfig.from_pretrained(name_or_path).to_dict()
+        except (OSError, ValueError) as error:
+            raise WeightsError(
+                f"encoder.backbone '{name_or_path}': its configuration is not to be had ({str(error).splitlines()[0]})"
+            ) from error
+        return {"config": config, "normalise": True, "frozen": frozen}
+
     def train(self, mode: bool = True) -> Backbone:
         super().train(mode)
         if self.frozen:

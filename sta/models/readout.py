@@ -30,11 +30,11 @@ class TokenReadout(nn.Module):
 
     def __init__(self, slots: Mapping[str, int], tokens: int, width: int):
         super().__init__()
-        sizes = torch.tensor(list(slots.values()))
+        sizes, most = torch.tensor(list(slots.values())), max(slots.values())
         self.places = nn.Parameter(SHARPNESS * torch.randn(len(slots), tokens))
-        self.weight = nn.Parameter(torch.randn(len(slots), width, int(sizes.max())) / width**0.5)
-        self.bias = nn.Parameter(torch.zeros(len(slots), int(sizes.max())))
-        self.register_buffer("exists", torch.arange(int(sizes.max())) < sizes[:, None], persistent=False)
+        self.weight = nn.Parameter(torch.randn(len(slots), width, most) / width**0.5)
+        self.bias = nn.Parameter(torch.zeros(len(slots), most))
+        self.register_buffer("exists", torch.arange(most) < sizes[:, None], persistent=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[B, K, C] -> logits [B, slots, values]; a slot of fewer values has -inf in the places beyond."""

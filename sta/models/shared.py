@@ -17,7 +17,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 
 Sliced = TypeVar("Sliced", np.ndarray, Tensor, range)
@@ -187,7 +186,26 @@ def largest(number: int, device: torch.device) -> int:
 
 def summed(moments: Tensor) -> Tensor:
     """The sum over the ranks, which the gradient goes through."""
-    return all_reduce(moments) if _step.get().share.world > 1 else moments
+    if _step.get().share.world == 1:
+        return moments
+    total: Tensor = _Sum.apply(moments)
+    return total
+
+
+class _Sum(torch.autograd.Function):
+    """Every rank's loss depends on the sum, so the gradient of a rank's part is the sum of the ranks' gradients."""
+
+    @staticmethod
+    def forward(context: Any, moments: Tensor) -> Tensor:
+        total = moments.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone()
+        dist.all_reduce(total)
+        return total
 
 
 def gathered(items: Tensor) -> Tensor:

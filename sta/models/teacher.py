@@ -88,6 +88,23 @@ def build_own(card: TeacherCard) -> nn.Module:
     return open_clip.model.CLIP(**card.config, output_dict=True)
 
 
+def build_unfilled(card: TeacherCard) -> Any:
+    """The network of any card on torch's meta device: its sizes, and no numbers.
+
+    Raises:
+        WeightsError: open_clip does not know it, or a tower's configuration is not on this machine.
+    """
+    with torch.device("meta"):
+        if card.config is not None:
+            return build_own(card)
+        towers = {"pretrained_image": False, "pretrained_text": False}
+        try:
+            return open_clip.create_model(card.architecture, device="meta", **towers)
+        except (OSError, RuntimeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise WeightsError(f"teacher '{card.name}': {card.architecture} cannot be built ({reason})") from error
+
+
 def save_own(model: nn.Module, card: TeacherCard, pieces: Path, folder: Path) -> None:
     """Write a teacher trained here: config.json, model.safetensors, pieces.model."""
     folder.mkdir(parents=True, exist_ok=True)

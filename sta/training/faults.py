@@ -31,7 +31,9 @@ KINDS = {
     "oom": ("forward",),
     "full": ("save",),
     "torn": ("rename",),
+    "corrupt": ("shard",),
 }
+QUIET = ("nan", "corrupt")  # kinds that whoever is struck has to ask for
 #: Point -> when it is: a step is named by its number in the log, a checkpoint by the step that it is saved after.
 POINTS = {
     "step": "before a step",
@@ -39,6 +41,7 @@ POINTS = {
     "save": "a checkpoint's files are written, their hashes are not",
     "rename": "a checkpoint is on the disk and not in its place yet",
     "prune": "a checkpoint is in its place and the older ones are still there",
+    "shard": "a shard of a folder or Parquet corpus is read; the first is 0",
 }
 _PATTERN = re.compile(r"(?P<kind>\w+)@(?P<point>\w+):(?P<number>\d+)(,\s*rank:(?P<rank>\d+))?")
 
@@ -111,7 +114,7 @@ class Faults:
             OSError: the disk is full.
             torch.OutOfMemoryError: the memory is.
         """
-        for fault in self._due(point, number):
+        for fault in self._due(point, number, [kind for kind in KINDS if kind not in QUIET]):
             if fault.kind == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
             elif fault.kind == "term":
@@ -126,14 +129,14 @@ class Faults:
                 assert folder is not None
                 _tear(folder)
 
-    def poisons(self, step: int) -> bool:
-        """Whether this rank's loss of a step is to be no number."""
-        return bool(self._due("step", step, poison=True))
+    def asks(self, kind: str, point: str, number: int) -> bool:
+        """Whether a fault that nobody but the caller can make is due: a loss that is no number, a torn shard."""
+        return bool(self._due(point, number, [kind]))
 
-    def _due(self, point: str, number: int, poison: bool = False) -> list[Fault]:
+    def _due(self, point: str, number: int, kinds: Sequence[str]) -> list[Fault]:
         if not self.waiting:
             return []
-        due = [f for f in self.waiting if (f.point, f.number, f.kind == "nan") == (point, number, poison)]
+        due = [f for f in self.waiting if (f.point, f.number) == (point, number) and f.kind in kinds]
         for fault in due:
             self.waiting.remove(fault)
             self._note(fault)

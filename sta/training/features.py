@@ -43,12 +43,12 @@ def load_teacher_of(workspace: Workspace) -> Teacher:
 
 
 def teacher_features(workspace: Workspace, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
-    """The teacher's unit vectors: of pictures [pictures, E] and of captions [rows, E], float32."""
+    """The teacher's unit vectors: of pictures [pictures, E] and of captions [rows, E], float32, memory-mapped."""
     card: TeacherCard = load_teacher(workspace.recipe.teacher)
     name = fingerprint(workspace.final("teacher")) if card.trained_here else key_of(card.model_dump(mode="json"))
     folder = workspace.cache / f"teacher-{name}"
     build_folder(folder, lambda partial: _fill_teacher(workspace, partial, device))
-    return np.load(folder / "image.npy"), np.load(folder / "text.npy")
+    return np.load(folder / "image.npy", mmap_mode="r"), np.load(folder / "text.npy", mmap_mode="r")
 
 
 def _fill_teacher(workspace: Workspace, folder: Path, device: torch.device) -> None:
@@ -70,12 +70,12 @@ def _fill_teacher(workspace: Workspace, folder: Path, device: torch.device) -> N
 
 
 def picture_codes(workspace: Workspace, device: torch.device) -> np.ndarray:
-    """The tokenizer's codes of every picture: int64 [pictures, N]."""
+    """The tokenizer's codes of every picture: int64 [pictures, N], memory-mapped."""
     return _of_pictures(workspace, "codes", lambda tokenizer, pictures: tokenizer.encode(pictures), device)
 
 
 def picture_latents(workspace: Workspace, device: torch.device) -> np.ndarray:
-    """The tokenizer's latents of every picture before they are quantised: float16 [pictures, d, h, w]."""
+    """The tokenizer's latents of every picture before they are quantised: float16 [pictures, d, h, w], mapped."""
     return _of_pictures(workspace, "latents", lambda tokenizer, pictures: tokenizer.latents(pictures).half(), device)
 
 
@@ -96,7 +96,7 @@ def _of_pictures(
                 bar.advance(len(part))
         np.save(partial / f"{name}.npy", np.concatenate(made))
 
-    return np.load(build_folder(folder, fill) / f"{name}.npy")
+    return np.load(build_folder(folder, fill) / f"{name}.npy", mmap_mode="r")
 
 
 def load_speech(workspace: Workspace, group: str, stage: str | None = None) -> tuple[SpeechEncoder, SpeechBottleneck]:

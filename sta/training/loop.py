@@ -12,15 +12,14 @@ import shutil
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, set_seed
 from torch import Tensor, nn
-from torch.distributed import DistError
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset
 
@@ -36,9 +35,6 @@ from sta.training.progress import Bar
 from sta.training.record import Log, Parts, Skipped
 from sta.training.runtime import step_seed, stop_anywhere
 from sta.training.watchdog import Watchdog
-
-#: How gloo, whose errors have no class of their own, says that another process is gone.
-LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "gloo/transport")
 
 
 class Task(ABC):
@@ -116,7 +112,7 @@ def train(task: Task, settings: Optimisation, folder: Path, seed: int, accelerat
     Raises:
         Interrupted: SIGINT, SIGTERM or SIGUSR1 came; the state is saved.
         TrainingError: too many steps had a loss or gradient that is not finite, a checkpoint does not load or cannot
-            be written, the memory is too small for one item, or another process was lost.
+            be written, or the memory is too small for one item.
     """
     final = folder / "final"
     if final.exists():
@@ -134,7 +130,7 @@ def train(task: Task, settings: Optimisation, folder: Path, seed: int, accelerat
     buffers, due = _Buffers(task.module), False
     bar = Bar(task.name, settings.steps, "steps", first, main)
     watchdog = Watchdog(settings.patience, task.name)
-    with deferred_signals() as stop, bar, log, _one_job(task.name), watchdog, checkpoints:
+    with deferred_signals() as stop, bar, log, watchdog, checkpoints:
         for step, batches in _steps(task, share, parts, first, settings):
             # ---- one step -------------------------------------------------------------------------------
             faults.strike("step", step + 1)
@@ -157,7 +153,8 @@ def train(task: Task, settings: Optimisation, folder: Path, seed: int, accelerat
             if fault is None:
                 optimizer.step()
                 if average is not None:
-                    average.update_parameters(accelerator.unwrap_model(model))
+                    with _whole(accelerator, model):
+                        average.update_parameters(task.module)
             else:
                 buffers.restore()
                 skipped.add(step, fault, task.items(step))
@@ -197,11 +194,11 @@ def _gradient(
         faults.strike("forward", step + 1)
         with accelerator.accumulate(model):
             # for what draws by itself, as backbones do
-            torch.manual_seed(step_seed(seed, task.name, step, share.rank + share.world * share.part))
+            set_seed(step_seed(seed, task.name, step, share.rank + share.world * share.part))
             with sharing(share, settings.batch, whole):
                 losses = model({name: value.to(accelerator.device) for name, value in batch.items()})
             loss = sum(task.weights[name] * value for name, value in losses.items() if name in task.weights)
-            if faults.poisons(step + 1):
+            if faults.asks("nan", "step", step + 1):
                 loss = loss * math.nan
             for name, value in {"loss": loss, **losses}.items():
                 means[name] = means.get(name, 0.0) + value.detach() / len(batches)
@@ -230,20 +227,6 @@ def _halve(parts: Parts, accelerator: Accelerator, stage: str, step: int, error:
         torch.cuda.empty_cache()
 
 
-@contextmanager
-def _one_job(stage: str) -> Iterator[None]:
-    """Say in one sentence that another process of the job is gone."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not isinstance(error, DistError) and not any(sign in str(error) for sign in LOST):
-            raise
-        raise TrainingError(
-            f"stage {stage}: another process of this job is gone ({str(error).splitlines()[0][:200]}); run the same "
-            "command again to go on from the last checkpoint, or let the launcher do so (--max_restarts)"
-        ) from error
-
-
 def _prepare(
     task: Task, settings: Optimisation, accelerator: Accelerator, parts: int
 ) -> tuple[nn.Module, torch.optim.Optimizer, AveragedModel | None]:
@@ -253,15 +236,18 @@ def _prepare(
         plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = settings.batch // accelerator.num_processes // parts
         plugin.deepspeed_config["gradient_accumulation_steps"] = parts
         plugin.deepspeed_config["gradient_clipping"] = settings.clip
-        for scalar in (p for p in task.module.parameters() if p.ndim == 0):
-            scalar.ds_optim_param = True  # type: ignore[attr-defined]  # not broadcast, which fails for scalars
-        if settings.ema and plugin.deepspeed_config["zero_optimization"]["stage"] == 3:
-            raise TrainingError(f"stage {task.name}: an average of the weights (ema) needs ZeRO stage 2 or less, not 3")
+        for scalar in (p for p in task.module.parameters() if p.ndim == 0):  # DeepSpeed fails to broadcast a scalar
+            if _shares_weights(accelerator):
+                scalar.data, scalar.is_scalar = scalar.data.view(1), True  # type: ignore[attr-defined]
+            else:
+                scalar.ds_optim_param = True  # type: ignore[attr-defined]  # it is not broadcast
     task.module.train()
     average = (
         AveragedModel(task.module, multi_avg_fn=_averaging(settings.ema), use_buffers=True) if settings.ema else None
     )
     model, optimizer = accelerator.prepare(task.module, build_optimizer(task.module, settings))
+    if _shares_weights(accelerator):
+        _gather_own_parameters(task.module)
     if average is not None:
         average.to(accelerator.device)
         accelerator.register_for_checkpointing(average)
@@ -308,14 +294,47 @@ def _finish(
 ) -> Path:
     trained = accelerator.unwrap_model(model)
     accelerator.wait_for_everyone()
-    if average is not None:
-        trained.load_state_dict(average.module.state_dict())
-    if accelerator.is_main_process:
-        build_folder(folder / "final", lambda partial: task.export(trained.eval(), partial))
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    with _whole(accelerator, model):
+        if average is not None:
+            trained.load_state_dict(average.module.state_dict())
+        for scalar in (p for p in trained.parameters() if hasattr(p, "is_scalar")):
+            scalar.data = scalar.data.view(())
+        if accelerator.is_main_process:
+            build_folder(folder / "final", lambda partial: task.export(trained.eval(), partial))
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     accelerator.wait_for_everyone()
     accelerator.free_memory()
     return folder / "final"
+
+
+def _shares_weights(accelerator: Accelerator) -> bool:
+    """Whether this is ZeRO-3, under which a rank holds only its part of the weights."""
+    plugin = getattr(accelerator.state, "deepspeed_plugin", None)
+    return plugin is not None and plugin.deepspeed_config["zero_optimization"]["stage"] == 3
+
+
+def _gather_own_parameters(module: nn.Module) -> None:
+    """Have ZeRO-3 gather for the whole step what it cannot see used.
+
+    It gathers a layer's weights when the layer is called; a parameter that stands in a module of ours may be used by
+    any of its methods, and by none of its layers.
+    """
+    from deepspeed import zero
+
+    for owner in list(module.modules())[1:]:
+        if not type(owner).__module__.startswith("torch."):
+            for parameter in owner.parameters(recurse=False):
+                zero.register_external_parameter(module, parameter)
+
+
+def _whole(accelerator: Accelerator, model: nn.Module) -> AbstractContextManager[object]:
+    """Within, every rank sees the whole weights."""
+    if not _shares_weights(accelerator):
+        return nullcontext()
+    from deepspeed import zero
+
+    gathered: AbstractContextManager[object] = zero.GatheredParameters(list(model.parameters()))
+    return gathered
 
 
 class _Buffers:

@@ -8,13 +8,19 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
+from sta import ranks
+
 SECONDS_BETWEEN_LINES = 15.0
 
 
 class Bar:
-    """Counts `total` units of work called `unit`; `note` shows what is worth seeing, such as a loss."""
+    """Counts `total` units of work called `unit`; `note` shows what is worth seeing, such as a loss.
+
+    Of the processes of a launch, only the main one shows it.
+    """
 
     def __init__(self, title: str, total: int, unit: str, start: int = 0, shown: bool = True):
+        shown = shown and ranks.is_main()
         self.title, self.total, self.unit, self.done, self.first = title, total, unit, start, start
         self.console = Console(stderr=True)
         self.shown, self.begun, self.last_line = shown, time.monotonic(), time.monotonic()

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import zlib
+from datetime import timedelta
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate import Accelerator, PartialState
+from accelerate.utils import DistributedDataParallelKwargs
 
+from sta import ranks
 from sta.errors import TrainingError
 from sta.stopping import StopRequest
+
+PATIENCE = timedelta(days=1)  # while the main rank builds a corpus; a rank that dies is noticed at once
 
 
 def has_fast_bf16(device: str | None = None) -> bool:
@@ -28,37 +32,57 @@ def has_fast_bf16(device: str | None = None) -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-def start(precision: str = "auto") -> Accelerator:
-    """An Accelerator for this process, alone or under any launcher.
-
-    Args:
-        precision: `auto` (bf16 where the machine has it), `bf16` or `fp32`.
+def join() -> PartialState:
+    """The processes of this launch, joined at the first call; without a launcher this process alone.
 
     Raises:
-        TrainingError: the launcher started more processes than accelerate sees, so each would train alone.
+        TrainingError: the launcher started more processes than accelerate sees, so each would work alone.
     """
-    mixed = {"auto": "bf16" if has_fast_bf16() else "no", "bf16": "bf16", "fp32": "no"}[precision]
-    handlers: list[object] = [DistributedDataParallelKwargs(find_unused_parameters=True)]
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
-    deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
-    processors = launched > 1 and not torch.cuda.is_available()
-    if processors:
+    how = {}
+    if ranks.world() > 1:
         # Without a backend named, accelerate leaves DeepSpeed's CPU ranks believing that they are alone; without
         # `cpu`, it leaves ranks started by torchrun with a model that is not synchronised.
-        handlers.append(InitProcessGroupKwargs(backend="gloo"))
-    accelerator = Accelerator(
-        cpu=processors and not deepspeed, mixed_precision="no" if deepspeed else mixed, kwargs_handlers=handlers
-    )
-    if deepspeed and mixed == "bf16":
-        # DeepSpeed's own bf16 casts the weights and leaves the inputs; its autocast is what accelerate does elsewhere.
-        accelerator.state.deepspeed_plugin.deepspeed_config["torch_autocast"] = {
-            "enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": [],
-        }  # fmt: skip
-    if accelerator.num_processes != launched:
+        how = {"timeout": PATIENCE} | ({} if torch.cuda.is_available() else {"backend": "gloo"})
+    state = PartialState(cpu=_on_processors(), **how)
+    if state.num_processes != ranks.world():
         raise TrainingError(
-            f"the launcher started {launched} processes but accelerate sees {accelerator.num_processes}; "
+            f"the launcher started {ranks.world()} processes but accelerate sees {state.num_processes}; "
             "use a launch file of recipes/accelerate (on CPU under DeepSpeed: DS_ACCELERATOR=cpu and no use_cpu)"
         )
+    return state
+
+
+def _on_processors() -> bool:
+    """Whether accelerate must be told that its processes are on the CPU."""
+    return ranks.world() > 1 and not torch.cuda.is_available() and not _under_deepspeed()
+
+
+def _under_deepspeed() -> bool:
+    return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
+
+
+def is_bf16(precision: str) -> bool:
+    """Whether a recipe's precision, `auto` (bf16 where the machine has it), `bf16` or `fp32`, is bfloat16 here."""
+    return {"auto": has_fast_bf16(), "bf16": True, "fp32": False}[precision]
+
+
+def start(precision: str = "auto") -> Accelerator:
+    """An Accelerator for this process, alone or under any launcher, with a recipe's precision.
+
+    Raises:
+        TrainingError: see `join`.
+    """
+    join()
+    mixed, deepspeed = is_bf16(precision), _under_deepspeed()
+    accelerator = Accelerator(
+        cpu=_on_processors(), mixed_precision="bf16" if mixed and not deepspeed else "no",
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )  # fmt: skip
+    if deepspeed:
+        config = accelerator.state.deepspeed_plugin.deepspeed_config
+        config["train_batch_size"] = "auto"  # accelerate wrote that of the stage before into it
+        # DeepSpeed's own bf16 casts the weights and leaves the inputs; its autocast is what accelerate does elsewhere.
+        config["torch_autocast"] = {"enabled": mixed, "dtype": "bfloat16", "lower_precision_safe_modules": []}
     return accelerator
 
 

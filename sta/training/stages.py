@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from sta import ranks
 from sta.cards import LanguageCard, load_teacher
 from sta.data.cache import write_atomically
 from sta.data.garden.corpus import other_speakers, world_of
@@ -36,14 +37,20 @@ def stage_names(recipe: Recipe) -> list[str]:
 
 
 def open_run(recipe: Recipe, out: Path) -> Workspace:
-    """Make the run's folder with the recipe as resolved and what it runs on.
+    """Make the run's folder with the recipe as resolved and what it runs on; every process of a launch calls this.
 
     Raises:
         RecipeError: the folder holds a run of another recipe.
     """
+    runtime.join()
     workspace = Workspace(recipe, out)
+    ranks.on_main(lambda: _make_folder(workspace))
+    return workspace
+
+
+def _make_folder(workspace: Workspace) -> None:
     _check_names(workspace)
-    path, text = workspace.folder / "recipe.yaml", dump_recipe(recipe)
+    path, text = workspace.folder / "recipe.yaml", dump_recipe(workspace.recipe)
     if path.exists() and path.read_text(encoding="utf-8") != text:
         raise RecipeError(
             f"{path}: this folder holds a run of another recipe; change `name=...`, choose another --out, or remove it"
@@ -51,7 +58,6 @@ def open_run(recipe: Recipe, out: Path) -> Workspace:
     if not path.exists():
         write_atomically(path, text.encode())
     write_atomically(workspace.folder / "environment.json", json.dumps(environment(), indent=2).encode())
-    return workspace
 
 
 def _check_names(workspace: Workspace) -> None:
@@ -128,7 +134,8 @@ def run_stage(workspace: Workspace, name: str) -> Path:
     if name not in known:
         raise RecipeError(f"stage '{name}' is not one of this recipe's: {', '.join(known)}")
     final = workspace.stage(name) / "final"
-    if final.exists():
+    runtime.join()
+    if ranks.on_main(final.exists):  # a rank that looked for itself might look when it has just been made
         return final
     accelerator = runtime.start(workspace.recipe.precision)
     if name == "prepare":

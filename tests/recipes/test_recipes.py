@@ -15,6 +15,8 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from sta import yamlfile
+from sta.bench.training import HAND, LOOP
+from sta.bench.training import SYSTEMS as SYSTEMS_OF_TRAINING
 from sta.cards import load_language
 from sta.cli import main
 from sta.data.audio import write_wav
@@ -173,14 +175,33 @@ def test_training_is_measured_and_the_run_is_left_as_it_was(
     assert all(stage in said for stage in stages)
     rows = Report.read(file).rows
     assert {r.condition for r in rows} == stages
-    assert all(r.value > 0 for r in rows)
+    assert all(r.value > 0 for r in rows if r.metric not in ("exchange_share", "checkpoint_share"))
     assert {(r.metric, r.system) for r in rows} == {
-        ("samples_per_second", "sta"), ("samples_per_second", "bare forward and backward"),
-        ("step_ratio", "sta"), ("data_share", "sta"),
+        *(("samples_per_second", system) for system in SYSTEMS_OF_TRAINING), ("step_ratio", LOOP), ("bare_ratio", LOOP),
+        ("bare_ratio", HAND), ("data_share", LOOP), ("exchange_share", LOOP), ("checkpoint_share", LOOP),
     }  # fmt: skip
     assert state() == before
     assert main(["bench", "train", "garden-tiny", *options, "--stage", "prepare"]) == 2
     assert "teacher, tokenizer, distill-pooled, decoder, reader" in capsys.readouterr().err
+
+
+def test_launches_of_one_and_two_processes_are_measured(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    file = tmp_path / "scaling.json"
+    options = [*SMALL, *SMALL_GARDEN, "evaluation.conditions=[]", "--out", str(finished.parent), "--stage", "teacher"]
+    options += ["--steps", "2", "--rounds", "1", "--tflops", "1", "--json", str(file)]
+    assert main(["bench", "train", "garden-tiny", *options, "--processes", "1", "2"]) == 0
+    rows = Report.read(file).rows
+    found = {r.condition: r.value for r in rows if (r.metric, r.system) == ("samples_per_second", LOOP)}
+    one, two = found["teacher, 1 processes"], found["teacher, 2 processes"]
+    efficiency = {r.condition: r.value for r in rows if r.metric == "scaling_efficiency"}
+    assert efficiency == {"teacher, 1 processes": 1, "teacher, 2 processes": pytest.approx(two / one / 2)}
+    assert {"exchange_share", "checkpoint_share", "flops_utilisation"} < {r.metric for r in rows}
+    capsys.readouterr()
+    assert main(["bench", "train", "garden-tiny", *options, "--processes", "3"]) == 2
+    assert capsys.readouterr().err.count("batch 4 is not a multiple of 3 processes") == 1
 
 
 def test_sampling_is_measured_on_a_finished_run(

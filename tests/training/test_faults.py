@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import torch
 from sta.errors import STALLED, TrainingError
 from sta.models.shared import Share
 from sta.training import checkpoint
-from sta.training.faults import KINDS, POINTS, VARIABLE, Fault, Faults, parse_faults
+from sta.training.faults import KINDS, POINTS, QUIET, VARIABLE, Fault, Faults, parse_faults
 from sta.training.record import Parts
 from tests.training.test_loop import STEPS, Line, assert_as_straight, metrics, run, straight, weights  # noqa: F401
 
@@ -63,18 +64,20 @@ def test_what_is_no_fault_is_said(text: str) -> None:
 
 def test_every_point_is_told_and_struck() -> None:
     assert {point for points in KINDS.values() for point in points} == POINTS.keys()
-    code = "".join((ROOT / "sta" / "training" / f"{name}.py").read_text() for name in ("loop", "checkpoint"))
-    assert [point for point in POINTS if f'strike("{point}"' not in code] == []
+    code = "".join((ROOT / "sta" / "training" / f"{name}.py").read_text() for name in ("loop", "checkpoint", "prepare"))
+    struck = set(re.findall(r'strike\("(\w+)"', code)) | set(re.findall(r'asks\("\w+", "(\w+)"', code))
+    assert struck == POINTS.keys()
+    assert set(re.findall(r'asks\("(\w+)"', code)) == set(QUIET)
 
 
 def test_a_fault_strikes_once_and_only_its_rank(tmp_path: Path) -> None:
     record = tmp_path / "log" / "faults.jsonl"
     faults = parse_faults("nan@step:3,rank:1; nan@step:4")
-    assert not Faults(faults, record, 0).poisons(3)
+    assert not Faults(faults, record, 0).asks("nan", "step", 3)
     other = Faults(faults, record, 1)
-    assert (other.poisons(2), other.poisons(3), other.poisons(3), other.poisons(4)) == (False, True, False, True)
-    assert not Faults(faults, record, 1).poisons(3), "it was struck before this start"
-    assert Faults(faults, record, 0).poisons(4), "the other rank has its own turn"
+    assert [other.asks("nan", "step", step) for step in (2, 3, 3, 4)] == [False, True, False, True]
+    assert not Faults(faults, record, 1).asks("nan", "step", 3), "it was struck before this start"
+    assert Faults(faults, record, 0).asks("nan", "step", 4), "the other rank has its own turn"
 
 
 # ---- what training makes of it ------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from sta.data.unreadable import read_report
 from sta.errors import CorpusError
 from sta.models.shared import Share
 from sta.recipe import load_recipe
+from sta.training.faults import VARIABLE
 from sta.training.order import InLanes, Shuffled
 from sta.training.prepare import prepare
 from sta.training.stages import open_run, run_stage
@@ -110,6 +111,19 @@ def test_above_the_limit_it_stops_with_one_sentence(damaged: Path, tmp_path: Pat
     assert len(left["unreadable.jsonl"].splitlines()) == 9
     assert str(made.cache / "unreadable.jsonl") in str(error.value)
     assert not (made.folder / "prepare").exists()
+
+
+def test_a_shard_torn_on_purpose_is_set_aside_once(
+    damaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, "corrupt@shard:2")
+    made = workspace(damaged, tmp_path, 0.5)
+    prepare(made)
+    torn = [entry.reason for entry in read_report(made.cache / "corpus") if entry.id is None]
+    assert len(torn) == 2
+    assert torn[0] == "the shard is torn, as STA_FAULT asks"
+    assert not any(name.startswith("s008") for name in made.corpus.column("id"))
+    assert len((made.folder / "prepare" / "log" / "faults.jsonl").read_text().splitlines()) == 1
 
 
 @pytest.fixture

@@ -101,12 +101,17 @@ class Garden:
             for start in range(0, plan.scenes, SCENES_PER_SHARD)
         ]
 
+    def rows(self, plan: SplitPlan, scenes: range) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        """The rows of some scenes of a split, and the truth about each."""
+        maker = _Maker(self, plan)
+        return [pair for number in scenes for pair in maker.rows(number)]
+
     def write(self, number: int, folder: Path) -> int:
         """Make shard `number` in `folder` unless it is there; returns its scenes."""
         plan, scenes = self.shards()[number]
         path = folder / "shards" / f"{number:05d}.arrow"
         if not path.exists():
-            made = [pair for i in scenes for pair in _Maker(self, plan).rows(i)]
+            made = self.rows(plan, scenes)
             truths = "".join(json.dumps(t, ensure_ascii=False) + "\n" for _, t in made)
             (folder / "attributes" / f"{number:05d}.jsonl").write_text(truths, encoding="utf-8")
             write_shard([row for row, _ in made], path)

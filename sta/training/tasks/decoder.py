@@ -144,19 +144,41 @@ class _Denoising(nn.Module):
         noise = shared.normal(len(places), size.tokens, size.width, device=places.device)
         frames = batch["frames"].to(self.objective.decoder.dtype)
         heard = bottleneck(frames, batch["frames_mask"], noise[batch["heard"]])
-        if not len(batch["read"]):
+        if "text_pieces" not in batch:
             return heard
         encoder = self.encoders[group]
         assert isinstance(encoder, SpeechEncoder)
         with torch.no_grad():
             captions = encoder.encode_text(batch["text_pieces"], batch["text_lengths"])
-        read = bottleneck(captions.frames, captions.mask, noise[batch["read"]])
+        count = len(batch["read"])  # none, where this rank's caption is only there to be as the other ranks
+        read = bottleneck(captions.frames, captions.mask, noise[batch["read"]] if count else noise[:1])
         back = places.argsort()
-        return Tokens(*(torch.cat(pair)[back] for pair in zip(_parts(heard), _parts(read), strict=True)))
+        return Tokens(*(torch.cat([h, r[:count]])[back] for h, r in zip(_parts(heard), _parts(read), strict=True)))
 
 
 def _parts(tokens: Tokens) -> tuple[Tensor, Tensor, Tensor]:
     return tokens.tokens, tokens.embedding, tokens.kl
+
+
+def build_module(
+    recipe: Recipe, encoders: dict[str, SpeechEncoder], bottlenecks: dict[str, SpeechBottleneck]
+) -> _Denoising:
+    """The network of the stage on the distilled encoders and bottlenecks of every group; the decoder is untrained."""
+    any_one = next(iter(bottlenecks.values())).config
+    torch.manual_seed(recipe.seed)
+    tokenizer, settings, stage = recipe.tokenizer, recipe.decoder, recipe.stages.decoder
+    decoder = build_decoder(
+        side=recipe.corpus.size // tokenizer.factor, codes=tokenizer.codes, channels=tokenizer.code_width,
+        tokens=any_one.tokens, token_width=any_one.width, embedding_width=any_one.embedding_width,
+        **settings.model_dump(),
+    )  # fmt: skip
+    objective: _MaskAndReplace | _FlowMatching
+    if isinstance(decoder, LatentDecoder):
+        objective = _FlowMatching(decoder)
+    else:
+        schedule = linear_schedule(settings.timesteps, tokenizer.codes, REPLACED)
+        objective = _MaskAndReplace(decoder, schedule, bool(stage.losses.get("vlb")))
+    return _Denoising(objective, encoders, bottlenecks, stage, recipe.stages.distill.temperature)
 
 
 class DecoderTask(Task):
@@ -177,7 +199,8 @@ class DecoderTask(Task):
         self.language = workspace.corpus.column("language")
         speech = {g: load_speech(workspace, g) for g in self.groups}
         self.encoders = {g: encoder for g, (encoder, _) in speech.items()}
-        self.module = self._build({g: bottleneck for g, (_, bottleneck) in speech.items()})
+        bottlenecks = {g: bottleneck for g, (_, bottleneck) in speech.items()}
+        self.module = build_module(workspace.recipe, self.encoders, bottlenecks)
         self.short, self.full = {}, {}
         for group, (frames, *_) in self.frames.items():
             short = short_phrases(workspace, frames.lengths)
@@ -194,24 +217,6 @@ class DecoderTask(Task):
         places, recipe = np.flatnonzero(kept), self.workspace.recipe
         shards = self.workspace.corpus.shard_of[self.rows[group][places]]
         return build_order(recipe.corpus, places, recipe.seed + seed, shards, batch, offset=offset)
-
-    def _build(self, bottlenecks: dict[str, SpeechBottleneck]) -> _Denoising:
-        recipe = self.workspace.recipe
-        any_one = next(iter(bottlenecks.values())).config
-        torch.manual_seed(recipe.seed)
-        tokenizer, settings = recipe.tokenizer, recipe.decoder
-        decoder = build_decoder(
-            side=recipe.corpus.size // tokenizer.factor, codes=tokenizer.codes, channels=tokenizer.code_width,
-            tokens=any_one.tokens, token_width=any_one.width, embedding_width=any_one.embedding_width,
-            **settings.model_dump(),
-        )  # fmt: skip
-        objective: _MaskAndReplace | _FlowMatching
-        if isinstance(decoder, LatentDecoder):
-            objective = _FlowMatching(decoder)
-        else:
-            schedule = linear_schedule(settings.timesteps, tokenizer.codes, REPLACED)
-            objective = _MaskAndReplace(decoder, schedule, bool(self.stage.losses.get("vlb")))
-        return _Denoising(objective, self.encoders, bottlenecks, self.stage, recipe.stages.distill.temperature)
 
     def _places_of(self, step: int) -> tuple[int, np.ndarray]:
         """The number of the step's group, and which of the group's rows are in the whole batch."""
@@ -259,9 +264,11 @@ class DecoderTask(Task):
             captions = self._pieces(group, shown)
             batch["pieces"] = torch.tensor([piece for caption in captions for piece in caption])
             batch["counts"] = torch.tensor([len(caption) for caption in captions])
-        if len(read):
-            seeds = [step * size + int(number) for number in numbers[is_written]]
-            batch["text_pieces"], batch["text_lengths"] = spread_pieces(self._pieces(group, rows[read]), seeds)
+        if spoken < size:
+            # also where this rank reads none: under ZeRO-3 all ranks have to take the same way through the network
+            pieces = self._pieces(group, rows[read]) or [[]]
+            seeds = [step * size + int(number) for number in numbers[is_written]] or None
+            batch["text_pieces"], batch["text_lengths"] = spread_pieces(pieces, seeds)
         return batch
 
     def _heard(self, group: str, place: int, step: int) -> np.ndarray:

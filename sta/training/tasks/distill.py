@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from sta.models.encoder import SpeechEncoder, spread_pieces
 from sta.models.layers import similarity_distillation
 from sta.models.readout import UNKNOWN, TokenReadout
 from sta.models.shared import Share
-from sta.recipe import DistillStage
+from sta.recipe import DistillStage, Recipe
 from sta.training.features import LENGTH_MULTIPLE, group_rows, short_phrases, teacher_features
 from sta.training.loop import Task
 from sta.training.order import Shuffled, build_order
@@ -95,6 +96,28 @@ def _ctc(logits: Tensor, lengths: Tensor, batch: dict[str, Tensor]) -> Tensor:
     )
 
 
+def build_module(
+    recipe: Recipe, pieces: Mapping[str, int], embedding_width: int, moods: int, attributes: Mapping[str, int],
+    backbone: dict[str, Any] | None = None,
+) -> _Distillation:  # fmt: skip
+    """The untrained network of one group's stage.
+
+    Args:
+        pieces: language -> its SentencePiece pieces, of the group.
+        embedding_width: E.
+        moods: how many the corpus names.
+        attributes: attribute -> number of its values; read only where its loss has a weight.
+        backbone: of `Backbone.describe`, or None for log-mel.
+    """
+    settings, between = recipe.encoder, recipe.bottleneck
+    torch.manual_seed(recipe.seed)
+    encoder = SpeechEncoder(
+        dict(pieces), settings.width, settings.convolutions, settings.layers, settings.heads, settings.dropout, backbone
+    )
+    bottleneck = SpeechBottleneck(settings.width, embedding_width, between.tokens, between.width, between.layers)
+    return _Distillation(encoder, bottleneck, moods, attributes, recipe.stages.distill)
+
+
 class DistillTask(Task):
     """Distillation of one group of languages (one encoder) against cached teacher features."""
 
@@ -118,26 +141,17 @@ class DistillTask(Task):
     def _build(self, workspace: Workspace, group: str) -> _Distillation:
         recipe = workspace.recipe
         settings = recipe.encoder
-        torch.manual_seed(recipe.seed)
         description, weights = (
             Backbone.describe(settings.backbone, settings.freeze_backbone) if settings.backbone else (None, {})
         )
-        encoder = SpeechEncoder(
-            {code: workspace.pieces[code].size for code in recipe.groups[group]},
-            settings.width, settings.convolutions, settings.layers, settings.heads, settings.dropout, description,
+        module = build_module(
+            recipe, {code: workspace.pieces[code].size for code in recipe.groups[group]}, self.image.shape[1],
+            len(workspace.moods), self.named.sizes if self.named else {}, description,
         )  # fmt: skip
-        if isinstance(encoder.acoustics, Backbone):
-            encoder.acoustics.model.load_state_dict(weights)
-        bottleneck = SpeechBottleneck(
-            settings.width,
-            self.image.shape[1],
-            recipe.bottleneck.tokens,
-            recipe.bottleneck.width,
-            recipe.bottleneck.layers,
-        )
-        self.encoder = encoder
-        attributes = self.named.sizes if self.named else {}
-        return _Distillation(encoder, bottleneck, len(workspace.moods), attributes, self.stage)
+        self.encoder = module.encoder
+        if isinstance(self.encoder.acoustics, Backbone):
+            self.encoder.acoustics.model.load_state_dict(weights)
+        return module
 
     def _order(self, kept: np.ndarray) -> Shuffled:
         rows = self.rows[kept]

@@ -18,7 +18,7 @@ from sta.models import shared
 from sta.models.reader import AttributeReader
 from sta.models.shared import Share
 from sta.models.vq import to_unit_range
-from sta.recipe import GardenCorpus
+from sta.recipe import GardenCorpus, Recipe
 from sta.training.loop import Task
 from sta.training.workspace import Workspace
 
@@ -62,6 +62,13 @@ def values_of(scenes: Sequence[Scene], slots: dict[str, list[str]]) -> np.ndarra
     return np.array([[values.index(s[slot]) if slot in s else -1 for slot, values in slots.items()] for s in shown])
 
 
+def build_module(recipe: Recipe) -> _Reading:
+    """The untrained network of the stage, of a recipe on Garden."""
+    assert isinstance(recipe.corpus, GardenCorpus)
+    torch.manual_seed(recipe.seed)
+    return _Reading(AttributeReader(slots_read(world_of(recipe.corpus.world)), recipe.corpus.size))
+
+
 class ReaderTask(Task):
     """Classification of every slot on pictures drawn on the fly, of all combinations."""
 
@@ -74,8 +81,7 @@ class ReaderTask(Task):
         self.world, self.size = world_of(corpus.world), corpus.size
         self.stage, self.seed = workspace.recipe.stages.reader, workspace.recipe.seed
         self.slots = slots_read(self.world)
-        torch.manual_seed(self.seed)
-        self.module = _Reading(AttributeReader(self.slots, self.size))
+        self.module = build_module(workspace.recipe)
 
     def _numbers_of(self, step: int) -> np.ndarray:
         return np.arange(step * self.stage.batch, (step + 1) * self.stage.batch)

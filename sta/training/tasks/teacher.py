@@ -16,6 +16,7 @@ from sta.data.parts import ITEMS_PER_PART
 from sta.data.text import Pieces
 from sta.models.shared import Share
 from sta.models.teacher import PieceTokenizer, build_own, prepare_pixels, save_own
+from sta.recipe import Recipe
 from sta.training.loop import Task
 from sta.training.order import build_order
 from sta.training.workspace import Workspace
@@ -33,6 +34,13 @@ class _Clip(nn.Module):
         return {"clip": loss}
 
 
+def build_module(recipe: Recipe, share: Share) -> _Clip:
+    """The untrained network of the stage, of a recipe whose teacher is trained here."""
+    card = load_teacher(recipe.teacher)
+    torch.manual_seed(recipe.seed)
+    return _Clip(build_own(card), card.image_size, share)
+
+
 class TeacherTask(Task):
     """Contrastive language-image training (Radford et al. 2021) on pictures and captions in every language."""
 
@@ -44,8 +52,7 @@ class TeacherTask(Task):
         self.card = load_teacher(workspace.recipe.teacher)
         assert self.card.config is not None
         text = self.card.config["text_cfg"]
-        torch.manual_seed(workspace.recipe.seed)
-        self.module = _Clip(build_own(self.card), self.card.image_size, share)
+        self.module = build_module(workspace.recipe, share)
         self.pieces = workspace.cache / "pieces" / "teacher.model"
         self.tokenize = PieceTokenizer(Pieces.load(self.pieces), text["context_length"], text["vocab_size"])
         rows = workspace.corpus.select("train")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from sta.data.parts import ITEMS_PER_PART
 from sta.models.shared import Share
 from sta.models.vq import VQTokenizer, to_unit_range
+from sta.recipe import Recipe
 from sta.training.loop import Task
 from sta.training.order import build_order
 from sta.training.workspace import Workspace
@@ -35,18 +36,22 @@ class _Reconstruction(nn.Module):
         }  # fmt: skip
 
 
+def build_module(recipe: Recipe) -> _Reconstruction:
+    """The untrained network of the stage."""
+    torch.manual_seed(recipe.seed)
+    tokenizer = VQTokenizer(size=recipe.corpus.size, **recipe.tokenizer.model_dump())
+    return _Reconstruction(tokenizer, recipe.stages.tokenizer.unquantised)
+
+
 class TokenizerTask(Task):
     """Reconstruction of the corpus's pictures through V codes (van den Oord 2017)."""
 
     name = "tokenizer"
 
     def __init__(self, workspace: Workspace):
-        settings, stage = workspace.recipe.tokenizer, workspace.recipe.stages.tokenizer
+        stage = workspace.recipe.stages.tokenizer
         self.workspace, self.weights, self.size = workspace, {k: v for k, v in stage.losses.items()}, stage.batch
-        torch.manual_seed(workspace.recipe.seed)
-        self.module = _Reconstruction(
-            VQTokenizer(size=workspace.recipe.corpus.size, **settings.model_dump()), stage.unquantised
-        )
+        self.module = build_module(workspace.recipe)
         image_of, _ = workspace.corpus.image_index
         pictures = np.unique(image_of[workspace.corpus.select("train")])
         self.order = build_order(

@@ -1,0 +1,114 @@
+"""Training on more and more processes: `sta bench train` in launches of each size, in turn."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich import box
+from rich.table import Table
+
+from sta.bench.training import LOOP, SHARES, shares_of
+from sta.errors import StaError
+from sta.metrics.rows import METRICS, Interval, Report, Row
+from sta.training.progress import Bar
+
+PATIENCE = 60  # seconds that a launch which is told to stop may take
+
+
+def bench_scaling(command: Sequence[str], processes: Sequence[int], rounds: int) -> Report:
+    """Measure a launch of each number of processes once a round; the median over the rounds counts.
+
+    Every process has as many threads as the largest launch can give each of its own.
+
+    Args:
+        command: what follows `sta`: a `bench train` of one round.
+        processes: numbers of processes, the fewest being what the others are compared with.
+        rounds: in which the launches take turns.
+
+    Raises:
+        StaError: a launch failed, with its own sentence.
+    """
+    threads = max(1, len(os.sched_getaffinity(0)) // max(processes))
+    values: dict[tuple[str, str, str, int], list[float]] = defaultdict(list)
+    with Bar("scaling", rounds * len(processes), "launches") as bar:
+        for _ in range(rounds):
+            for count in sorted(processes):
+                for row in _launch(command, count, threads).rows:
+                    values[row.condition, row.metric, row.system, count].append(row.value)
+                bar.advance()
+    meta = {"processes": sorted(processes), "threads": threads, "rounds": rounds}
+    return Report(meta, _rows(values, min(processes)))
+
+
+def _launch(command: Sequence[str], processes: int, threads: int) -> Report:
+    """What a launch of some processes on this machine measures."""
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    with tempfile.TemporaryDirectory() as folder:
+        file, log = Path(folder) / "report.json", Path(folder) / "log"
+        with log.open("wb") as output:
+            launched = subprocess.Popen(
+                [*start, "-m", "sta", *command, "--json", str(file)], stdout=output, stderr=subprocess.STDOUT,
+                env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+            )  # fmt: skip
+            try:
+                launched.wait()
+            finally:
+                _stop(launched)
+        if launched.returncode:
+            raise StaError(f"{processes} processes: {_reason(log.read_text(errors='replace'))}")
+        return Report.read(file)
+
+
+def _stop(launched: subprocess.Popen[bytes]) -> None:
+    """End a launch that still runs, and its processes, which only it can reach."""
+    if launched.poll() is not None:
+        return
+    launched.terminate()
+    try:
+        launched.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        launched.kill()
+
+
+def _reason(log: str) -> str:
+    """The sentence with which a launch ended, or else its last line."""
+    lines = log.strip().splitlines() or ["it said nothing"]
+    return next((line.removeprefix("sta: ") for line in lines if line.startswith("sta: ")), lines[-1])
+
+
+def _rows(values: dict[tuple[str, str, str, int], list[float]], fewest: int) -> list[Row]:
+    found = []
+    for (stage, metric, system, count), measured in values.items():
+        where = {"language": "all", "split": "all", "condition": f"{stage}, {count} processes", "system": system}
+        found.append(_row(metric, measured, where))
+        if (metric, system) == ("samples_per_second", LOOP):
+            alone = values[stage, metric, system, fewest]
+            efficiency = [a / count / (b / fewest) for a, b in zip(measured, alone, strict=True)]
+            found.append(_row("scaling_efficiency", efficiency, where))
+    return found
+
+
+def _row(metric: str, measured: Sequence[float], where: dict[str, str]) -> Row:
+    interval = Interval(statistics.median(measured), min(measured), max(measured))
+    return Row.of(metric, interval, len(measured), **where)  # type: ignore[arg-type]
+
+
+def scaling_table(report: Report) -> Table:
+    """A line for each stage and number of processes."""
+    title = f"training, {report.meta['threads']} threads a process: samples per second, % of the time"
+    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for name in ("stage", "processes", "per s", "efficiency", "exchange", *SHARES):
+        made.add_column(name, no_wrap=True, justify="left" if name == "stage" else "right")
+    cells = {(r.condition, r.metric, r.system): r.value for r in report.rows}
+    for where in dict.fromkeys(r.condition for r in report.rows):
+        stage, count = where.removesuffix(" processes").split(", ")
+        found = (METRICS[m].text(cells[where, m, LOOP]) for m in ("scaling_efficiency", "exchange_share"))
+        made.add_row(stage, count, f"{cells[where, 'samples_per_second', LOOP]:.1f}", *found, *shares_of(cells, where))
+    return made

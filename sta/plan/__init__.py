@@ -1,0 +1,1 @@
+"""What a recipe will take: parameters, memory, operations, hours and disk, before anything is trained."""

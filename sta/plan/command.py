@@ -1,0 +1,33 @@
+"""What `sta plan` does."""
+
+from __future__ import annotations
+
+import argparse
+
+from sta.locate import recipe_of
+
+WIDTH = 105  # of the widest table, where the terminal is narrower or there is none
+
+
+def plan(options: argparse.Namespace) -> None:
+    """Say what a recipe would take on some GPUs; nothing is trained, and only `--json` writes a file."""
+    from rich.console import Console
+
+    from sta.plan.corpus import AtHand, facts_of, with_languages
+    from sta.plan.memory import GIB
+    from sta.plan.plan import Machines, plan_of
+    from sta.plan.report import show, write
+    from sta.training.progress import Bar
+    from sta.training.stages import stage_names
+
+    recipe = with_languages(recipe_of(options), options.languages)
+    at_hand = AtHand(options.captions, options.languages, options.seconds, options.longest, options.pictures)
+    machines = Machines(options.gpus, options.nodes, options.memory * GIB, options.tflops, options.utilisation)
+    sections = {name.partition("-")[0] for name in stage_names(recipe)} - {"prepare"}
+    with Bar("planning", 1 + len(sections), "parts") as bar:
+        facts = facts_of(recipe, at_hand)
+        bar.advance()
+        made = plan_of(recipe, facts, machines, bar.advance)
+    show(made, Console(width=max(WIDTH, Console().width)))
+    if options.json:
+        write(made, options.json)

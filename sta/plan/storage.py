@@ -1,0 +1,92 @@
+"""Bytes on disk: the corpus, what frozen networks make of it, checkpoints, what each stage leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sta.cards import load_teacher
+from sta.data.audio import BANDS, SAMPLE_RATE
+from sta.plan.batches import frames_read
+from sta.plan.corpus import LISTED, ROW, Facts
+from sta.plan.networks import Parameters
+from sta.recipe import GardenCorpus, Recipe
+from sta.training.checkpoint import KEEP
+from sta.training.stages import settings_of
+from sta.training.tasks.decoder import kinds_of_frames
+
+F32, F16, I64 = 4, 2, 8
+TRUTH = 270  # bytes of what attributes.jsonl says of a row, which is kept twice
+
+
+@dataclass(frozen=True)
+class Item:
+    """Something on disk.
+
+    Attributes:
+        name: what it is. where: its folder below the runs.
+        size: bytes.
+        passing: it goes again when the stage that writes it is done.
+        loaded: bytes of it that a training process holds in memory.
+    """
+
+    name: str
+    where: str
+    size: float
+    passing: bool = False
+    loaded: float = 0.0
+
+
+def of_corpus(recipe: Recipe, facts: Facts) -> list[Item]:
+    """What the prepare stage writes."""
+    hears = recipe.encoder.backbone is None
+    features = facts.speech * (100 * BANDS if hears else 2 * SAMPLE_RATE) + facts.rows * I64
+    side = recipe.corpus.size
+    truths = 2 * TRUTH * facts.rows if isinstance(recipe.corpus, GardenCorpus) and facts.rate else 0
+    return [
+        Item("audio", "cache/*/corpus" if facts.holds_audio else "corpus.root", facts.audio_bytes),
+        Item("pictures' files", "cache/*/corpus", facts.rows * facts.picture_bytes),
+        Item("captions and other columns", "cache/*/corpus", facts.rows * ROW + truths, loaded=facts.rows * LISTED),
+        Item("log-mel features" if hears else "samples", "cache/*/features-*", features),
+        Item("parts of them, until joined", "cache/*/features-*", features, passing=True),
+        Item("pixels", "cache/*/pixels-*", facts.pictures * side * side * 3),
+    ]
+
+
+def of_frozen(recipe: Recipe, facts: Facts) -> list[Item]:
+    """What the stages cache of frozen networks."""
+    width, side = load_teacher(recipe.teacher).embedding_width, recipe.corpus.size // recipe.tokenizer.factor
+    teacher = F32 * width * (facts.rows + facts.pictures)
+    frames = facts.recordings * (F16 * recipe.encoder.width * frames_read(facts, facts.seconds) + I64)
+    kinds = len(kinds_of_frames(recipe))
+    codes, latents = (facts.pictures * side * side * n for n in (I64, F16 * recipe.tokenizer.code_width))
+    draws_latents = recipe.decoder.kind == "latent-diffusion"
+    items = [Item("teacher's features", "cache/*/teacher-*", teacher)]
+    if not draws_latents:
+        items.append(Item("pictures' codes", "cache/*/codes-*", codes))
+    if draws_latents or recipe.decoder.draft:
+        items.append(Item("pictures' latents", "cache/*/latents-*", latents))
+    items.append(Item("encoders' frames" + ", clean and disturbed" * (kinds == 2), "cache/*/*frames-*", kinds * frames))
+    items.append(Item("parts of them, until joined", "cache/*/*frames-*", frames, passing=True))
+    return items
+
+
+def checkpoint(size: Parameters, averaged: bool) -> int:
+    """Bytes of one checkpoint: weights, AdamW's two moments, the average of the weights."""
+    return F32 * (size.trainable + size.frozen) * (1 + averaged) + 2 * F32 * size.trainable
+
+
+def of_training(recipe: Recipe, sizes: Mapping[str, tuple[Parameters, int]]) -> list[Item]:
+    """The checkpoints of the stage that has the largest, and what every stage leaves.
+
+    Args:
+        sizes: stage -> its parameters, and how many stages there are like it.
+    """
+    largest = max(checkpoint(size, bool(settings_of(recipe, name).ema)) for name, (size, _) in sizes.items())
+    left = {name: F32 * size.trainable * like for name, (size, like) in sizes.items()}
+    released = sum(size for name, size in left.items() if name != "teacher")
+    return [
+        Item(f"checkpoints, {KEEP} and one being written", "<run>/<stage>/checkpoints", (KEEP + 1) * largest, True),
+        Item("what the stages leave", "<run>/<stage>/final", sum(left.values())),
+        Item("release, in half precision", "<run>/release", released / 2),
+    ]

@@ -1,0 +1,101 @@
+"""The training benchmark: what is counted, what is divided by what, and launches in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import nn
+
+from sta.bench import scaling
+from sta.bench.flops import PEAKS, flops_of, peak_named, peak_of
+from sta.bench.scaling import bench_scaling, scaling_table
+from sta.bench.training import BARE, HAND, LOOP, MEMORY, _rows, training_table
+from sta.cli import main
+from sta.errors import StaError
+from sta.metrics.rows import Report
+from sta.recipe import Optimisation
+
+SETTINGS = Optimisation(steps=100, batch=8, lr=1e-3, warmup=1, save_every=10)
+FAST = {BARE: 0.5, HAND: 0.8, MEMORY: 1.0, LOOP: 1.6, "data": 0.4, "save": 4.0}
+SLOW = {name: 2 * seconds for name, seconds in FAST.items()}
+
+
+def values(rows: Sequence[object]) -> dict[tuple[str, str], float]:
+    return {(r.metric, r.system): r.value for r in rows}  # type: ignore[attr-defined]
+
+
+def test_flops_of_forward_and_backward_are_counted() -> None:
+    layer, x = nn.Linear(8, 16), torch.randn(4, 8, requires_grad=True)
+    assert flops_of(lambda: layer(x)) == 2 * 4 * 8 * 16
+    assert flops_of(lambda: layer(x).sum().backward()) == 3 * 2 * 4 * 8 * 16, "the gradient of x and of the weight"
+
+
+@pytest.mark.parametrize(
+    ("name", "tflops"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989), ("NVIDIA H100 PCIe", 756), ("NVIDIA A100-SXM4-80GB", 312), ("NVIDIA L4", 121),
+        ("NVIDIA L40S", 362), ("NVIDIA GH200 480GB", 989), ("NVIDIA RTX A4000", None), ("NVIDIA L40", None),
+    ],
+)  # fmt: skip
+def test_the_peak_is_of_the_gpu_that_is_named(name: str, tflops: float | None) -> None:
+    assert peak_named(name) == (tflops and tflops * 1e12)
+
+
+def test_each_known_gpu_is_found_by_its_own_name() -> None:
+    assert {name: peak_named(name) for name in PEAKS} == {name: tflops * 1e12 for name, tflops in PEAKS.items()}
+    assert peak_of(torch.device("cpu")) is None
+
+
+def test_what_is_divided_by_what() -> None:
+    found = values(_rows("decoder", SETTINGS, [FAST, SLOW, SLOW], 32, 100.0))
+    assert found["samples_per_second", LOOP] == 8 / 3.2, "the median round"
+    assert found["samples_per_second", HAND] == 8 / 1.6
+    assert found["step_ratio", LOOP] == 1 / 0.8
+    assert found["bare_ratio", LOOP] == pytest.approx(1.6 / 0.5)
+    assert found["bare_ratio", HAND] == 0.8 / 0.5
+    assert found["data_share", LOOP] == 0.4 / 1.6
+    assert found["exchange_share", LOOP] == pytest.approx(0.2)
+    assert found["checkpoint_share", LOOP] == 4 / (4 + 16)
+    assert found["flops_utilisation", LOOP] == 32 / (3.2 * 100)
+    assert ("flops_utilisation", LOOP) not in values(_rows("decoder", SETTINGS, [FAST], 32, 0.0))
+
+
+def test_the_table_has_a_line_for_each_stage_and_fits() -> None:
+    rows = [row for stage in ("tokenizer", "distill-pooled") for row in _rows(stage, SETTINGS, [FAST], 32, 0.0)]
+    table = training_table(Report({"processes": 1, "threads": 2}, rows))
+    assert list(table.columns[0].cells) == ["tokenizer", "distill-pooled"]
+    assert list(table.columns[-1].cells) == ["–", "–"]
+    assert sum(max(len(str(c)) for c in (column.header, *column.cells)) + 2 for column in table.columns) < 80
+
+
+def test_launches_take_turns_and_are_compared_with_the_smallest(monkeypatch: pytest.MonkeyPatch) -> None:
+    launched = []
+
+    def launch(command: Sequence[str], processes: int, threads: int) -> Report:
+        launched.append((processes, threads, *command))
+        return Report({}, _rows("decoder", SETTINGS, [{1: SLOW, 2: FAST, 4: FAST}[processes]], 1, 0.0))
+
+    monkeypatch.setattr(scaling, "_launch", launch)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(8))
+    report = bench_scaling(["bench"], [4, 1, 2], 2)
+    assert launched == [(n, 2, "bench") for n in (1, 2, 4, 1, 2, 4)]
+    found = {r.condition: r.value for r in report.rows if r.metric == "scaling_efficiency"}
+    assert found == {"decoder, 1 processes": 1, "decoder, 2 processes": 1, "decoder, 4 processes": 0.5}
+    table = scaling_table(report)
+    assert [list(column.cells) for column in table.columns][:2] == [["decoder"] * 3, ["1", "2", "4"]]
+
+
+@pytest.mark.slow
+def test_a_launch_that_fails_says_why_in_its_own_sentence() -> None:
+    with pytest.raises(StaError, match=r"^2 processes: .*no file or name 'nowhere'"):
+        scaling._launch(["bench", "train", "nowhere"], 2, 1)
+    assert scaling._reason("W1124 chatter\nsta: too few recordings\nTraceback") == "too few recordings"
+
+
+def test_what_cannot_be_measured_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    for wrong in (["--tflops", "0"], ["--tflops", "many"], ["--processes", "0"]):
+        with pytest.raises(SystemExit, match="2"):
+            main(["bench", "train", "garden-tiny", *wrong])
+        assert "is not a" in capsys.readouterr().err

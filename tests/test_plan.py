@@ -1,0 +1,329 @@
+"""`sta plan` against what it speaks of: networks, steps and files of a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import nn
+
+from sta.cards import load_teacher
+from sta.cli import main
+from sta.errors import StaError
+from sta.models.shared import Share
+from sta.models.teacher import build_unfilled
+from sta.plan import memory, storage
+from sta.plan.corpus import AtHand, Facts, facts_of, with_languages
+from sta.plan.memory import GIB, WAYS
+from sta.plan.networks import Cost, Parameters, Tried, attempt, build, count, counted, step_of, weights_of
+from sta.plan.plan import Machines, plan_of
+from sta.plan.report import conclusions, duration, launch_file, totals
+from sta.recipe import Recipe, load_recipe
+from sta.training.checkpoint import Checkpoints
+from sta.training.loop import Task
+from sta.training.stages import build_task, open_run, run_stage, settings_of, stage_names
+from sta.training.workspace import Workspace
+
+STAGES = ("teacher", "tokenizer", "distill-pooled", "decoder", "reader")
+SHORT = (
+    *(f"stages.{stage.partition('-')[0]}.{key}" for stage in STAGES for key in ("steps=2", "save_every=1")),
+    "stages.distill.phrases_first=0",
+    *("corpus.validation=2", "corpus.test=2", "corpus.swaps=1", "stages.distill.losses.attributes=1"),
+)
+FACTS = Facts(
+    source="made up", pieces={"en": 40, "ar": 60}, recordings=800, others=80, pictures=500, seconds=2.0, longest=4.0,
+    raw=2.0, full=2.0, phrase=0.0, pieces_a_second=5.0, moods=3, attributes={"kind": 3, "head": 4},
+    picture_bytes=1000.0, holds_audio=True, rate=None,
+)  # fmt: skip
+H100 = Machines(8, 1, 80 * GIB, 989.0, 0.35)
+
+
+def parameters(trainable: int, frozen: int = 0) -> Parameters:
+    return Parameters(trainable, frozen, trainable)
+
+
+# ---- against a run ------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Run:
+    """A run of garden-tiny, with the size of each stage's last checkpoint."""
+
+    workspace: Workspace
+    facts: Facts
+    checkpoints: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.workspace.recipe
+
+    def task(self, stage: str) -> Task:
+        return build_task(self.workspace, stage, Accelerator(cpu=True))
+
+    def on_disk(self, pattern: str) -> int:
+        return size_of(*self.workspace.cache.glob(pattern))
+
+
+def size_of(*folders: Path) -> int:
+    return sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    recipe = load_recipe("garden-tiny", SHORT)
+    made = Run(open_run(recipe, tmp_path_factory.mktemp("runs")), facts_of(recipe, AtHand()))
+    save = Checkpoints.save
+
+    def weighed(self: Checkpoints, step: int, loss: float | None) -> None:
+        save(self, step, loss)
+        self.wait()
+        made.checkpoints[self.folder.parent.name] = size_of(self.folder / f"step-{step:07d}")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoints, "save", weighed)
+        for stage in stage_names(recipe):
+            run_stage(made.workspace, stage)
+    yield made
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.slow
+def test_the_corpus_is_as_told(run: Run) -> None:
+    corpus, facts = run.workspace.corpus, run.facts
+    assert facts.recordings == len(corpus.select("train"))
+    assert facts.rows == len(corpus)
+    assert facts.pictures == len(run.workspace.pixels)
+    assert facts.pieces == {code: pieces.size for code, pieces in run.workspace.pieces.items()}
+    assert facts.attributes == run.workspace.attributes.sizes
+    assert facts.moods == len(run.workspace.moods)
+    assert facts.heard(0.0) == facts.full > facts.seconds > facts.heard(1.0) == facts.phrase
+    lengths = run.workspace.features.lengths[corpus.select("train")] / 100
+    assert facts.seconds == pytest.approx(lengths.mean())
+    assert facts.longest == pytest.approx(lengths.max())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_parameters_are_those_of_the_stage(run: Run, stage: str) -> None:
+    assert count(run.recipe, run.facts, stage) == counted(run.task(stage).module)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_operations_are_those_of_real_steps(run: Run, stage: str) -> None:
+    task, size, planned = run.task(stage), settings_of(run.recipe, stage).batch, step_of(run.recipe, run.facts, stage)
+    assert weights_of(run.recipe, stage).items() >= task.weights.items()
+    steps = [attempt(task.module, task.batch(step, Share()), task.weights, True) for step in range(10, 20)]
+    flops = sum(step.flops for step in steps) / len(steps)
+    near = {"decoder": 0.2, "distill-pooled": 0.4}.get(stage, 1e-3)  # what is read of speech depends on the training
+    assert planned.flops.of(size) == pytest.approx(flops, rel=near)
+    if near == 1e-3:
+        assert planned.saved.of(size) == pytest.approx(steps[0].saved, rel=1e-3)
+    assert planned.saved.of(size) > 0.9 * max(step.saved for step in steps), "less than a real batch keeps"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_checkpoints_are_as_large_as_told(run: Run, stage: str) -> None:
+    told = storage.checkpoint(count(run.recipe, run.facts, stage), bool(settings_of(run.recipe, stage).ema))
+    assert 0 <= run.checkpoints[stage] - told < 200_000, "names, shapes and hashes are on top"
+
+
+@pytest.mark.slow
+def test_caches_are_as_large_as_told(run: Run) -> None:
+    told = [*storage.of_corpus(run.recipe, run.facts), *storage.of_frozen(run.recipe, run.facts)]
+    kept = {item.name: item for item in told if not item.passing}
+    for name, pattern in (
+        ("pixels", "pixels-*"), ("teacher's features", "teacher-*"), ("pictures' codes", "codes-*")
+    ):  # fmt: skip
+        assert 0 < run.on_disk(pattern) - kept[name].size < 300, name
+    assert kept["log-mel features"].size == pytest.approx(run.on_disk("features-*"), rel=0.06)
+    rows = sum(kept[name].size for name in ("audio", "pictures' files", "captions and other columns"))
+    assert rows == pytest.approx(run.on_disk("corpus"), rel=0.06)
+
+
+# ---- parts --------------------------------------------------------------------------------------------------
+
+
+def test_what_is_kept_for_the_backward_pass_counts_once_and_no_weights() -> None:
+    class Squared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(8, 8, bias=False)
+
+        def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+            y = self.linear(batch["x"])  # keeps x, and the weight if x wants a gradient
+            return {"loss": (y * y).sum(), "more": y.square().sum()}  # keeps y, several times
+
+    tried = attempt(Squared(), {"x": torch.ones(4, 8, requires_grad=True)}, {"loss": 1.0, "more": 1.0}, bf16=False)
+    assert tried == Tried(flops=3 * 2 * 4 * 8 * 8, saved=2 * 4 * 8 * 4)
+
+
+def test_a_line_goes_through_what_was_tried() -> None:
+    cost = Cost.through(10 + 2 * 3, 10 + 4 * 3)
+    assert (cost.base, cost.each, cost.of(32)) == (10, 3, 106)
+    assert cost.mixed(Cost(0, 1), 0.5) == Cost(5, 2)
+
+
+def test_states_are_shared_out() -> None:
+    alone, ddp, zero1, zero2, zero3 = (
+        memory.states(way, parameters(1000), n, False) - way_buckets
+        for way, n, way_buckets in zip(
+            (WAYS[0], *WAYS[:4]), (1, 8, 8, 8, 8), (0, 0, *[4 * memory.BUCKET] * 3), strict=True
+        )
+    )
+    assert (alone, ddp) == (16_000, 20_000), "DDP reduces gradients in buckets of their size"
+    assert zero1 == 4000 + 4000 + 12_000 / 8
+    assert zero2 == 4000 + 16_000 / 8
+    assert zero3 == 4000 + 16_000 / 8, "its weights are gathered for the step"
+    with_average = memory.states(WAYS[0], parameters(1000, 500), 1, True)
+    assert with_average == 16_000 + 2000 + 6000
+
+
+def test_offloading_leaves_the_weights() -> None:
+    assert memory.states(WAYS[-1], parameters(1000), 8, False) == 4000 + 4 * memory.BUCKET
+    assert memory.host(WAYS[-1], parameters(1000), 8, 16) == 10_000
+    assert memory.host(WAYS[0], parameters(1000), 8, 16) == 0
+
+
+def test_deepspeed_is_asked() -> None:
+    assert memory.deepspeed_says(WAYS[2], parameters(1000), 4, 2) == 2 * 1000 + 18 * 1000 // 8
+    assert memory.deepspeed_says(WAYS[-1], parameters(1000), 4, 2) == 2 * 1000
+    assert memory.deepspeed_says(WAYS[0], parameters(1000), 4, 2) is None
+
+
+def test_the_first_way_that_fits_is_taken_if_it_has_a_launch_file() -> None:
+    needs = dict(zip(WAYS, (90.0, 70.0, 60.0, 30.0, 20.0), strict=True))
+    assert memory.chosen(needs, 120) == WAYS[0]
+    assert memory.chosen(needs, 80) == WAYS[2], "ZeRO-1 fits and has no launch file"
+    assert memory.chosen(needs, 40) == WAYS[3]
+    assert memory.chosen(needs, 20) is None
+    files = {path.name for path in (Path(__file__).parents[1] / "recipes" / "accelerate").glob("*.yaml")}
+    assert {way.file for way in WAYS if way.file} < files
+
+
+def test_one_process_and_averages_narrow_the_choice() -> None:
+    assert [w.zero for w in WAYS if memory.possible(w, 1)] == [0]
+    assert [w.zero for w in WAYS if memory.possible(w, 8)] == [0, 1, 2, 3, 2, 3]
+
+
+def test_a_published_teacher_is_counted_without_its_weights() -> None:
+    model = build_unfilled(load_teacher("vit-l-14"))
+    assert sum(p.numel() for p in model.parameters()) == 427_616_513
+    assert {p.device.type for p in model.parameters()} == {"meta"}
+
+
+def test_a_corpus_at_hand_takes_the_place_of_the_recipes() -> None:
+    recipe = with_languages(load_recipe("garden-tiny", ["corpus={name: folder, root: nowhere}"]), 100)
+    facts = facts_of(recipe, AtHand(captions=1_000_000, languages=100, seconds=4.0))
+    assert (facts.recordings, facts.pictures) == (100_000_000, 1_000_000)
+    assert (facts.seconds, facts.longest) == (4.0, 8.0)
+    assert len(facts.pieces) == 100
+    assert set(facts.pieces.values()) == {500}, "as the language cards say"
+    assert count(recipe, facts, "distill-pooled").trainable > count(recipe, FACTS_OF_TWO, "distill-pooled").trainable
+    assert storage.of_frozen(recipe, facts)[0].size == 4 * 128 * 101_000_000
+
+
+FACTS_OF_TWO = replace(FACTS, pieces={f"x{n}": 1 for n in range(3, 101)} | {"en": 1, "ar": 1})
+
+
+def test_fewer_languages_are_the_first_of_the_recipe() -> None:
+    assert with_languages(load_recipe("garden-tiny"), 1).languages == ["en"]
+    assert with_languages(load_recipe("garden-tiny"), 3).languages == ["en", "ar", "x3"]
+
+
+# ---- the plan -----------------------------------------------------------------------------------------------
+
+
+def test_hours_follow_from_operations() -> None:
+    assert H100.hours(989e12 * 0.35 * 3600 * 8) == pytest.approx(1)
+    assert H100.hours(989e12 * 0.35 * 3600, 1) == pytest.approx(1)
+    assert [duration(h) for h in (72, 5, 0.5, 0.001)] == ["3 d", "5 h", "30 min", "3.6 s"]
+
+
+def test_a_plan_adds_up() -> None:
+    recipe = load_recipe("garden-tiny", ["encoder.sharing=each"])
+    plan = plan_of(recipe, FACTS, H100)
+    like = {stage.name: stage.like for stage in plan.stages}
+    assert like == {"teacher": 1, "tokenizer": 1, "distill-en": 2, "decoder": 1, "reader": 1}
+    steps = sum(s.like * s.steps * s.step_flops for s in plan.stages)
+    assert plan.flops == pytest.approx(steps + sum(work.flops for work in plan.once))
+    decoder = next(s for s in plan.stages if s.name == "decoder")
+    assert decoder.passes == 20 * 8 / 800
+    assert decoder.reads["positions"] == 8 * 4 * 4
+    encoders = [build(recipe, FACTS, f"distill-{code}", [code]).get_submodule("encoder") for code in recipe.languages]
+    assert decoder.size.frozen == sum(counted(encoder).trainable for encoder in encoders)
+    kept, passing, _ = totals(plan)
+    assert kept + passing < sum(item.size for item in plan.disk)
+
+
+def test_what_does_not_fit_is_said_in_one_sentence() -> None:
+    recipe = load_recipe("garden-tiny")
+    small = replace(H100, memory=0.001 * GIB)
+    said = [line for line in conclusions(plan_of(recipe, FACTS, small)) if "nothing fits" in line]
+    assert len(said) == 5
+    assert all("0.001 GiB" in line and "activations" in line for line in said)
+    alone = plan_of(recipe, FACTS, Machines(1, 1, 80 * GIB, 989.0, 0.35))
+    assert {launch_file(s.way, alone.machines) for s in alone.stages if s.way} == {"gpu-1.yaml"}
+    assert launch_file(WAYS[2], replace(H100, nodes=2)) == "gpu-8-zero2.yaml --num_processes 16 --num_machines 2"
+
+
+def test_a_batch_that_cannot_be_shared_out_is_refused() -> None:
+    with pytest.raises(StaError, match=r"stages.teacher.batch 16 is not a multiple of 5 GPUs.*stages.teacher.batch=20"):
+        plan_of(load_recipe("garden-tiny"), FACTS, replace(H100, gpus=5))
+    few = load_recipe("garden-tiny", ["stages.distill.written=0.1"])
+    with pytest.raises(StaError, match="1 written captions a step, too few for 8 GPUs"):
+        plan_of(few, FACTS, H100)
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "plan.json"
+    at_hand = ["corpus={name: folder, root: nowhere}", "--captions", "1000", "--languages", "3", "--seconds", "2"]
+    assert main(["plan", "garden-tiny", *at_hand, "--gpus", "8", "--memory", "80", "--json", str(file)]) == 0
+    said = capsys.readouterr().out
+    assert "3,000 recordings for training in 3 languages" in said
+    assert "recipes/accelerate/gpu-8.yaml" in said
+    plan = json.loads(file.read_text())
+    assert [stage["name"] for stage in plan["stages"]] == ["teacher", "tokenizer", "distill-pooled", "decoder"]
+    assert all(stage["way"]["launch"] == "gpu-8.yaml" for stage in plan["stages"])
+    assert plan["disk_kept"] == pytest.approx(sum(item["size"] for item in plan["disk"] if not item["passing"]))
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--gpus", "0"], "'0' is not a whole number above 0"), (["--memory", "-1"], "'-1' is not a number above 0"),
+        (["--utilisation", "1.5"], "more than 1"), (["--tflops", "fast"], "'fast' is not a number above 0"),
+    ],
+)  # fmt: skip
+def test_options_that_mean_nothing(options: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["plan", "garden-tiny", *options])
+    assert left.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere"], "no file or name 'nowhere'"),
+        (["garden-tiny", "corpus={name: folder, root: nowhere}"], "nowhere/metadata.jsonl: cannot be read"),
+        (["garden-tiny", "encoder.backbone=nowhere/model", "corpus={name: folder, root: nowhere}", "--captions", "9",
+          "--seconds", "2"], "encoder.backbone 'nowhere/model': its configuration is not to be had"),
+    ],
+)  # fmt: skip
+def test_one_sentence_for_what_is_not_there(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", *arguments]) == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sta: ")]
+    assert len(said) == 1
+    assert words in said[0]
