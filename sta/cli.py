@@ -38,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.shared:
                 _join()
             options.run(options)
+            if options.shared:
+                _part()
         sys.stdout.flush()
     except StaError as error:
         if options.debug:
@@ -63,6 +65,15 @@ def _join() -> None:
         from sta.training.runtime import join
 
         join()
+
+
+def _part() -> None:
+    """Let the processes of a launch go once all are done; one that just went would abort now and then."""
+    if ranks.world() > 1:
+        import torch.distributed as dist
+
+        dist.barrier()
+        dist.destroy_process_group()
 
 
 def _end(sentence: object, code: int) -> int:

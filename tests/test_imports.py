@@ -32,6 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "bench": BASE | {"data", "models", "training", "metrics", "pipeline", "release", "evaluation", "locate"},
     "demo": BASE | {"data", "models", "metrics", "pipeline", "release"},
     "plan": BASE | {"data", "models", "training", "locate"},
+    "rehearsal": BASE | {"data", "training"},
     "doctor": BASE | {"data", "models", "training"},
     "cli": BASE
     | {
@@ -48,6 +49,7 @@ ALLOWED: dict[str, set[str]] = {
         "demo",
         "doctor",
         "plan",
+        "rehearsal",
     },
     "train": {"cli"},
     "__main__": {"cli"},

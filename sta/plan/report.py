@@ -117,7 +117,8 @@ def _hours(plan: Plan) -> Table:
 
 def _memory(plan: Plan) -> Table:
     ways = _ways(plan)
-    made = _table("memory of a GPU, GiB", "stage", "items", "activations", *(way.name for way in ways), "take")
+    names = [way.name.replace(" + ", "\n+ ") for way in ways]
+    made = _table("memory of a GPU, GiB", "stage", "items", "activations", *names, "take")
     for s in plan.stages:
         needs = (f"{s.needs[way] / GIB:.3g}" if way in s.needs else "–" for way in ways)
         taken = s.way.name if s.way else "nothing fits"

@@ -91,7 +91,8 @@ def test_unknown_metric_is_an_error_that_names_the_known() -> None:
 def test_metric_names_are_those_of_the_design() -> None:
     retrieval = {f"r{k}_{d}" for k in (1, 5, 10) for d in ("speech_to_image", "image_to_speech")}
     others = {"attributes", "colours", "exact", "mood", "swap", "fid", "is", "reader", "psnr", "bits"}
-    benchmarks = {"seconds", "matrix_products", "samples_per_second", "step_ratio", "data_share"}
+    benchmarks = {"seconds", "matrix_products", "samples_per_second", "step_ratio", "bare_ratio", "data_share"}
+    benchmarks |= {"exchange_share", "checkpoint_share", "flops_utilisation", "scaling_efficiency"}
     assert set(METRICS) == retrieval | others | benchmarks
     assert METRICS["fid"].higher_is_better is False
 

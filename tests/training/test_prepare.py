@@ -28,7 +28,7 @@ from tests.parquet_fixtures import cut, sample, write_parquet
 from tests.test_launch import finish, launch
 
 SHARDS, ROWS = 10, 40
-SMALL = ("languages=[en]", "tokenizer.codes=16", "tokenizer.width=16", "stages.tokenizer.steps=2")
+SMALL = ("languages=[en]", "precision=fp32", "tokenizer.codes=16", "tokenizer.width=16", "stages.tokenizer.steps=2")
 pytestmark = pytest.mark.slow
 BAD_SOUND, BAD_PICTURE, TORN = {17, 103, 214, 365}, {58, 59, 131, 338}, 7  # 1 % each of 400, and a shard
 
