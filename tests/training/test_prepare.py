@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from sta.data.unreadable import read_report
 from sta.errors import CorpusError
@@ -124,6 +126,15 @@ def test_a_shard_torn_on_purpose_is_set_aside_once(
     assert len((made.folder / "prepare" / "log" / "faults.jsonl").read_text().splitlines()) == 1
 
 
+@pytest.fixture
+def fresh_accelerator() -> Iterator[None]:
+    """accelerate keeps one state per process; a test must not find the precision of another."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("fresh_accelerator")
 def test_stages_train_on_what_is_left(ready: Workspace) -> None:
     final = run_stage(ready, "tokenizer")
     assert list(final.rglob("*.safetensors"))
@@ -160,8 +171,7 @@ def test_recordings_are_heard_once_an_epoch_and_by_the_rank_of_their_lane(
     assert len(set(heard)) == len(heard)
     assert set(heard) <= set(train.tolist())
     assert sum(map(len, read)) <= len(np.unique(shard_of)) + size - 1
-    lengths = ready.features.lengths[train]
-    assert len(task.mixed.items) == len(train), f"lengths {lengths.min()} to {lengths.max()}"
+    assert len(task.mixed.items) == len(train)
 
 
 def test_without_the_setting_the_order_is_plain(ready: Workspace) -> None:
