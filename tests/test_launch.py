@@ -369,8 +369,8 @@ def test_the_slurm_script_launches_and_puts_itself_into_the_queue_again(alone: P
     for name, body in {
         "srun": 'shift; SLURM_NODEID=0 "$@"',
         "scontrol": f'case "$1" in show) echo 127.0.0.1;; *) echo "$@" >> {queue};; esac',
-        "scancel": f"pkill -TERM -f 'accelerate.* launch .*{tmp_path.name}'",
-        "accelerate": f'exec {sys.executable} -m accelerate.commands.launch "$@"',
+        "scancel": f"pkill -TERM -f 'accelerate.commands.launch .*{tmp_path.name}'",
+        "accelerate": f'shift; exec {sys.executable} -m accelerate.commands.launch "$@"',
     }.items():
         (stubs / name).write_text(f"#!/bin/bash\n{body}\n")
         (stubs / name).chmod(0o755)
