@@ -7,10 +7,13 @@ on the number of ranks nor on which rank did what. Without a launcher there is o
 from __future__ import annotations
 
 import os
+import pickle
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from sta.errors import StaError
 
 if TYPE_CHECKING:
     from torch.distributed import Store
@@ -79,13 +82,31 @@ def _attempt(work: Callable[[Item], Made], item: Item) -> Made | _Failure:
         return _Failure(error)
 
 
-def _gathered(mine: list[Any]) -> list[list[Any]]:
-    """What every rank gives, in their order."""
+def sendable(error: Exception) -> Exception:
+    """The error, or one of the same words, as another rank can be sent it."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return StaError(f"{type(error).__name__}: {error}")
+    return error
+
+
+def told(mine: Any) -> list[Any]:
+    """What every rank says, in their order, on every rank, once all have come to say it."""
+    if not _joined():
+        return [mine]
     import torch.distributed as dist
 
-    every: list[list[Any]] = [[] for _ in range(dist.get_world_size())]
+    every: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(every, mine)
-    every[dist.get_rank()] = mine  # an error of one's own still knows where it was raised
+    return every
+
+
+def _gathered(mine: list[Any]) -> list[list[Any]]:
+    """What every rank gives, in their order."""
+    sent = [_Failure(sendable(made.error)) if isinstance(made, _Failure) else made for made in mine]
+    every: list[list[Any]] = told(sent)
+    every[rank()] = mine  # an error of one's own still knows where it was raised
     return every
 
 

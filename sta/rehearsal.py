@@ -172,6 +172,12 @@ class _Run:
         launcher = ["-m", "accelerate.commands.launch", "--config_file", str(self.launch), "--main_process_port", port]
         return [sys.executable, *launcher, *train]
 
+    def struck(self) -> set[str]:
+        """The faults that have struck."""
+        path = self.stage / "log" / "faults.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        return {json.loads(line)["fault"] for line in lines}
+
     def whole_checkpoint(self) -> bool:
         return any(first_fault(path) is None for _, path in checkpoint.all_of(self.checkpoints))
 
@@ -222,8 +228,9 @@ def _kill_once(run: _Run, target: int, number: int, almost: str, rng: np.random.
     every, faults = run.settings.save_every, almost
     save = (target // every + 1) * every
     in_save = number % 4 == 3 and save < run.settings.steps - 1
+    fault = f"kill@{IN_A_SAVE[number // 4 % len(IN_A_SAVE)]}:{save}"
     if in_save:
-        faults += f"; kill@{IN_A_SAVE[number // 4 % len(IN_A_SAVE)]}:{save}"
+        faults += f"; {fault}"
     there = run.whole_checkpoint()
     with run.started(faults) as process:
         end = time.monotonic() + LIMIT
@@ -234,6 +241,8 @@ def _kill_once(run: _Run, target: int, number: int, almost: str, rng: np.random.
         if process.poll() is not None and not in_save:
             raise StaError(f"{run.folder}: ended before step {target} of itself; output.txt in it says why")
         time.sleep(float(rng.random()) * 10 * POLL)
+    if in_save and fault not in run.struck():
+        raise StaError(f"{run.folder}: ended before {fault} of itself; output.txt in it says why")
     reached = run.done
     found = checkpoint.all_of(run.checkpoints)
     outcome.kills += 1

@@ -34,6 +34,7 @@ KINDS = {
     "corrupt": ("shard",),
 }
 QUIET = ("nan", "corrupt")  # kinds that whoever is struck has to ask for
+OF_RANK_0 = ("rename", "prune")  # points that the other ranks do not come to
 #: Point -> when it is: a step is named by its number in the log, a checkpoint by the step that it is saved after.
 POINTS = {
     "step": "before a step",
@@ -73,9 +74,18 @@ def _parse(text: str) -> Fault:
     match = _PATTERN.fullmatch(text)
     if match and match["point"] in KINDS.get(match["kind"], ()):
         rank = None if match["rank"] is None else int(match["rank"])
+        if (rank and match["point"] in OF_RANK_0) or (rank is not None and match["point"] == "shard"):
+            raise TrainingError(
+                f"{VARIABLE}: '{text}' would never strike: leave ',rank:{rank}' out at {match['point']}"
+            )
         return Fault(match["kind"], match["point"], int(match["number"]), rank)
     known = "; ".join(f"{kind}@{'|'.join(points)}:NUMBER" for kind, points in KINDS.items())
     raise TrainingError(f"{VARIABLE}: '{text}' is no fault; there are {known}; and ',rank:R' for one rank alone")
+
+
+def torn_shards() -> list[int]:
+    """The shards that the environment names as corrupt: each time, as long as it does."""
+    return [f.number for f in parse_faults(os.environ.get(VARIABLE, "")) if f.kind == "corrupt"]
 
 
 class Faults:
@@ -130,13 +140,13 @@ class Faults:
                 _tear(folder)
 
     def asks(self, kind: str, point: str, number: int) -> bool:
-        """Whether a fault that nobody but the caller can make is due: a loss that is no number, a torn shard."""
+        """Whether a fault that nobody but the caller can make is due, such as a loss that is no number."""
         return bool(self._due(point, number, [kind]))
 
     def _due(self, point: str, number: int, kinds: Sequence[str]) -> list[Fault]:
         if not self.waiting:
             return []
-        due = [f for f in self.waiting if (f.point, f.number) == (point, number) and f.kind in kinds]
+        due = [f for f in self.waiting if (f.point, f.number) == (point, number) and f.kind in kinds][:1]
         for fault in due:
             self.waiting.remove(fault)
             self._note(fault)

@@ -142,21 +142,21 @@ def train(task: Task, settings: Optimisation, folder: Path, seed: int, accelerat
                     losses, fault = _gradient(task, model, batches, step, settings, seed, accelerator, faults)
                     break
                 except torch.OutOfMemoryError as error:
-                    optimizer.zero_grad()
+                    model.zero_grad()  # accelerate's optimizer keeps what the parts before have added up
                     buffers.restore()
-                    _halve(parts, accelerator, task.name, step, error)
-                    batches = [task.batch(step, part) for part in share.in_parts(parts.count)]
+                    batches = _halve(parts, task, step, share, accelerator, error)
             norm = None
             if fault is None:
                 norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip)
                 fault = _too_steep(norm)
             if fault is None:
-                optimizer.step()
+                _update(optimizer, task.name)
                 if average is not None:
                     with _whole(accelerator, model):
                         average.update_parameters(task.module)
             else:
                 buffers.restore()
+                _forget(accelerator, model)
                 skipped.add(step, fault, task.items(step))
             optimizer.zero_grad()
             # ---------------------------------------------------------------------------------------------
@@ -173,6 +173,7 @@ def train(task: Task, settings: Optimisation, folder: Path, seed: int, accelerat
                 checkpoints.save(done, log.loss_since_save())
             if leaving:
                 checkpoints.wait()
+                accelerator.wait_for_everyone()  # a launcher soon kills the others once one has left
                 raise Interrupted(
                     f"stage {task.name}: stopped at step {done} of {settings.steps} and saved; run it again"
                 )
@@ -210,21 +211,40 @@ def _gradient(
     return means, fault
 
 
-def _halve(parts: Parts, accelerator: Accelerator, stage: str, step: int, error: torch.OutOfMemoryError) -> None:
-    """Take smaller parts from now on; where other processes wait for this one, from the next start on.
+def _halve(
+    parts: Parts, task: Task, step: int, share: Share, accelerator: Accelerator, error: torch.OutOfMemoryError
+) -> Batches:
+    """The step in smaller parts, as every step from now on; where other processes wait for this one, after a restart.
 
     Raises:
-        TrainingError: a part is one item already, or there are other processes.
+        TrainingError: a part is one item already, it cannot be shared out further, or there are other processes.
     """
+    smaller = [task.batch(step, part) for part in share.in_parts(parts.halved())]
     parts.halve()
-    told = f"stage {stage}: out of memory at step {step + 1} ({str(error).splitlines()[0]}); from now on the batch is "
-    told += f"done {parts.share // parts.count} items at a time on each process"
+    told = f"stage {task.name}: out of memory at step {step + 1} ({str(error).splitlines()[0]}); from now on the batch "
+    told += f"is done {parts.share // parts.count} items at a time on each process ({parts.path})"
     if accelerator.num_processes > 1 or accelerator.distributed_type == DistributedType.DEEPSPEED:
         raise TrainingError(f"{told}: run the same command again to go on from the last checkpoint") from error
     print(f"sta: {told}", file=sys.stderr)
     accelerator.gradient_accumulation_steps, accelerator.step = parts.count, 0
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    return smaller
+
+
+def _update(optimizer: torch.optim.Optimizer, stage: str) -> None:
+    """One step of the optimizer, whose own state takes memory in the first.
+
+    Raises:
+        TrainingError: there is not enough, which smaller parts of a batch do not help.
+    """
+    try:
+        optimizer.step()
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"stage {stage}: out of memory in the optimizer ({str(error).splitlines()[0]}); take a smaller model, or "
+            "share its state out among more processes with a launch file of ZeRO"
+        ) from error
 
 
 def _prepare(
@@ -305,6 +325,18 @@ def _finish(
     accelerator.wait_for_everyone()
     accelerator.free_memory()
     return folder / "final"
+
+
+def _forget(accelerator: Accelerator, model: nn.Module) -> None:
+    """Drop the gradients that DeepSpeed has added up of a step's parts; elsewhere `zero_grad` does."""
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        zero: Any = model.optimizer
+        zero.zero_grad(set_to_none=True)
+        zero.averaged_gradients = {}
+        if not _shares_weights(accelerator):  # ZeRO-1 and 2 keep the sums of the parts, and count those
+            from deepspeed.runtime.zero.stage_1_and_2 import INITIAL_MICRO_STEP_ID
+
+            zero.all_grad_tensors, zero.micro_step_id = {}, INITIAL_MICRO_STEP_ID
 
 
 def _shares_weights(accelerator: Accelerator) -> bool:

@@ -34,7 +34,7 @@ from sta.data.text import train_sentencepiece
 from sta.data.unreadable import REPORT, Unreadable, read_report, rows_lost, settle, write_readable
 from sta.errors import CorpusError
 from sta.recipe import BroughtCorpus, FolderCorpus, GardenCorpus, ParquetCorpus
-from sta.training.faults import VARIABLE, Faults
+from sta.training.faults import VARIABLE, torn_shards
 from sta.training.team import Team
 from sta.training.workspace import Workspace, write_json
 
@@ -99,8 +99,7 @@ def _build_brought(workspace: Workspace, team: Team, final: Path) -> None:
             shards = in_shards(read_manifest(settings, languages))
         elif isinstance(settings, ParquetCorpus):
             shards = find_shards(settings, languages)
-        faults = Faults.named(workspace.stage("prepare") / "log" / "faults.jsonl", team.share.rank)
-        torn = {number for number in range(len(shards)) if faults.asks("corrupt", "shard", number)}
+        torn = torn_shards()
         shards = [[TORN_ON_PURPOSE] if number in torn else shard for number, shard in enumerate(shards)]
         tasks = [(shard, number, partial) for number, shard in enumerate(shards)]
         team.each("reading the corpus", "shards", len(tasks), write_readable, tasks)

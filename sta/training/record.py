@@ -26,9 +26,10 @@ class Log:
             return
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "metrics.jsonl"
-        kept = [x for x in path.read_text().splitlines() if json.loads(x)["step"] <= first] if path.exists() else []
-        self.spent = json.loads(kept[-1])["seconds"] if kept else 0.0
-        path.write_text("".join(line + "\n" for line in kept))
+        lines = [_parsed(line) for line in path.read_text().splitlines()] if path.exists() else []
+        kept = [line for line in lines if line is not None and line["step"] <= first]
+        self.spent = kept[-1]["seconds"] if kept else 0.0
+        write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self.file = path.open("a")
         self.board = SummaryWriter(str(folder), purge_step=first)
 
@@ -47,15 +48,29 @@ class Log:
         if not self.shown:
             return
         seconds = round(self.spent + time.monotonic() - self.begun, 3)
-        self.file.write(json.dumps({"step": step, "samples": samples, "seconds": seconds, **numbers}) + "\n")
-        self.file.flush()
-        for name, value in numbers.items():
-            self.board.add_scalar(name, value, step)
+        try:
+            self.file.write(json.dumps({"step": step, "samples": samples, "seconds": seconds, **numbers}) + "\n")
+            self.file.flush()
+            for name, value in numbers.items():
+                self.board.add_scalar(name, value, step)
+        except OSError as error:
+            raise TrainingError(
+                f"{self.file.name}: cannot be written at step {step} ({error.strerror or error}); free space, then run "
+                "the same command again to go on from the last checkpoint"
+            ) from error
 
     def loss_since_save(self) -> float | None:
         """The mean of the losses that were written since this was asked last."""
         losses, self.since_save = self.since_save, []
         return sum(losses) / len(losses) if losses else None
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    """What a line says; None where it is half written."""
+    try:
+        return dict(json.loads(line))
+    except ValueError:
+        return None
 
 
 class Skipped:
@@ -104,8 +119,8 @@ class Parts:
         kept = json.loads(self.path.read_text(encoding="utf-8"))["parts"] if self.path.exists() else 1
         self.count = kept if share % kept == 0 else 1
 
-    def halve(self) -> None:
-        """Make the parts smaller.
+    def halved(self) -> int:
+        """How many parts there are once they are smaller.
 
         Raises:
             TrainingError: they are single items already, or their number has no half.
@@ -115,5 +130,9 @@ class Parts:
                 f"stage {self.stage}: out of memory with {self.share // self.count} of the batch's items at a time, "
                 "which cannot be halved; lower stages.*.batch or the size of the model, or train on more processes"
             )
-        self.count *= 2
+        return 2 * self.count
+
+    def halve(self) -> None:
+        """Take smaller parts from now on."""
+        self.count = self.halved()
         write_atomically(self.path, json.dumps({"parts": self.count}).encode())

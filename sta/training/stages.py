@@ -20,7 +20,7 @@ from sta.data.garden.corpus import other_speakers, world_of
 from sta.data.garden.grammar import Grammar
 from sta.errors import RecipeError, VoiceError
 from sta.models.shared import Share
-from sta.recipe import GardenCorpus, Optimisation, Recipe, dump_recipe
+from sta.recipe import GardenCorpus, Optimisation, Recipe, dump_recipe, load_recipe
 from sta.training import runtime
 from sta.training.loop import Task, train
 from sta.training.prepare import prepare
@@ -50,13 +50,13 @@ def open_run(recipe: Recipe, out: Path) -> Workspace:
 
 def _make_folder(workspace: Workspace) -> None:
     _check_names(workspace)
-    path, text = workspace.folder / "recipe.yaml", dump_recipe(workspace.recipe)
-    if path.exists() and path.read_text(encoding="utf-8") != text:
+    path = workspace.folder / "recipe.yaml"
+    if path.exists() and load_recipe(path) != workspace.recipe:  # settings that came later have their defaults
         raise RecipeError(
             f"{path}: this folder holds a run of another recipe; change `name=...`, choose another --out, or remove it"
         )
     if not path.exists():
-        write_atomically(path, text.encode())
+        write_atomically(path, dump_recipe(workspace.recipe).encode())
     write_atomically(workspace.folder / "environment.json", json.dumps(environment(), indent=2).encode())
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 
+from sta import ranks
 from sta.data.cache import writing
-from sta.errors import StaError
 from sta.models.shared import Share
 from sta.training.cores import on_cores
 from sta.training.progress import Bar
@@ -40,7 +38,7 @@ class Team:
         if accelerator.num_processes == 1:
             return Team()
         share = Share(accelerator.process_index, accelerator.num_processes)
-        return Team(share, int(os.environ.get("LOCAL_WORLD_SIZE", "1")), lambda said: gather_object([said]))
+        return Team(share, int(os.environ.get("LOCAL_WORLD_SIZE", "1")), ranks.told)
 
     def build(
         self, final: Path, fill: Callable[[Path], None], join: Callable[[Path], None] = lambda partial: None
@@ -50,7 +48,7 @@ class Team:
         The folder appears whole or not at all. What an interrupted `fill` left in the partial folder is offered to the
         next one, on any number of ranks.
         """
-        if final.exists():
+        if self.gather(final.exists())[0]:  # the first rank's word, as another launch may be making it now
             return final
         partial = final.with_name(final.name + ".partial")
         with self.agreed(), writing(final):
@@ -80,7 +78,7 @@ class Team:
             yield
         except Exception as error:
             fault = error
-        faults = self.gather(None if fault is None else _sendable(fault))
+        faults = self.gather(None if fault is None else ranks.sendable(fault))
         first = fault or next((other for other in faults if other is not None), None)
         if first is not None:
             raise first
@@ -97,12 +95,3 @@ class Team:
         if mine:
             bar = Bar(title, -(-total // self.share.world), unit, shown=self.share.rank == 0)
             on_cores(bar, work, mine, self.neighbours)
-
-
-def _sendable(error: Exception) -> Exception:
-    """The error, or one of the same words, as another rank can be sent it."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        return StaError(f"{type(error).__name__}: {error}")
-    return error

@@ -43,7 +43,11 @@ class Watchdog:
         self.last = time.monotonic()
 
     def _watch(self) -> None:
+        looked = time.monotonic()
         while not self.left.wait(self.patience / LOOKS):
+            slept, looked = time.monotonic() - looked, time.monotonic()
+            if slept > self.patience / 2:
+                self.seen()  # this whole process was suspended
             if time.monotonic() - self.last > self.patience:
                 faulthandler.dump_traceback(sys.stderr)
                 print(

@@ -18,6 +18,7 @@ from sta.data.store import Ragged
 from sta.data.text import Pieces, normalise
 from sta.errors import StaError
 from sta.recipe import FolderCorpus, ParquetCorpus, Recipe
+from sta.training.faults import torn_shards
 
 CORPUS_VERSION = 1  # raised when the same recipe would build another corpus
 
@@ -75,6 +76,8 @@ class Workspace:
             "languages": {code: card.model_dump(mode="json") for code, card in self.cards.items()},
             "seed": self.recipe.seed,
         }
+        if torn_shards():  # a corpus that is damaged on purpose is nobody else's
+            parts["torn"] = torn_shards()
         if isinstance(self.recipe.corpus, FolderCorpus):
             manifest = Path(self.recipe.corpus.root).resolve() / "metadata.jsonl"
             parts["manifest"] = [str(manifest), file_hash(manifest) if manifest.exists() else None]
