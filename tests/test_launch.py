@@ -225,6 +225,24 @@ def test_every_stage_trains_under_deepspeed(alone: Path, config: str) -> None:
     assert loss != reference
 
 
+@pytest.mark.parametrize("config", DEEPSPEED)
+def test_gradients_of_a_part_are_dropped_with_its_step(
+    config: str, alone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first of two parts is no number: DeepSpeed has added it up before anyone could tell."""
+    monkeypatch.setenv(VARIABLE, "nan@step:4")
+    name = f"parts-{config}"
+    log = alone / name / "teacher" / "log"
+    log.mkdir(parents=True)
+    (log / "parts.json").write_text('{"parts": 2}')
+    (alone / name / "prepare").symlink_to(alone / "one" / "prepare")
+    training = arguments(alone, name, "teacher", "stages.teacher.steps=8", "precision=fp32")
+    finish([*launch(config), *training], alone / f"{name}.log")
+    skipped = [json.loads(line) for line in (log / "skipped.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in skipped] == [4]
+    assert len(skipped[0]["items"]) == 8
+
+
 # ---- a process that is lost or stuck ------------------------------------------------------------------------
 
 

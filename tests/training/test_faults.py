@@ -18,7 +18,7 @@ from sta.errors import STALLED, TrainingError
 from sta.models.shared import Share
 from sta.training import checkpoint
 from sta.training.faults import KINDS, POINTS, QUIET, VARIABLE, Fault, Faults, parse_faults
-from sta.training.record import Parts
+from sta.training.record import Log, Parts
 from tests.training.test_loop import STEPS, Line, assert_as_straight, metrics, run, straight, weights  # noqa: F401
 
 ROOT = Path(__file__).parent.parent.parent
@@ -62,12 +62,20 @@ def test_what_is_no_fault_is_said(text: str) -> None:
     assert "\n" not in str(no.value)
 
 
+@pytest.mark.parametrize("text", ["kill@rename:3,rank:1", "torn@rename:3,rank:2", "corrupt@shard:3,rank:0"])
+def test_what_would_never_strike_is_said(text: str) -> None:
+    with pytest.raises(TrainingError, match=rf"'{text}' would never strike: leave ',rank:\d' out"):
+        parse_faults(text)
+    assert parse_faults("kill@rename:3,rank:0")
+
+
 def test_every_point_is_told_and_struck() -> None:
     assert {point for points in KINDS.values() for point in points} == POINTS.keys()
     code = "".join((ROOT / "sta" / "training" / f"{name}.py").read_text() for name in ("loop", "checkpoint", "prepare"))
     struck = set(re.findall(r'strike\("(\w+)"', code)) | set(re.findall(r'asks\("\w+", "(\w+)"', code))
-    assert struck == POINTS.keys()
-    assert set(re.findall(r'asks\("(\w+)"', code)) == set(QUIET)
+    assert struck == POINTS.keys() - {"shard"}
+    assert set(re.findall(r'asks\("(\w+)"', code)) == set(QUIET) - {"corrupt"}
+    assert "torn_shards()" in code
 
 
 def test_a_fault_strikes_once_and_only_its_rank(tmp_path: Path) -> None:
@@ -179,6 +187,61 @@ def test_the_parts_make_the_gradient_of_the_whole(tmp_path: Path) -> None:
         torch.testing.assert_close(weights(tmp_path / "halved")[name], value, rtol=1e-4, atol=1e-6)
 
 
+class Full(Fit):
+    """Memory runs out once, in the third forward of a batch in four parts."""
+
+    def __init__(self, at: int):
+        super().__init__()
+        self.calls, self.at = 0, at
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        self.calls += 1
+        if self.calls == self.at:
+            raise torch.OutOfMemoryError("out of memory")
+        return super().forward(batch)
+
+
+def test_what_earlier_parts_added_up_is_not_kept(tmp_path: Path) -> None:
+    for name, at in (("full", 4 * 2 + 3), ("straight", 0)):
+        (tmp_path / name / "log").mkdir(parents=True)
+        (tmp_path / name / "log" / "parts.json").write_text('{"parts": 4}')
+        task = plain()
+        task.batch = lambda step, share: {  # type: ignore[method-assign]
+            key: share.of(value.repeat(2, 1)) for key, value in Line.batch(plain(), step, Share()).items()
+        }
+        torch.manual_seed(1)
+        task.module = Full(at)  # type: ignore[assignment]
+        run(task, tmp_path / name, batch=8)
+    assert json.loads((tmp_path / "full" / "log" / "parts.json").read_text()) == {"parts": 8}
+    for one, two in zip(metrics(tmp_path / "straight"), metrics(tmp_path / "full"), strict=True):
+        assert two == pytest.approx(one, rel=1e-4, abs=1e-6)
+
+
+def test_memory_that_the_optimizer_lacks_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: torch.optim.AdamW, closure: object = None) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", fail)
+    with pytest.raises(TrainingError, match=r"stage line: out of memory in the optimizer \(CUDA out of memory\); take"):
+        run(plain(), tmp_path)
+
+
+def test_parts_that_cannot_be_made_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "oom@forward:3")
+    task = plain()
+    whole = task.batch
+
+    def few(step: int, share: Share) -> dict[str, torch.Tensor]:
+        if share.parts > 1:
+            raise TrainingError("stage line: too few to share among 2")
+        return whole(step, share)
+
+    task.batch = few  # type: ignore[method-assign]
+    with pytest.raises(TrainingError, match="too few to share among 2"):
+        run(task, tmp_path)
+    assert not (tmp_path / "log" / "parts.json").exists()
+
+
 def test_one_item_that_does_not_fit_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "oom@forward:2; oom@forward:3; oom@forward:4")
     with pytest.raises(TrainingError, match="stage line: out of memory with 1 of the batch's items at a time"):
@@ -190,6 +253,26 @@ def test_parts_that_no_longer_divide_the_share_are_forgotten(tmp_path: Path) -> 
     parts.halve()
     parts.halve()
     assert [Parts("line", tmp_path, share).count for share in (8, 4, 12, 6)] == [4, 4, 4, 1]
+
+
+# ---- the log ------------------------------------------------------------------------------------------------
+
+
+def test_a_line_that_is_half_written_is_left_out(straight: Path, tmp_path: Path) -> None:  # noqa: F811
+    assert start(tmp_path, "kill@step:8").returncode == -signal.SIGKILL
+    with (tmp_path / "log" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 8, "lo')
+    assert start(tmp_path).returncode == 0
+    assert_as_straight(tmp_path, straight)
+
+
+def test_a_log_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    with Log(tmp_path, 0, True) as log:
+        log.file.close()
+        log.file = open("/dev/full", "a")  # noqa: SIM115
+        with pytest.raises(TrainingError, match=r"cannot be written at step 3 \(No space left on device\); free space"):
+            log.write(3, 12, {"loss": 1.0})
+        log.file = open(os.devnull, "a")  # noqa: SIM115
 
 
 # ---- standing still -----------------------------------------------------------------------------------------

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import os
 import socket
+import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from sta.errors import Interrupted
 from sta.models.shared import Share
 from sta.recipe import Optimisation
-from sta.training import runtime
+from sta.training import checkpoint, runtime
 from sta.training.loop import Task, train
 
 STEPS, BAD = 8, 3
@@ -60,6 +63,28 @@ def _train(rank: int, world: int, port: int, folder: str) -> None:
         }  # fmt: skip
     settings = Optimisation(steps=STEPS, batch=4, lr=0.05, warmup=2, log_every=1, save_every=3)
     train(_Line(), settings, Path(folder), 3, runtime.start("fp32"))
+
+
+def _stop(rank: int, world: int, port: int, folder: str) -> None:
+    """Rank 0 is asked to stop, and is slow to hash its checkpoint."""
+    os.environ["STA_FAULT"] = "term@step:4,rank:0"
+    write_sums = checkpoint.write_sums
+
+    def slowly(folder: Path) -> None:
+        time.sleep(2)
+        write_sums(folder)
+
+    checkpoint.write_sums = slowly
+    with pytest.raises(Interrupted):
+        _train(rank, world, port, folder)
+    assert checkpoint.all_of(Path(folder) / "checkpoints")[0][0] == 4, "it left before the checkpoint was there"
+
+
+def test_no_rank_leaves_before_the_checkpoint_is_in_its_place(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(_stop, (2, port, str(tmp_path)), nprocs=2)
 
 
 def test_a_fault_on_one_rank_is_passed_over_on_both(tmp_path: Path) -> None:
