@@ -286,14 +286,17 @@ def deep_equal(one: Any, other: Any) -> bool:
 
 
 def table(outcomes: Sequence[Outcome]) -> Table:
-    """A line for each way of launching."""
+    """A line for each way of launching.
+
+    Kills, those of them while saving, steps that were done again, kills that left no whole checkpoint, files that differ.
+    """
     made = Table(title="killed and started again, against never killed", title_justify="left", box=box.SIMPLE_HEAD)
-    columns = ("launch", "kills", "in a save", "steps redone", "without checkpoint", "files that differ", "seconds")
+    columns = ("launch", "kills", "saving", "redone", "lost", "differ", "seconds", "never killed")
     for name in columns:
         made.add_column(name, justify="left" if name == "launch" else "right", overflow="fold")
     for o in outcomes:
         numbers = (o.kills, o.in_save, o.redone, o.without_checkpoint, len(o.different))
-        made.add_row(o.launch, *map(str, numbers), f"{o.seconds[1]:.0f} ({o.seconds[0]:.0f})")
+        made.add_row(o.launch, *map(str, numbers), f"{o.seconds[1]:.0f}", f"{o.seconds[0]:.0f}")
     return made
 
 
