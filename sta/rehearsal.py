@@ -288,7 +288,7 @@ def deep_equal(one: Any, other: Any) -> bool:
 def table(outcomes: Sequence[Outcome]) -> Table:
     """A line for each way of launching.
 
-    Kills, those of them while saving, steps that were done again, kills that left no whole checkpoint, files that differ.
+    Kills, those of them while saving, steps done again, kills that left no whole checkpoint, files that differ.
     """
     made = Table(title="killed and started again, against never killed", title_justify="left", box=box.SIMPLE_HEAD)
     columns = ("launch", "kills", "saving", "redone", "lost", "differ", "seconds", "never killed")
