@@ -86,7 +86,7 @@ def of_training(recipe: Recipe, sizes: Mapping[str, tuple[Parameters, int]]) -> 
     left = {name: F32 * size.trainable * like for name, (size, like) in sizes.items()}
     released = sum(size for name, size in left.items() if name != "teacher")
     return [
-        Item(f"checkpoints, {KEEP} and one being written", "<run>/<stage>/checkpoints", (KEEP + 1) * largest, True),
+        Item(f"checkpoints: {KEEP}, best, in writing", "<run>/<stage>/checkpoints", (KEEP + 2) * largest, True),
         Item("what the stages leave", "<run>/<stage>/final", sum(left.values())),
         Item("release, in half precision", "<run>/release", released / 2),
     ]

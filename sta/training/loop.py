@@ -12,7 +12,6 @@ import shutil
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from sta.errors import Interrupted, TrainingError
 from sta.models.shared import Share, sharing
 from sta.recipe import Optimisation
 from sta.stopping import deferred_signals
-from sta.training import checkpoint
+from sta.training import checkpoint, zero
 from sta.training.checkpoint import Checkpoints
 from sta.training.faults import Faults
 from sta.training.progress import Bar
@@ -152,11 +151,11 @@ def train(task: Task, settings: Optimisation, folder: Path, seed: int, accelerat
             if fault is None:
                 _update(optimizer, task.name)
                 if average is not None:
-                    with _whole(accelerator, model):
+                    with zero.whole(accelerator, model):
                         average.update_parameters(task.module)
             else:
                 buffers.restore()
-                _forget(accelerator, model)
+                zero.forget(accelerator, model)
                 skipped.add(step, fault, task.items(step))
             optimizer.zero_grad()
             # ---------------------------------------------------------------------------------------------
@@ -250,24 +249,14 @@ def _update(optimizer: torch.optim.Optimizer, stage: str) -> None:
 def _prepare(
     task: Task, settings: Optimisation, accelerator: Accelerator, parts: int
 ) -> tuple[nn.Module, torch.optim.Optimizer, AveragedModel | None]:
-    plugin = getattr(accelerator.state, "deepspeed_plugin", None)
     accelerator.gradient_accumulation_steps = parts
-    if plugin is not None:
-        plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = settings.batch // accelerator.num_processes // parts
-        plugin.deepspeed_config["gradient_accumulation_steps"] = parts
-        plugin.deepspeed_config["gradient_clipping"] = settings.clip
-        for scalar in (p for p in task.module.parameters() if p.ndim == 0):  # DeepSpeed fails to broadcast a scalar
-            if _shares_weights(accelerator):
-                scalar.data, scalar.is_scalar = scalar.data.view(1), True  # type: ignore[attr-defined]
-            else:
-                scalar.ds_optim_param = True  # type: ignore[attr-defined]  # it is not broadcast
+    zero.configure(accelerator, task.module, settings, parts)
     task.module.train()
     average = (
         AveragedModel(task.module, multi_avg_fn=_averaging(settings.ema), use_buffers=True) if settings.ema else None
     )
     model, optimizer = accelerator.prepare(task.module, build_optimizer(task.module, settings))
-    if _shares_weights(accelerator):
-        _gather_own_parameters(task.module)
+    zero.gather_own_parameters(accelerator, task.module)
     if average is not None:
         average.to(accelerator.device)
         accelerator.register_for_checkpointing(average)
@@ -314,59 +303,16 @@ def _finish(
 ) -> Path:
     trained = accelerator.unwrap_model(model)
     accelerator.wait_for_everyone()
-    with _whole(accelerator, model):
+    with zero.whole(accelerator, model):
         if average is not None:
             trained.load_state_dict(average.module.state_dict())
-        for scalar in (p for p in trained.parameters() if hasattr(p, "is_scalar")):
-            scalar.data = scalar.data.view(())
+        zero.restore_scalars(trained)
         if accelerator.is_main_process:
             build_folder(folder / "final", lambda partial: task.export(trained.eval(), partial))
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     accelerator.wait_for_everyone()
     accelerator.free_memory()
     return folder / "final"
-
-
-def _forget(accelerator: Accelerator, model: nn.Module) -> None:
-    """Drop the gradients that DeepSpeed has added up of a step's parts; elsewhere `zero_grad` does."""
-    if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        zero: Any = model.optimizer
-        zero.zero_grad(set_to_none=True)
-        zero.averaged_gradients = {}
-        if not _shares_weights(accelerator):  # ZeRO-1 and 2 keep the sums of the parts, and count those
-            from deepspeed.runtime.zero.stage_1_and_2 import INITIAL_MICRO_STEP_ID
-
-            zero.all_grad_tensors, zero.micro_step_id = {}, INITIAL_MICRO_STEP_ID
-
-
-def _shares_weights(accelerator: Accelerator) -> bool:
-    """Whether this is ZeRO-3, under which a rank holds only its part of the weights."""
-    plugin = getattr(accelerator.state, "deepspeed_plugin", None)
-    return plugin is not None and plugin.deepspeed_config["zero_optimization"]["stage"] == 3
-
-
-def _gather_own_parameters(module: nn.Module) -> None:
-    """Have ZeRO-3 gather for the whole step what it cannot see used.
-
-    It gathers a layer's weights when the layer is called; a parameter that stands in a module of ours may be used by
-    any of its methods, and by none of its layers.
-    """
-    from deepspeed import zero
-
-    for owner in list(module.modules())[1:]:
-        if not type(owner).__module__.startswith("torch."):
-            for parameter in owner.parameters(recurse=False):
-                zero.register_external_parameter(module, parameter)
-
-
-def _whole(accelerator: Accelerator, model: nn.Module) -> AbstractContextManager[object]:
-    """Within, every rank sees the whole weights."""
-    if not _shares_weights(accelerator):
-        return nullcontext()
-    from deepspeed import zero
-
-    gathered: AbstractContextManager[object] = zero.GatheredParameters(list(model.parameters()))
-    return gathered
 
 
 class _Buffers:
