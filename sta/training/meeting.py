@@ -27,6 +27,8 @@ def meet(rank: int, world: int, patience: timedelta) -> Store:
         TimeoutError: rank 0 did not come.
     """
     board, _, _ = next(iter(rendezvous("env://", rank, world, timeout=patience)))
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return board  # no launcher keeps it: it is new, and rank 0's own
     if rank == 0:
         own = TCPStore(os.environ["MASTER_ADDR"], 0, is_master=True, wait_for_workers=False, timeout=patience)
         board.set(PORT, str(own.port))
