@@ -51,13 +51,21 @@ def open_run(recipe: Recipe, out: Path) -> Workspace:
 def _make_folder(workspace: Workspace) -> None:
     _check_names(workspace)
     path = workspace.folder / "recipe.yaml"
-    if path.exists() and load_recipe(path) != workspace.recipe:  # settings that came later have their defaults
+    if path.exists() and not _same(path, workspace.recipe):
         raise RecipeError(
             f"{path}: this folder holds a run of another recipe; change `name=...`, choose another --out, or remove it"
         )
     if not path.exists():
         write_atomically(path, dump_recipe(workspace.recipe).encode())
     write_atomically(workspace.folder / "environment.json", json.dumps(environment(), indent=2).encode())
+
+
+def _same(path: Path, recipe: Recipe) -> bool:
+    """Whether a run's recipe is this one; settings that came after it was written have their defaults."""
+    try:
+        return load_recipe(path) == recipe
+    except RecipeError:  # cut short, or of a version that had other settings
+        return False
 
 
 def _check_names(workspace: Workspace) -> None:
