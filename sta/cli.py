@@ -162,6 +162,7 @@ def build_parser() -> argparse.ArgumentParser:
     one.add_argument("--seed", type=_seed, default=0, help="the same seed draws the same pictures (default: 0)")
     one.add_argument("--steps", type=_positive, help="steps of the sampler (default: the release's)")
     one.add_argument("--guidance", type=_guidance, help="strength of guidance, 1 is none (default: the release's)")
+    one.add_argument("--hearings", type=_positive, help="times each recording is heard (default: the release's)")
     one.add_argument("--start", type=float, default=0.0, help="seconds to skip at the start of each recording")
     one.add_argument("--seconds", type=float, help="draw only so many seconds; long recordings need it")
 
@@ -179,10 +180,11 @@ def build_parser() -> argparse.ArgumentParser:
 
     bench = commands.add_parser("bench", help="Measure training, sampling, and speed against diffusers.")
     benches = bench.add_subparsers(required=True, metavar="COMMAND")
-    one = command("sampling", bench_sampling, "Steps and guidance against quality and seconds, on validation.", benches)
+    one = command("sampling", bench_sampling, "Steps, guidance and hearings against quality and seconds.", benches)
     one.add_argument("folder", type=Path, metavar="RUN", help="the run's folder, such as runs/garden-mini")
     one.add_argument("--steps", type=_positive, nargs="+", default=[4, 8, 12, 25], help="default: 4 8 12 25")
     one.add_argument("--guidance", type=_guidance, nargs="+", default=[1.0, 2.0, 3.0, 5.0], help="default: 1 2 3 5")
+    one.add_argument("--hearings", type=_positive, nargs="+", default=[1, 5], help="default: 1 5")
     one.add_argument("--split", default="validation", help="recordings to draw (default: validation)")
     one.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")
 
@@ -389,7 +391,7 @@ def _draw_one(pipe: SpeechToImagePipeline, name: Path, wave: np.ndarray, options
     images = pipe(
         wave, language=options.language, num_images_per_prompt=options.pictures,
         generator=[torch.Generator().manual_seed(options.seed + k) for k in range(options.pictures)],
-        num_inference_steps=options.steps, guidance_scale=options.guidance,
+        num_inference_steps=options.steps, guidance_scale=options.guidance, num_hearings=options.hearings,
     ).images  # fmt: skip
     several = [name.with_stem(f"{name.stem}-{number + 1}") for number in range(len(images))]
     paths = several if len(images) > 1 else [name]

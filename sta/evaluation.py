@@ -136,18 +136,18 @@ class Evaluation:
         """The rows evaluated of a split: the first ones, at most `evaluation.items`."""
         return self.corpus.select(split, language)[: self.settings.items]
 
-    def hear(self, rows: np.ndarray, language: str) -> Tokens:
+    def hear(self, rows: np.ndarray, language: str, hearings: int | None = None) -> Tokens:
         """Tokens of the corpus's recordings, in the order of `rows`."""
-        return self.hear_waves([self.corpus.waveform(int(r)) for r in rows], language)
+        return self.hear_waves([self.corpus.waveform(int(r)) for r in rows], language, hearings)
 
-    def hear_waves(self, waves: Sequence[np.ndarray], language: str) -> Tokens:
+    def hear_waves(self, waves: Sequence[np.ndarray], language: str, hearings: int | None = None) -> Tokens:
         """Tokens of recordings, in their order."""
         order = np.argsort([len(w) for w in waves], kind="stable")
 
         def hear(start: int) -> tuple[Tensor, ...]:
             batch: list[Audio] = [waves[i] for i in order[start : start + BATCH]]
             with fast(self.pipe.device):
-                tokens = self.pipe.encode_speech(batch, language)
+                tokens = self.pipe.encode_speech(batch, language, num_hearings=hearings)
             return tuple(x.cpu() for x in (tokens.tokens, tokens.embedding, tokens.kl))
 
         parts = list(ranks.share_out(range(0, len(waves), BATCH), hear))

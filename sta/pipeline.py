@@ -19,9 +19,10 @@ from torch import Tensor
 
 from sta.cards import LanguageCard
 from sta.data.audio import SAMPLE_RATE, check_waveform, read_audio
+from sta.data.disturb import at_speed
 from sta.data.text import Pieces, normalise
 from sta.errors import AudioError, CorpusError, WeightsError
-from sta.models.bottleneck import SpeechBottleneck, Tokens
+from sta.models.bottleneck import SpeechBottleneck, Tokens, mean_tokens
 from sta.models.decoders import DECODERS, Decoder
 from sta.models.encoder import SpeechEncoder, read_ctc, spread_pieces
 from sta.models.loading import load_network
@@ -30,6 +31,7 @@ from sta.models.vq import VQTokenizer, to_pixels
 
 Audio = str | Path | bytes | np.ndarray | Tensor
 LENGTH_MULTIPLE = 64
+SLOWEST, FASTEST = 0.9, 1.1  # speeds at which a recording is heard where it is heard several times
 SHIPPED = Path(__file__).parent / "pretrained"  # releases that come with the package, by name
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
@@ -59,7 +61,7 @@ class SpeechToImagePipeline(DiffusionPipeline):
     Args:
         decoder, tokenizer, scheduler: the picture side, which defines the token space.
         token_space: fingerprint that every language pack must name.
-        num_inference_steps, guidance_scale: defaults of a call, as found on validation.
+        num_inference_steps, guidance_scale, num_hearings: defaults of a call, as found on validation.
     """
 
     model_cpu_offload_seq = "decoder->tokenizer"  # type: ignore[assignment]
@@ -77,12 +79,14 @@ class SpeechToImagePipeline(DiffusionPipeline):
         token_space: str = "",
         num_inference_steps: int = 12,
         guidance_scale: float = 2.0,
+        num_hearings: int = 1,
     ):
         super().__init__()
         self.register_modules(decoder=decoder, tokenizer=tokenizer, scheduler=scheduler)
         self.register_to_config(
-            token_space=token_space, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale
-        )
+            token_space=token_space, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
+            num_hearings=num_hearings,
+        )  # fmt: skip
         self.languages: dict[str, LanguagePack] = {}
 
     # ---- saving and loading ---------------------------------------------------------------------------
@@ -187,15 +191,29 @@ class SpeechToImagePipeline(DiffusionPipeline):
         return self.languages[language]
 
     @torch.no_grad()
-    def encode_speech(self, audio: Audio | Sequence[Audio], language: str, sampling_rate: int = SAMPLE_RATE) -> Tokens:
+    def encode_speech(
+        self,
+        audio: Audio | Sequence[Audio],
+        language: str,
+        sampling_rate: int = SAMPLE_RATE,
+        num_hearings: int | None = None,
+    ) -> Tokens:
         """Recordings to tokens [B, K, C] and embeddings [B, E].
+
+        Args:
+            audio, language, sampling_rate, num_hearings: as of a call.
 
         Raises:
             AudioError: a recording cannot be read or drawn.
+            ValueError: the number of hearings is below 1.
         """
-        frames, mask, _, _ = self._hear(_waves(audio, sampling_rate), self.pack(language))
-        tokens: Tokens = self.pack(language).bottleneck(frames, mask)
-        return tokens
+        speeds = _speeds(self.config["num_hearings"] if num_hearings is None else num_hearings)
+        pack, waves = self.pack(language), _waves(audio, sampling_rate)
+        heard = []
+        for speed in speeds:
+            frames, mask, _, _ = self._hear([at_speed(wave, speed) for wave in waves], pack)
+            heard.append(pack.bottleneck(frames, mask))
+        return mean_tokens(heard)
 
     @torch.no_grad()
     def encode_text(self, text: str | Sequence[str], language: str) -> Tokens:
@@ -317,6 +335,7 @@ class SpeechToImagePipeline(DiffusionPipeline):
         language: str = "en",
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
+        num_hearings: int | None = None,
         num_images_per_prompt: int = 1,
         generator: Generators = None,
         latents: Tensor | None = None,
@@ -333,6 +352,8 @@ class SpeechToImagePipeline(DiffusionPipeline):
             language: code of the language spoken.
             num_inference_steps: steps of the sampler; default as found on validation.
             guidance_scale: 1 is none; default as found on validation.
+            num_hearings: times each recording is heard, at speeds from 0.9 to 1.1; the tokens are the mean of all
+                (test-time augmentation); default as found on validation.
             num_images_per_prompt: pictures of each recording.
             generator: one, or one per picture, for the same pictures again.
             latents: what to start from, codes [B, N] or noise [B, d, h, w]; all mask or drawn by default.
@@ -350,7 +371,8 @@ class SpeechToImagePipeline(DiffusionPipeline):
         self.check_inputs(output_type, callback_on_step_end_tensor_inputs, steps, scale)
         if num_images_per_prompt < 1:
             raise ValueError(f"num_images_per_prompt {num_images_per_prompt} must be at least 1")
-        tokens = repeat_tokens(self.encode_speech(audio, language, sampling_rate), num_images_per_prompt)
+        heard = self.encode_speech(audio, language, sampling_rate, num_hearings)
+        tokens = repeat_tokens(heard, num_images_per_prompt)
         if isinstance(generator, list) and len(generator) != len(tokens.tokens):
             raise ValueError(f"{len(generator)} generators were given for {len(tokens.tokens)} pictures; give as many")
         latents = self.draw_latents(
@@ -375,6 +397,13 @@ def _no_progress_bar() -> Iterator[None]:
 def repeat_tokens(tokens: Tokens, times: int) -> Tokens:
     """Each item's tokens `times` times, side by side."""
     return Tokens(*(x.repeat_interleave(times, 0) for x in (tokens.tokens, tokens.embedding, tokens.kl)))
+
+
+def _speeds(hearings: int) -> list[float]:
+    """At which speeds a recording is heard: once as it is, several times evenly from slow to fast."""
+    if hearings < 1:
+        raise ValueError(f"num_hearings {hearings} must be at least 1")
+    return [1.0] if hearings == 1 else np.linspace(SLOWEST, FASTEST, hearings).round(3).tolist()
 
 
 def _waves(audio: Audio | Sequence[Audio], sampling_rate: int) -> list[np.ndarray]:

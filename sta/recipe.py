@@ -232,6 +232,9 @@ class Sampling(Strict):
 
     steps: Positive = 12
     guidance: Annotated[float, Field(ge=1)] = 2.0
+    hearings: Positive = Field(
+        1, description="times a recording is heard, at speeds from 0.9 to 1.1; the tokens are the mean of all"
+    )
     truncation: Annotated[float, Field(gt=0, le=1)] = Field(0.9, description="probability mass kept; 1: no truncation")
     order: Literal["posterior", "purity"] = Field("purity", description="which codes a step reveals")
 

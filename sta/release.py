@@ -48,6 +48,7 @@ def assemble(workspace: Workspace) -> SpeechToImagePipeline:
         token_space=fingerprint(decoder_final / "decoder"),
         num_inference_steps=recipe.sampling.steps,
         guidance_scale=recipe.sampling.guidance,
+        num_hearings=recipe.sampling.hearings,
     )
     for group, codes in recipe.groups.items():
         encoder, bottleneck = load_speech(workspace, group, "decoder")

@@ -16,6 +16,7 @@ from diffusers.utils import logging
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from sta.data.disturb import at_speed
 from sta.data.sums import write_sums
 from sta.errors import AudioError, WeightsError
 from sta.models.decoders import DECODERS
@@ -243,6 +244,32 @@ def test_encode_speech_works_in_isolation(pipe: SpeechToImagePipeline) -> None:
     tokens = repeat_tokens(pipe.encode_speech(waves, "en"), 2)
     codes = pipe.draw_latents(tokens, generator=seeded(0, 1, 2, 3))
     np.testing.assert_array_equal(pipe.postprocess(codes, "np"), draw(pipe, waves, 0, 1, 2, 3, num_images_per_prompt=2))
+
+
+@pytest.mark.parametrize(("hearings", "speeds"), [(1, [1.0]), (2, [0.9, 1.1]), (5, [0.9, 0.95, 1.0, 1.05, 1.1])])
+def test_several_hearings_are_their_mean(pipe: SpeechToImagePipeline, hearings: int, speeds: list[float]) -> None:
+    waves = [wave(seed=0), wave(1.1, seed=1)]
+    once = [pipe.encode_speech([at_speed(w, speed) for w in waves], "en", num_hearings=1) for speed in speeds]
+    tokens = pipe.encode_speech(waves, "en", num_hearings=hearings)
+    torch.testing.assert_close(tokens.tokens, torch.stack([t.tokens for t in once]).mean(0))
+    torch.testing.assert_close(tokens.kl, torch.stack([t.kl for t in once]).mean(0))
+    torch.testing.assert_close(tokens.embedding.norm(dim=-1), torch.ones(2))
+
+
+def test_hearings_are_of_the_release_or_of_the_call(tmp_path: Path) -> None:
+    made = tiny_pipeline()
+    made.register_to_config(num_hearings=3)
+    made.save_pretrained(tmp_path)
+    pipe = SpeechToImagePipeline.from_pretrained(tmp_path)
+    heard = {n: pipe(wave(), generator=seeded(0), output_type="np", num_hearings=n).tokens.tokens for n in (None, 1, 3)}
+    torch.testing.assert_close(heard[None], heard[3])
+    assert not torch.allclose(heard[1], heard[3])
+
+
+def test_no_hearing_is_refused(pipe: SpeechToImagePipeline) -> None:
+    for do in (pipe, lambda audio, **named: pipe.encode_speech(audio, "en", **named)):
+        with pytest.raises(ValueError, match="num_hearings 0 must be at least 1"):
+            do(wave(), num_hearings=0)
 
 
 def test_tokens_have_their_documented_shapes(pipe: SpeechToImagePipeline) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def bench_sampling(options: argparse.Namespace) -> None:
-    """Every pair of steps and guidance on the same recordings: where to set `sampling` in the recipe."""
+    """Every way to sample, on the same recordings: where to set `sampling` in the recipe."""
     from rich.console import Console
 
     from sta.bench.sampling import bench_sampling as measure
@@ -26,7 +26,7 @@ def bench_sampling(options: argparse.Namespace) -> None:
 
     workspace = finished_run(options.folder)
     evaluation = Evaluation(workspace, load_release(workspace.folder / "release"))
-    report, best = measure(evaluation, options.steps, options.guidance, options.split)
+    report, best = measure(evaluation, options.steps, options.guidance, options.hearings, options.split)
     Console().print(table(report))
     if options.json:
         report.write(options.json)

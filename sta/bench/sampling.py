@@ -17,7 +17,6 @@ from sta.data.rows import TEST_SPLITS
 from sta.errors import StaError
 from sta.evaluation import Evaluation
 from sta.metrics.rows import METRICS, Interval, Report, Row, Where, known_first
-from sta.models.bottleneck import Tokens
 from sta.training.progress import Bar
 
 SHOWN = ("attributes", "exact", "mood")
@@ -26,20 +25,21 @@ SPLITS = ("validation", *TEST_SPLITS)
 
 @dataclass(frozen=True)
 class Setting:
-    """One way to sample: how many steps, how strong a guidance."""
+    """One way to sample: how many steps, how strong a guidance, how many hearings."""
 
     steps: int
     guidance: float
+    hearings: int
 
     @property
     def condition(self) -> str:
-        return f"steps {self.steps}, guidance {self.guidance:g}"
+        return f"steps {self.steps}, guidance {self.guidance:g}, hearings {self.hearings}"
 
 
 def bench_sampling(
-    evaluation: Evaluation, steps: Sequence[int], guidances: Sequence[float], split: str
+    evaluation: Evaluation, steps: Sequence[int], guidances: Sequence[float], hearings: Sequence[int], split: str
 ) -> tuple[Report, Setting]:
-    """Quality and seconds per picture for every pair of steps and guidance, on the same recordings and seeds.
+    """Quality and seconds per picture for every steps, guidance and hearings, on the same recordings and seeds.
 
     Returns:
         The rows, and the setting with the best mean of attributes and mood over languages, or the lowest FID where
@@ -48,33 +48,32 @@ def bench_sampling(
     Raises:
         StaError: the split has no recordings.
     """
-    heard = {code: _heard(evaluation, code, split) for code in evaluation.workspace.recipe.languages}
-    settings = [Setting(*pair) for pair in product(steps, guidances)]
-    for rows_heard, tokens in heard.values():  # what is compiled on first use must not be timed
-        evaluation.draw(tokens, evaluation.seeds(rows_heard), 1, max(guidances))
+    picked = {code: _picked(evaluation, code, split) for code in evaluation.workspace.recipe.languages}
+    settings = [Setting(*three) for three in product(steps, guidances, hearings)]
+    for language, recordings in picked.items():  # what is compiled on first use must not be timed
+        evaluation.draw(evaluation.hear(recordings, language, 1), evaluation.seeds(recordings), 1, max(guidances))
     rows: list[Row] = []
     with Bar("sampling", len(settings), "settings") as bar:
         for setting in settings:
-            rows += _measure(evaluation, heard, setting, split)
+            rows += _measure(evaluation, picked, setting, split)
             bar.advance()
-    meta: dict[str, Any] = {"split": split, "recordings": {code: len(r) for code, (r, _) in heard.items()}}
+    meta: dict[str, Any] = {"split": split, "recordings": {code: len(r) for code, r in picked.items()}}
     return Report(meta | evaluation.extractor, rows), max(settings, key=lambda s: _score(rows, s))
 
 
-def _heard(evaluation: Evaluation, language: str, split: str) -> tuple[np.ndarray, Tokens]:
+def _picked(evaluation: Evaluation, language: str, split: str) -> np.ndarray:
     rows = evaluation.pick(split, language)
     if len(rows) < 2:
         raise StaError(f"split '{split}' has fewer than two recordings in {language}; name one of {', '.join(SPLITS)}")
-    return rows, evaluation.hear(rows, language)
+    return rows
 
 
-def _measure(
-    evaluation: Evaluation, heard: dict[str, tuple[np.ndarray, Tokens]], setting: Setting, split: str
-) -> list[Row]:
+def _measure(evaluation: Evaluation, picked: dict[str, np.ndarray], setting: Setting, split: str) -> list[Row]:
     found: list[Row] = []
     pictures, seconds, shown = [], 0.0, []
-    for language, (rows, tokens) in heard.items():
+    for language, rows in picked.items():
         started = time.perf_counter()
+        tokens = evaluation.hear(rows, language, setting.hearings)
         drawn = evaluation.draw(tokens, evaluation.seeds(rows), setting.steps, setting.guidance)
         seconds += time.perf_counter() - started
         where = Where(language=language, split=split, condition=setting.condition, system="speech")

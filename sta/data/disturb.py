@@ -48,6 +48,13 @@ def leading_pause(wave: Wave, seconds: float) -> Wave:
     return np.concatenate([np.zeros(round(seconds * SAMPLE_RATE), np.float32), wave])
 
 
+def at_speed(wave: Wave, speed: float) -> Wave:
+    """Played faster (above 1) or slower, pitch and all: speed perturbation (Ko et al. 2015)."""
+    if speed == 1:
+        return wave
+    return soxr.resample(wave, SAMPLE_RATE * speed, SAMPLE_RATE).clip(-1, 1).astype(np.float32, copy=False)
+
+
 #: condition of a report -> what it does to a waveform; `rng` draws the noise.
 DISTURBANCES: dict[str, Callable[[Wave, np.random.Generator], Wave]] = {
     "noise-20": lambda wave, rng: add_noise(wave, 20, rng),

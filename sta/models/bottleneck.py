@@ -7,6 +7,7 @@ bits of the recording get through. Training samples the tokens, evaluation takes
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,6 +38,14 @@ class Tokens:
     def bits(self) -> Tensor:
         """[B], the rate in bits per utterance."""
         return self.kl / math.log(2)
+
+
+def mean_tokens(heard: Sequence[Tokens]) -> Tokens:
+    """The mean of several hearings of the same recordings, with embeddings of unit norm again."""
+    tokens, embedding, kl = (
+        torch.stack([getattr(one, name) for one in heard]).mean(0) for name in ("tokens", "embedding", "kl")
+    )
+    return Tokens(tokens, F.normalize(embedding, dim=-1), kl)
 
 
 class ReadingLayer(nn.Module):

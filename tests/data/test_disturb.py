@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sta.data.audio import SAMPLE_RATE
-from sta.data.disturb import DISTURBANCES, Wave, add_noise, leading_pause, telephone
+from sta.data.disturb import DISTURBANCES, Wave, add_noise, at_speed, leading_pause, telephone
 
 
 def tone(frequency: float, seconds: float = 1.0, level: float = 0.3) -> Wave:
@@ -56,6 +56,24 @@ def test_telephone_quantises() -> None:
     wave = tone(1000)
     ratio = 10 * np.log10(power(wave) / power(telephone(wave) - wave))
     assert 25 < ratio < 45
+
+
+@pytest.mark.parametrize("speed", [0.8, 0.9, 1.1])
+def test_speed_moves_length_and_pitch(speed: float) -> None:
+    wave = at_speed(tone(440, 2.0), speed)
+    assert len(wave) == pytest.approx(2 * SAMPLE_RATE / speed, abs=1)
+    assert np.abs(np.fft.rfft(wave)).argmax() * SAMPLE_RATE / len(wave) == pytest.approx(440 * speed, abs=1)
+    assert np.abs(wave).max() == pytest.approx(0.3, rel=0.05)
+    assert wave.dtype == np.float32
+
+
+def test_as_it_is_is_untouched() -> None:
+    np.testing.assert_array_equal(at_speed(tone(440), 1.0), tone(440))
+
+
+def test_speed_stays_within_full_scale() -> None:
+    square = np.sign(tone(100)).astype(np.float32)
+    assert np.abs(at_speed(square, 0.9)).max() <= 1
 
 
 def test_pause_is_silence_before_the_same_speech() -> None:
