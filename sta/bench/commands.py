@@ -21,12 +21,12 @@ def bench_sampling(options: argparse.Namespace) -> None:
 
     from sta.bench.sampling import bench_sampling as measure
     from sta.bench.sampling import table
-    from sta.evaluation import Evaluation
+    from sta.evaluation.examiner import Examiner
     from sta.release import load_release
 
     workspace = finished_run(options.folder)
-    evaluation = Evaluation(workspace, load_release(workspace.folder / "release"))
-    report, best = measure(evaluation, options.steps, options.guidance, options.hearings, options.split)
+    examiner = Examiner(workspace, load_release(workspace.folder / "release"))
+    report, best = measure(examiner, options.steps, options.guidance, options.hearings, options.split)
     Console().print(table(report))
     if options.json:
         report.write(options.json)

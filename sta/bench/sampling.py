@@ -15,7 +15,7 @@ from rich.table import Table
 
 from sta.data.rows import TEST_SPLITS
 from sta.errors import StaError
-from sta.evaluation import Evaluation
+from sta.evaluation.examiner import Examiner
 from sta.metrics.rows import METRICS, Interval, Report, Row, Where, known_first
 from sta.training.progress import Bar
 
@@ -37,7 +37,7 @@ class Setting:
 
 
 def bench_sampling(
-    evaluation: Evaluation, steps: Sequence[int], guidances: Sequence[float], hearings: Sequence[int], split: str
+    examiner: Examiner, steps: Sequence[int], guidances: Sequence[float], hearings: Sequence[int], split: str
 ) -> tuple[Report, Setting]:
     """Quality and seconds per picture for every steps, guidance and hearings, on the same recordings and seeds.
 
@@ -48,43 +48,43 @@ def bench_sampling(
     Raises:
         StaError: the split has no recordings.
     """
-    picked = {code: _picked(evaluation, code, split) for code in evaluation.workspace.recipe.languages}
+    picked = {code: _picked(examiner, code, split) for code in examiner.workspace.recipe.languages}
     settings = [Setting(*three) for three in product(steps, guidances, hearings)]
     for language, recordings in picked.items():  # what is compiled on first use must not be timed
-        evaluation.draw(evaluation.hear(recordings, language, 1), evaluation.seeds(recordings), 1, max(guidances))
+        examiner.draw(examiner.hear(recordings, language, 1), examiner.seeds(recordings), 1, max(guidances))
     rows: list[Row] = []
     with Bar("sampling", len(settings), "settings") as bar:
         for setting in settings:
-            rows += _measure(evaluation, picked, setting, split)
+            rows += _measure(examiner, picked, setting, split)
             bar.advance()
     meta: dict[str, Any] = {"split": split, "recordings": {code: len(r) for code, r in picked.items()}}
-    return Report(meta | evaluation.extractor, rows), max(settings, key=lambda s: _score(rows, s))
+    return Report(meta | examiner.extractor, rows), max(settings, key=lambda s: _score(rows, s))
 
 
-def _picked(evaluation: Evaluation, language: str, split: str) -> np.ndarray:
-    rows = evaluation.pick(split, language)
+def _picked(examiner: Examiner, language: str, split: str) -> np.ndarray:
+    rows = examiner.pick(split, language)
     if len(rows) < 2:
         raise StaError(f"split '{split}' has fewer than two recordings in {language}; name one of {', '.join(SPLITS)}")
     return rows
 
 
-def _measure(evaluation: Evaluation, picked: dict[str, np.ndarray], setting: Setting, split: str) -> list[Row]:
+def _measure(examiner: Examiner, picked: dict[str, np.ndarray], setting: Setting, split: str) -> list[Row]:
     found: list[Row] = []
     pictures, seconds, shown = [], 0.0, []
     for language, rows in picked.items():
         started = time.perf_counter()
-        tokens = evaluation.hear(rows, language, setting.hearings)
-        drawn = evaluation.draw(tokens, evaluation.seeds(rows), setting.steps, setting.guidance)
+        tokens = examiner.hear(rows, language, setting.hearings)
+        drawn = examiner.draw(tokens, examiner.seeds(rows), setting.steps, setting.guidance)
         seconds += time.perf_counter() - started
         where = Where(language=language, split=split, condition=setting.condition, system="speech")
-        if evaluation.judge is not None:
-            marks = evaluation.marks(evaluation.judge.read(drawn), rows, **where)
+        if examiner.judge is not None:
+            marks = examiner.marks(examiner.judge.read(drawn), rows, **where)
             found += [r for r in marks if r.metric in SHOWN]
         pictures.append(drawn)
         shown.append(rows)
     where = Where(language="all", split=split, condition=setting.condition, system="speech")
     drawn = torch.cat(pictures)
-    found += evaluation.fidelity(drawn, np.concatenate(shown), where)
+    found += examiner.fidelity(drawn, np.concatenate(shown), where)
     return [*found, Row.of("seconds", Interval(seconds / len(drawn)), len(drawn), **where)]
 
 

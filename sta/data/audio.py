@@ -37,7 +37,7 @@ LOG_OFFSET, LOG_STEPS, LOG_FULL_SCALE = 14.0, 12.0, 7.0
 Q_MEAN, Q_STD = 78.0, 54.0
 FLOOR = math.exp(-LOG_OFFSET)
 
-SILENCE, MARGIN = 40.0, 0.25  # dB below the loudest frame; seconds kept on either side of the speech
+SILENCE, MARGIN = 40.0, 0.05  # dB below the loudest frame; seconds kept on either side of the speech
 
 ACCEPTED = "WAV, FLAC, MP3 or OGG"
 #: Leading bytes of files that people do try, and what they are.
