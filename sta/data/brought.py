@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import zlib
-from collections import Counter
 from collections.abc import Sequence
 
+import pyarrow.compute as pc
+
+from sta.data.rows import Column
 from sta.errors import CorpusError
 from sta.recipe import BroughtCorpus
 
@@ -29,19 +31,18 @@ def split_of(image_id: str, settings: BroughtCorpus) -> str:
     return "validation" if place < settings.test + settings.validation else "train"
 
 
-def check_rows(where: str, ids: Sequence[str], splits: Sequence[str]) -> None:
+def check_rows(where: str, ids: Column, splits: Column) -> None:
     """Refuse a corpus whose ids are not its rows' own, or that leaves a split empty.
 
     Raises:
         CorpusError: one sentence that begins with `where`.
     """
-    count = Counter(splits)
-    missing = [split for split in SPLIT_NAMES[:2] if not count[split]]
+    count = splits.counts()
+    missing = [split for split in SPLIT_NAMES[:2] if not count.get(split)]
     if missing:
         raise CorpusError(f"{where}: its {len(ids)} rows leave the {missing[0]} split empty; add rows or name splits")
-    if count["test"] < MIN_TESTED:
-        raise CorpusError(
-            f"{where}: the test split has {count['test']} rows and needs {MIN_TESTED}; add rows or name splits"
-        )
-    if len(set(ids)) < len(ids):
-        raise CorpusError(f"{where}: id '{Counter(ids).most_common(1)[0][0]}' appears twice; ids must differ")
+    if (tested := count.get("test", 0)) < MIN_TESTED:
+        raise CorpusError(f"{where}: the test split has {tested} rows and needs {MIN_TESTED}; add rows or name splits")
+    if pc.count_distinct(ids.values).as_py() < len(ids):
+        twice = next(name for name, times in ids.counts().items() if times > 1)
+        raise CorpusError(f"{where}: id '{twice}' appears twice; ids must differ")

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sta.data.brought import check_row, check_rows, split_of
-from sta.data.rows import Row
+from sta.data.rows import Column, Row
 from sta.errors import CorpusError
 from sta.recipe import FolderCorpus
 
@@ -54,7 +55,8 @@ def read_manifest(settings: FolderCorpus, languages: Sequence[str]) -> list[tupl
         for number, line in enumerate(lines, 1)
         if line.strip()
     ]
-    check_rows(str(manifest), [row["id"] for row, _ in rows], [row["split"] for row, _ in rows])
+    ids, splits = (Column(pa.chunked_array([[row[name] for row, _ in rows]], pa.string())) for name in ("id", "split"))
+    check_rows(str(manifest), ids, splits)
     return rows
 
 

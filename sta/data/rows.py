@@ -11,14 +11,16 @@ import io
 import json
 import struct
 import zlib
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from datasets.arrow_writer import ArrowWriter
 from PIL import Image
 
@@ -72,12 +74,47 @@ class Truth:
     said: dict[str, str]
 
 
+class Column:
+    """One column of a corpus, of any length: values are read from the memory-mapped shards when they are asked for."""
+
+    READ_AT_ONCE = 65_536
+
+    def __init__(self, values: pa.ChunkedArray):
+        self.values = values
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, row: int | np.integer) -> Any:
+        return self.values[int(row)].as_py()
+
+    def __iter__(self) -> Iterator[Any]:
+        for start in range(0, len(self), self.READ_AT_ONCE):
+            yield from self.values.slice(start, self.READ_AT_ONCE).to_pylist()
+
+    def equal(self, value: str) -> np.ndarray:
+        """Where the column has a value: bool [rows]."""
+        return np.asarray(pc.fill_null(pc.equal(self.values, value), False))
+
+    def counts(self, rows: np.ndarray | None = None) -> dict[str | None, int]:
+        """How often each value occurs, in all rows or in some."""
+        values = self.values if rows is None else self.values.take(pa.array(rows))
+        return {pair["values"].as_py(): pair["counts"].as_py() for pair in pc.value_counts(values)}
+
+    def numbered(self) -> np.ndarray:
+        """The place of each row's value among the sorted values: [rows]."""
+        coded = self.values.dictionary_encode().combine_chunks()
+        names = coded.dictionary
+        places = np.empty(len(names), np.int64)
+        places[np.asarray(pc.sort_indices(names))] = np.arange(len(names))
+        return places[np.asarray(coded.indices)]
+
+
 @dataclass
 class Corpus:
-    """A prepared corpus: random access to its rows, light columns in memory, audio and pictures on disk."""
+    """A prepared corpus: random access to its rows, all of which stay on disk, memory-mapped."""
 
     folder: Path
-    _columns: dict[str, list[Any]] = field(default_factory=dict)
 
     @cached_property
     def _shards(self) -> list[datasets.Dataset]:
@@ -98,22 +135,20 @@ class Corpus:
     @cached_property
     def shard_of(self) -> np.ndarray:
         """The number of each row's shard."""
-        return np.repeat(np.arange(len(self._shards)), [len(shard) for shard in self._shards])
+        return np.repeat(np.arange(len(self._shards), dtype=np.int32), [len(shard) for shard in self._shards])
 
     def __len__(self) -> int:
         return len(self.table)
 
-    def column(self, name: str) -> list[Any]:
-        """One light column (anything but audio and image) as a list."""
-        if name not in self._columns:
-            self._columns[name] = list(self.table[name])
-        return self._columns[name]
+    def column(self, name: str) -> Column:
+        """One light column: anything but audio and image."""
+        return Column(self.table.data.column(name))
 
     def select(self, split: str, language: str | None = None) -> np.ndarray:
         """Row numbers of a split, in one language or all."""
-        rows = np.array(self.column("split")) == split
+        rows = self.column("split").equal(split)
         if language is not None:
-            rows &= np.array(self.column("language")) == language
+            rows &= self.column("language").equal(language)
         return np.flatnonzero(rows)
 
     def names(self, rows: Iterable[int]) -> list[str]:
@@ -136,8 +171,8 @@ class Corpus:
     @cached_property
     def image_index(self) -> tuple[np.ndarray, np.ndarray]:
         """(row -> number of its picture, number of a picture -> first row that shows it)."""
-        _, first, inverse = np.unique(self.column("image_id"), return_index=True, return_inverse=True)
-        return inverse, first
+        picture_of = self.column("image_id").numbered()
+        return picture_of, np.unique(picture_of, return_index=True)[1]
 
     @cached_property
     def truths(self) -> dict[str, Truth]:

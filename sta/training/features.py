@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -26,7 +28,7 @@ from sta.training.runtime import has_fast_bf16, step_seed
 from sta.training.team import Team
 from sta.training.workspace import Workspace, fingerprint
 
-BATCH = 256
+BATCH, PART = 256, 2048  # items that a network is given at once; that are written at once
 LENGTH_MULTIPLE = 64
 SHORT = 0.55  # a recording below this share of the longest tenth's length counts as a short phrase
 
@@ -44,59 +46,94 @@ def load_teacher_of(workspace: Workspace) -> Teacher:
 
 def teacher_features(workspace: Workspace, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
     """The teacher's unit vectors: of pictures [pictures, E] and of captions [rows, E], float32, memory-mapped."""
-    card: TeacherCard = load_teacher(workspace.recipe.teacher)
-    name = fingerprint(workspace.final("teacher")) if card.trained_here else key_of(card.model_dump(mode="json"))
-    folder = workspace.cache / f"teacher-{name}"
-    build_folder(folder, lambda partial: _fill_teacher(workspace, partial, device))
+    folder = cache_teacher(workspace, device)
     return np.load(folder / "image.npy", mmap_mode="r"), np.load(folder / "text.npy", mmap_mode="r")
 
 
-def _fill_teacher(workspace: Workspace, folder: Path, device: torch.device) -> None:
-    teacher = load_teacher_of(workspace).to(device)
+def cache_teacher(workspace: Workspace, device: torch.device, team: Team | None = None) -> Path:
+    """Compute what `teacher_features` gives, each rank of the team its share."""
+    card: TeacherCard = load_teacher(workspace.recipe.teacher)
+    name = fingerprint(workspace.final("teacher")) if card.trained_here else key_of(card.model_dump(mode="json"))
+    teacher = cache(lambda: load_teacher_of(workspace).to(device))
     pixels, texts = workspace.pixels, workspace.texts
-    with Bar("teacher's view", len(pixels) + len(texts), "items") as bar:
-        seen, read = [], []
-        for start in range(0, len(pixels), BATCH):
-            part = torch.from_numpy(np.array(pixels[start : start + BATCH])).to(device)
-            with fast(device):
-                seen.append(teacher.encode_images(part).cpu().numpy())
-            bar.advance(len(part))
-        for start in range(0, len(texts), BATCH):
-            with fast(device):
-                read.append(teacher.encode_texts(texts[start : start + BATCH]).cpu().numpy())
-            bar.advance(len(read[-1]))
-    np.save(folder / "image.npy", np.concatenate(seen))
-    np.save(folder / "text.npy", np.concatenate(read))
+
+    def see(part: range) -> Tensor:
+        with fast(device):
+            return teacher().encode_images(torch.from_numpy(np.array(pixels[part.start : part.stop])).to(device))
+
+    def read(part: range) -> Tensor:
+        with fast(device):
+            return teacher().encode_texts([texts[row] for row in part])
+
+    arrays = {"image": (len(pixels), see), "text": (len(texts), read)}
+    return _cache_arrays(workspace.cache / f"teacher-{name}", arrays, "teacher's view", team)
 
 
 def picture_codes(workspace: Workspace, device: torch.device) -> np.ndarray:
     """The tokenizer's codes of every picture: int64 [pictures, N], memory-mapped."""
-    return _of_pictures(workspace, "codes", lambda tokenizer, pictures: tokenizer.encode(pictures), device)
+    return np.load(cache_pictures(workspace, "codes", device) / "codes.npy", mmap_mode="r")
 
 
 def picture_latents(workspace: Workspace, device: torch.device) -> np.ndarray:
     """The tokenizer's latents of every picture before they are quantised: float16 [pictures, d, h, w], mapped."""
-    return _of_pictures(workspace, "latents", lambda tokenizer, pictures: tokenizer.latents(pictures).half(), device)
+    return np.load(cache_pictures(workspace, "latents", device) / "latents.npy", mmap_mode="r")
 
 
-def _of_pictures(
-    workspace: Workspace, name: str, make: Callable[[VQTokenizer, Tensor], Tensor], device: torch.device
-) -> np.ndarray:
-    """What `make` gives for every picture, cached as `name`."""
-    final = workspace.final("tokenizer")
-    folder = workspace.cache / f"{name}-{fingerprint(final)}"
+def cache_pictures(
+    workspace: Workspace, what: Literal["codes", "latents"], device: torch.device, team: Team | None = None
+) -> Path:
+    """Compute what the tokenizer makes of every picture, each rank of the team its share."""
+    final, pixels = workspace.final("tokenizer"), workspace.pixels
+    tokenizer = cache(lambda: load_network(VQTokenizer, final / "tokenizer").to(device))
+
+    @torch.no_grad()
+    def make(part: range) -> Tensor:
+        pictures = to_unit_range(torch.from_numpy(np.array(pixels[part.start : part.stop])).to(device))
+        return tokenizer().encode(pictures) if what == "codes" else tokenizer().latents(pictures).half()
+
+    folder = workspace.cache / f"{what}-{fingerprint(final)}"
+    return _cache_arrays(folder, {what: (len(pixels), make)}, f"{what} of the pictures", team)
+
+
+def _cache_arrays(
+    folder: Path, arrays: Mapping[str, tuple[int, Callable[[range], Tensor]]], title: str, team: Team | None
+) -> Path:
+    """Make `NAME.npy` for each (number of items, what to make of a batch of them), the same on any number of ranks.
+
+    Every rank writes its parts, those that an interrupted run left are kept, and the first rank lays all out in order.
+    """
+    team = team or Team()
+    parts = [(name, part) for name, (total, _) in arrays.items() for part in _ranges(0, total, PART)]
 
     def fill(partial: Path) -> None:
-        tokenizer = load_network(VQTokenizer, final / "tokenizer").to(device)
-        pixels, made = workspace.pixels, []
-        with Bar(f"{name} of the pictures", len(pixels), "pictures") as bar, torch.no_grad():
-            for start in range(0, len(pixels), BATCH):
-                part = torch.from_numpy(np.array(pixels[start : start + BATCH])).to(device)
-                made.append(make(tokenizer, to_unit_range(part)).cpu().numpy())
+        mine = parts[team.share.rank :: team.share.world]
+        with Bar(title, sum(len(part) for _, part in mine), "items", shown=team.share.rank == 0) as bar:
+            for name, part in mine:
+                path = partial / f"{name}-{part.start}.npy"
+                if not path.exists():
+                    make = arrays[name][1]
+                    made = [make(batch).cpu().numpy() for batch in _ranges(part.start, part.stop, BATCH)]
+                    np.save(path.with_suffix(".writing.npy"), np.concatenate(made))
+                    path.with_suffix(".writing.npy").replace(path)
                 bar.advance(len(part))
-        np.save(partial / f"{name}.npy", np.concatenate(made))
 
-    return np.load(build_folder(folder, fill) / f"{name}.npy", mmap_mode="r")
+    def join(partial: Path) -> None:
+        laid_out: dict[str, np.ndarray] = {}
+        for name, part in parts:
+            path = partial / f"{name}-{part.start}.npy"
+            made = np.load(path, mmap_mode="r")
+            if name not in laid_out:
+                shape = (arrays[name][0], *made.shape[1:])
+                laid_out[name] = np.lib.format.open_memmap(partial / f"{name}.npy", "w+", made.dtype, shape)
+            laid_out[name][part.start : part.stop] = made
+        for name, part in parts:
+            (partial / f"{name}-{part.start}.npy").unlink()
+
+    return team.build(folder, fill, join)
+
+
+def _ranges(start: int, stop: int, size: int) -> list[range]:
+    return [range(first, min(first + size, stop)) for first in range(start, stop, size)]
 
 
 def load_speech(workspace: Workspace, group: str, stage: str | None = None) -> tuple[SpeechEncoder, SpeechBottleneck]:
@@ -205,6 +242,5 @@ def short_phrases(workspace: Workspace, lengths: np.ndarray) -> np.ndarray:
 
 def group_rows(workspace: Workspace, group: str) -> np.ndarray:
     """Training rows of the languages that an encoder serves, in order."""
-    rows = workspace.corpus.select("train")
-    codes = np.array(workspace.corpus.column("language"))[rows]
-    return rows[np.isin(codes, workspace.recipe.groups[group])]
+    rows = [workspace.corpus.select("train", code) for code in workspace.recipe.groups[group]]
+    return np.sort(np.concatenate(rows))

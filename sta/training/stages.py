@@ -150,21 +150,27 @@ def run_stage(workspace: Workspace, name: str) -> Path:
         return prepare(workspace, Team.of(accelerator))
     if accelerator.is_main_process:
         _record_start(workspace, name, accelerator.num_processes)
-    if name == "decoder":
-        _hear_everything(workspace, accelerator)
-    with accelerator.main_process_first():  # caches are written once
-        task = build_task(workspace, name, accelerator)
+    if name == "decoder" or name.startswith("distill"):
+        _fill_caches(workspace, name, accelerator)
+    task = build_task(workspace, name, accelerator)
     return train(task, settings_of(workspace.recipe, name), workspace.stage(name), workspace.recipe.seed, accelerator)
 
 
-def _hear_everything(workspace: Workspace, accelerator: Accelerator) -> None:
-    """Cache the frames that the decoder stage reads, each rank its share of the recordings."""
-    from sta.training.features import cache_frames
-    from sta.training.tasks.decoder import kinds_of_frames
+def _fill_caches(workspace: Workspace, name: str, accelerator: Accelerator) -> None:
+    """Compute what frozen networks make of the corpus for a stage, each rank its share."""
+    from sta.training.features import cache_frames, cache_pictures, cache_teacher
 
+    device, team = accelerator.device, Team.of(accelerator)
+    cache_teacher(workspace, device, team)
+    if name != "decoder":
+        return
+    from sta.training.tasks.decoder import kinds_of_frames, kinds_of_pictures
+
+    for what in kinds_of_pictures(workspace.recipe):
+        cache_pictures(workspace, what, device, team)
     for group in workspace.recipe.groups:
         for disturbed in kinds_of_frames(workspace.recipe):
-            cache_frames(workspace, group, accelerator.device, disturbed, Team.of(accelerator))
+            cache_frames(workspace, group, device, disturbed, team)
 
 
 def settings_of(recipe: Recipe, name: str) -> Optimisation:

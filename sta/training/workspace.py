@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from sta.cards import LanguageCard, load_language
+from sta.data.audio import MARGIN
 from sta.data.cache import key_of
 from sta.data.parquet import version_of
 from sta.data.rows import Corpus
@@ -94,11 +96,9 @@ class Workspace:
         return {code: Pieces.load(self.cache / "pieces" / f"{code}.model") for code in self.recipe.languages}
 
     @cached_property
-    def texts(self) -> list[str]:
+    def texts(self) -> Captions:
         """The captions as the CTC head and the teacher see them: normalised by their language's steps."""
-        steps = {code: card.normaliser for code, card in self.cards.items()}
-        pairs = zip(self.corpus.column("text"), self.corpus.column("language"), strict=True)
-        return [normalise(text, steps[code]) for text, code in pairs]
+        return Captions(self.corpus, {code: card.normaliser for code, card in self.cards.items()})
 
     @cached_property
     def pixels(self) -> np.ndarray:
@@ -108,7 +108,7 @@ class Workspace:
     @property
     def features_folder(self) -> Path:
         kind = "logmel" if self.recipe.encoder.backbone is None else "samples"
-        return self.cache / f"features-{kind}-trimmed"
+        return self.cache / f"features-{kind}-margin-{1000 * MARGIN:.0f}ms"
 
     @cached_property
     def features(self) -> Ragged:
@@ -132,9 +132,21 @@ class Workspace:
     @cached_property
     def moods(self) -> list[str]:
         """The moods that the training rows name, sorted."""
-        rows = self.corpus.select("train")
-        column = self.corpus.column("mood")
-        return sorted({column[i] for i in rows if column[i] is not None})
+        named = self.corpus.column("mood").counts(self.corpus.select("train"))
+        return sorted(mood for mood in named if mood is not None)
+
+
+class Captions:
+    """A corpus's captions, normalised when they are asked for."""
+
+    def __init__(self, corpus: Corpus, steps: Mapping[str, Sequence[str]]):
+        self.texts, self.languages, self.steps = corpus.column("text"), corpus.column("language"), steps
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, row: int | np.integer) -> str:
+        return normalise(self.texts[row], self.steps[self.languages[row]])
 
 
 def file_hash(path: Path) -> str:

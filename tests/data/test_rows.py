@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
 from sta.data.audio import wav_bytes, write_wav
-from sta.data.rows import SPLITS, TEST_SPLITS, Corpus, Truth, schema, write_shard
+from sta.data.rows import SPLITS, TEST_SPLITS, Column, Corpus, Truth, schema, write_shard
 from sta.errors import CorpusError
 
 WAVE = (0.5 * np.sin(np.arange(8000) / 5)).astype(np.float32)
@@ -45,10 +46,42 @@ def corpus(tmp_path: Path) -> Corpus:
 
 def test_rows_keep_the_order_of_the_shards(corpus: Corpus) -> None:
     assert len(corpus) == 4
-    assert corpus.column("id") == ["a", "b", "c", "d"]
+    assert list(corpus.column("id")) == ["a", "b", "c", "d"]
     assert corpus.column("text")[2] == "text of c"
-    assert corpus.column("mood") == [None, None, "sad", None]
+    assert list(corpus.column("mood")) == [None, None, "sad", None]
     assert list(corpus.table.features) == list(schema())
+
+
+def test_a_column_counts_and_finds_its_values(corpus: Corpus) -> None:
+    mood = corpus.column("mood")
+    assert len(mood) == 4
+    assert mood.equal("sad").tolist() == [False, False, True, False]
+    assert mood.counts() == {None: 3, "sad": 1}
+    assert corpus.column("split").counts(np.array([0, 2, 3])) == {"train": 2, "test": 1}
+    assert mood[np.int64(2)] == mood[-2] == "sad"
+
+
+def test_a_column_is_read_in_parts(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Column, "READ_AT_ONCE", 3)
+    assert list(corpus.column("id")) == ["a", "b", "c", "d"]
+
+
+def test_values_are_numbered_as_python_sorts_them() -> None:
+    words = [["b", "Z", "ا"], ["é", "b", "a", "zz"], ["Z"]]
+    flat = [word for chunk in words for word in chunk]
+    numbers = Column(pa.chunked_array(words, pa.string())).numbered()
+    assert numbers.tolist() == np.unique(flat, return_inverse=True)[1].tolist()
+
+
+def test_columns_stay_on_disk(tmp_path: Path) -> None:
+    """A corpus of many captions may be larger than memory: to look at some of them must not take it all in."""
+    (tmp_path / "shards").mkdir()
+    rows = (row(f"r{n}", "train", "en", "z", "red") | {"text": "x" * 10_000} for n in range(400))
+    write_shard(rows, tmp_path / "shards" / "00000.arrow")
+    before = pa.total_allocated_bytes()
+    column = Corpus(tmp_path).column("text")
+    assert sum(len(column[n]) for n in range(0, 400, 7)) == 580_000
+    assert pa.total_allocated_bytes() - before < 100_000
 
 
 def test_select_by_split_and_language(corpus: Corpus) -> None:

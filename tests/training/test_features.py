@@ -29,7 +29,8 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     pieces = (rng.integers(60, 200, (size, 80)).astype(np.uint8) for size in lengths)
     Ragged.write(tmp_path / "features", pieces, lengths)
     columns = {"language": ["en", "ar", "en", "en", "ar"]}
-    corpus = SimpleNamespace(column=columns.__getitem__, select=lambda split: np.array([0, 1, 2, 4]))
+    training = {"en": np.array([0, 2]), "ar": np.array([1, 4])}
+    corpus = SimpleNamespace(column=columns.__getitem__, select=lambda split, code: training[code])
     encoder = tiny_encoder()
     monkeypatch.setattr(features, "load_speech", lambda workspace, group: (encoder, None))
     monkeypatch.setattr(features, "fingerprint", lambda folder: "same")
@@ -84,3 +85,71 @@ def test_any_number_of_ranks_hears_the_same(
     assert np.array_equal(together.values, alone.values)
     assert np.array_equal(together.offsets, alone.offsets)
     assert [path.name for path in workspace.cache.iterdir()] == [folder.name], "no parts are left"
+
+
+class _Names:
+    """A teacher whose features say which item they are of."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def to(self, device: torch.device) -> _Names:
+        return self
+
+    def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
+        self.batches.append(len(pixels))
+        return pixels[:, 0, 0, :2].float()
+
+    def encode_texts(self, texts: list[str]) -> torch.Tensor:
+        self.batches.append(len(texts))
+        return torch.tensor([[float(text), 0.0] for text in texts])
+
+
+@pytest.fixture
+def teacher(workspace: Any, monkeypatch: pytest.MonkeyPatch) -> _Names:
+    """Eleven pictures and seven captions, in batches of two and parts of four."""
+    teacher = _Names()
+    monkeypatch.setattr(features, "load_teacher_of", lambda workspace: teacher)
+    monkeypatch.setattr(features, "BATCH", 2)
+    monkeypatch.setattr(features, "PART", 4)
+    workspace.pixels = np.arange(11, dtype=np.uint8)[:, None, None, None].repeat(3, -1)
+    workspace.texts = [str(100 + n) for n in range(7)]
+    return teacher
+
+
+@pytest.mark.parametrize("world", [1, 2, 5, 9])
+def test_any_number_of_ranks_asks_the_teacher(workspace: Any, teacher: _Names, world: int) -> None:
+    """In parts: three of pictures and two of captions, so of nine ranks four have nothing to do."""
+    for rank in reversed(range(world)):  # rank 0 joins what the others left
+        folder = features.cache_teacher(workspace, CPU, Team(Share(rank, world)))
+        assert folder.exists() == (rank == 0)
+    image, text = features.teacher_features(workspace, CPU)
+    assert image.tolist() == [[float(n), float(n)] for n in range(11)]
+    assert text.tolist() == [[100.0 + n, 0.0] for n in range(7)]
+    assert sorted(teacher.batches) == [1, 1, 2, 2, 2, 2, 2, 2, 2, 2], "each item once"
+    assert sorted(path.name for path in folder.iterdir()) == ["image.npy", "text.npy"]
+
+
+def test_parts_that_a_stop_left_are_kept(workspace: Any, teacher: _Names, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopping(texts: list[str]) -> torch.Tensor:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(teacher, "encode_texts", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            features.cache_teacher(workspace, CPU)
+    assert teacher.batches == [2, 2, 2, 2, 2, 1]
+    teacher.batches.clear()
+    image, text = features.teacher_features(workspace, CPU)
+    assert teacher.batches == [2, 2, 2, 1], "pictures are not seen again"
+    assert image[:, 0].tolist() == list(range(11))
+    assert len(text) == 7
+
+
+def test_half_a_part_is_made_again(workspace: Any, teacher: _Names) -> None:
+    folder = features.cache_teacher(workspace, CPU, Team(Share(1, 2)))
+    partial = folder.with_name(folder.name + ".partial")
+    (partial / "image-0.writing.npy").write_bytes(b"half")
+    features.cache_teacher(workspace, CPU)
+    assert features.teacher_features(workspace, CPU)[0][:, 0].tolist() == list(range(11))
+    assert sorted(path.name for path in folder.iterdir()) == ["image.npy", "text.npy"]

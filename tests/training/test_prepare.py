@@ -84,7 +84,7 @@ def test_a_damaged_corpus_ends_well_and_the_report_lists_each(ready: Workspace) 
     assert all(entry.sha256 and entry.reason for entry in entries)
     assert all(entry.shard == f"{int(entry.id[1:]) // ROWS:02d}.parquet" for entry in entries if entry.id)
     there = [n for n in range(SHARDS * ROWS) if n not in lost and n // ROWS != TORN]
-    assert ready.corpus.column("id") == [f"s{n:04d}" for n in there]
+    assert list(ready.corpus.column("id")) == [f"s{n:04d}" for n in there]
     assert len(ready.features) == len(there)
     assert len(ready.pixels) == len({n // 2 for n in there})
 

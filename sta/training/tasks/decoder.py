@@ -6,6 +6,7 @@ Its gradient reaches the bottleneck.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -53,6 +54,13 @@ def draw_times(count: int, timesteps: int, device: torch.device) -> Tensor:
 def written_places(size: int, share: float) -> np.ndarray:
     """bool [size], True for the first `share` of a batch's places: ranks take turns, so each gets as many of them."""
     return np.arange(size) < round(size * share)
+
+
+def kinds_of_pictures(recipe: Recipe) -> tuple[Literal["codes", "latents"], ...]:
+    """What the stage reads of the pictures: what the decoder draws, and what a draft is measured against."""
+    if recipe.decoder.kind == "latent-diffusion":
+        return ("latents",)
+    return ("codes", "latents") if recipe.decoder.draft else ("codes",)
 
 
 def kinds_of_frames(recipe: Recipe) -> tuple[bool, ...]:

@@ -132,8 +132,7 @@ class DistillTask(Task):
         self.named = workspace.attributes if self.stage.losses.get("attributes") else None
         self.module = self._build(workspace, group)
         lengths = workspace.features.lengths[self.rows]
-        short = short_phrases(workspace, lengths)
-        self.is_short = dict(zip(self.rows.tolist(), short.tolist(), strict=True))
+        self.short = short = short_phrases(workspace, lengths)
         self.phrases = self._order(short)
         self.mixed = self._order(self._with_phrases(~short, short))
         self.written = Shuffled(self.rows, workspace.recipe.seed + 1)
@@ -213,7 +212,7 @@ class DistillTask(Task):
         named = {"attributes": torch.from_numpy(self.named.values[rows])} if self.named else {}
         return {
             **named,
-            "full": torch.tensor([not self.is_short[int(r)] for r in rows]),
+            "full": torch.from_numpy(~self.short[np.searchsorted(self.rows, rows)]),
             "text": torch.from_numpy(self.text[rows]),
             "image": torch.from_numpy(self.image[self.image_of[rows]]),
             "pieces": torch.tensor([p for c in pieces for p in c]),

@@ -98,7 +98,7 @@ def test_phrases_say_one_or_two_things(garden_corpus: Corpus) -> None:
 
 
 def test_swap_pairs_differ_in_one_word_and_one_slot(garden_corpus: Corpus) -> None:
-    ids, pairs = garden_corpus.column("id"), 0
+    ids, pairs = list(garden_corpus.column("id")), 0
     for row in garden_corpus.select("swap"):
         if not ids[row].split("-")[1].endswith("a"):
             continue
@@ -148,7 +148,7 @@ def test_mood_is_never_in_the_words(garden_corpus: Corpus, tmp_path: Path) -> No
     )
     assert set(happy.column("mood")) == {"happy"}
     for column in ("id", "text", "speaker", "label"):
-        assert happy.column(column) == sad.column(column)
+        assert list(happy.column(column)) == list(sad.column(column))
     assert happy.truths == sad.truths
     for row in range(0, len(happy), 10):
         assert happy.table[row]["audio"] != sad.table[row]["audio"]
@@ -206,7 +206,7 @@ def test_other_engines_speak_training_recordings_only_and_change_nothing_else(tm
     plain = write_garden(tiny_garden(scenes=12, test=4, swaps=2), tmp_path / "plain")
     mixed = write_garden(tiny_garden(scenes=12, test=4, swaps=2, other_engines=0.5), tmp_path / "mixed")
     assert mixed.truths == plain.truths
-    assert [mixed.column("text")[r] for r in range(len(mixed))] == plain.column("text")
+    assert [mixed.column("text")[r] for r in range(len(mixed))] == list(plain.column("text"))
     by_pico = {r for r in range(len(mixed)) if mixed.column("speaker")[r].startswith("pico-")}
     english = set(mixed.select("train", "en").tolist())
     assert by_pico < english
