@@ -93,12 +93,21 @@ def table(report: Report) -> Table:
     languages = " / ".join(report.meta["recordings"])
     made = Table(title=f"{report.meta['split']}, {languages}", title_justify="left", box=box.SIMPLE_HEAD)
     metrics = known_first((r.metric for r in report.rows), METRICS)
-    for name in ("setting", *metrics):
+    made.add_column("steps / guidance / hearings", max_width=12)
+    for name in metrics:
         made.add_column(f"{name} {METRICS[name].unit}".strip() if name in METRICS else name, no_wrap=True)
     for condition in dict.fromkeys(r.condition for r in report.rows):
         cells = [[r for r in report.rows if (r.condition, r.metric) == (condition, m)] for m in metrics]
-        made.add_row(condition, *(" / ".join(METRICS[r.metric].text(r.value) for r in cell) for cell in cells))
+        made.add_row(
+            condition_in_short(condition),
+            *(" / ".join(METRICS[r.metric].text(r.value) for r in cell) for cell in cells),
+        )
     return made
+
+
+def condition_in_short(condition: str) -> str:
+    """Its numbers: `steps 12, guidance 3, hearings 5` is `12 / 3 / 5`, so that a table fits into 80 columns."""
+    return " / ".join(part.rpartition(" ")[2] for part in condition.split(", "))
 
 
 def _score(rows: Iterable[Row], setting: Setting) -> float:

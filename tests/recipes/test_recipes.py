@@ -15,6 +15,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from sta import yamlfile
+from sta.bench.sampling import condition_in_short
 from sta.bench.training import HAND, LOOP
 from sta.bench.training import SYSTEMS as SYSTEMS_OF_TRAINING
 from sta.cards import load_language
@@ -209,12 +210,18 @@ def test_sampling_is_measured_on_a_finished_run(
 ) -> None:
     """After a run: a line for every setting, the numbers as JSON, and one sentence where the split is unknown."""
     run, file = finished, tmp_path / "sampling.json"
-    options = ["--steps", "1", "2", "--guidance", "1", "3", "--json", str(file)]
+    options = ["--steps", "1", "2", "--guidance", "1", "3", "--hearings", "1", "2", "--json", str(file)]
     capsys.readouterr()
     assert main(["bench", "sampling", str(run), *options]) == 0
     said = capsys.readouterr().out
-    settings = {f"steps {steps}, guidance {guidance}" for steps in (1, 2) for guidance in (1, 3)}
-    assert all(said.count(setting) >= 1 for setting in settings)
+    settings = {
+        f"steps {steps}, guidance {guidance}, hearings {hearings}"
+        for steps in (1, 2)
+        for guidance in (1, 3)
+        for hearings in (1, 2)
+    }
+    assert "…" not in said, "the table fits into 80 columns"
+    assert all(condition_in_short(setting) in said for setting in settings)
     assert said.splitlines()[-1].removeprefix("best on validation: ") in settings
     rows = Report.read(file).rows
     assert {r.condition for r in rows} == settings
