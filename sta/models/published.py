@@ -15,7 +15,6 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from sta.models.decoder import CodeDecoder
-from sta.models.layers import attend
 
 
 class _Places(nn.Module):
@@ -53,7 +52,9 @@ class _Attention(nn.Module):
         self.to_out = nn.ModuleList([nn.Linear(heads * head_width, width)])
 
     def forward(self, x: Tensor, memory: Tensor) -> Tensor:
-        mixed: Tensor = self.to_out[0](attend(self.to_q(x), self.to_k(memory), self.to_v(memory), self.heads))
+        parts = (self.to_q(x), self.to_k(memory), self.to_v(memory))
+        queries, keys, values = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
+        mixed: Tensor = self.to_out[0](F.scaled_dot_product_attention(queries, keys, values).transpose(1, 2).flatten(2))
         return mixed
 
 
