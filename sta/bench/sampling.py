@@ -41,6 +41,8 @@ def bench_sampling(
 ) -> tuple[Report, Setting]:
     """Quality and seconds per picture for every steps, guidance and hearings, on the same recordings and seeds.
 
+    The seconds are of hearing and drawing.
+
     Returns:
         The rows, and the setting with the best mean of attributes and mood over languages, or the lowest FID where
         nothing tells what is right.

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import DTypeLike
+
+
+def new_array(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> np.memmap:
+    """A memory-mapped array to fill, its room taken at once: a full disk would kill a process that fills a map.
+
+    Raises:
+        OSError: there is no room for it.
+    """
+    array: np.memmap = np.lib.format.open_memmap(path, "w+", dtype, shape)
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
 
 
 class Ragged:
@@ -34,7 +49,7 @@ class Ragged:
         for piece in pieces:
             if values is None:
                 shape = (int(offsets[-1]), *piece.shape[1:])
-                values = np.lib.format.open_memmap(folder / "values.npy", "w+", piece.dtype, shape)
+                values = new_array(folder / "values.npy", piece.dtype, shape)
             if len(piece) != lengths[row]:
                 raise ValueError(f"sequence {row} has length {len(piece)}, announced was {lengths[row]}")
             values[offsets[row] : offsets[row + 1]] = piece

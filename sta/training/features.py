@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sta.cards import TeacherCard, load_teacher
 from sta.data.cache import build_folder, key_of
-from sta.data.store import Ragged
+from sta.data.store import Ragged, new_array
 from sta.models.augment import augment_mel, disturb_mel
 from sta.models.bottleneck import SpeechBottleneck
 from sta.models.encoder import SpeechEncoder
@@ -124,7 +124,7 @@ def _cache_arrays(
             made = np.load(path, mmap_mode="r")
             if name not in laid_out:
                 shape = (arrays[name][0], *made.shape[1:])
-                laid_out[name] = np.lib.format.open_memmap(partial / f"{name}.npy", "w+", made.dtype, shape)
+                laid_out[name] = new_array(partial / f"{name}.npy", made.dtype, shape)
             laid_out[name][part.start : part.stop] = made
         for name, part in parts:
             (partial / f"{name}-{part.start}.npy").unlink()

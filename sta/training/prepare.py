@@ -29,7 +29,7 @@ from sta.data.parts import (
     see,
 )
 from sta.data.rows import Corpus
-from sta.data.store import Ragged
+from sta.data.store import Ragged, new_array
 from sta.data.text import train_sentencepiece
 from sta.data.unreadable import REPORT, Unreadable, read_report, rows_lost, settle, write_readable
 from sta.errors import CorpusError
@@ -170,7 +170,7 @@ def _build_pixels(workspace: Workspace, team: Team) -> None:
         team.each("seeing the pictures", "pictures", len(rows), make_part, tasks)
 
     def join(partial: Path) -> None:
-        values = np.lib.format.open_memmap(partial / "values.npy", "w+", np.uint8, (len(rows), size, size, 3))
+        values = new_array(partial / "values.npy", np.uint8, (len(rows), size, size, 3))
         for number, part in enumerate(parts_of(partial)):
             seen = np.load(part, mmap_mode="r")
             values[number * ITEMS_PER_PART : number * ITEMS_PER_PART + len(seen)] = seen

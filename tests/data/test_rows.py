@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -78,10 +79,12 @@ def test_columns_stay_on_disk(tmp_path: Path) -> None:
     (tmp_path / "shards").mkdir()
     rows = (row(f"r{n}", "train", "en", "z", "red") | {"text": "x" * 10_000} for n in range(400))
     write_shard(rows, tmp_path / "shards" / "00000.arrow")
-    before = pa.total_allocated_bytes()
-    column = Corpus(tmp_path).column("text")
+    column, before = Corpus(tmp_path).column("text"), pa.total_allocated_bytes()
+    tracemalloc.start()
     assert sum(len(column[n]) for n in range(0, 400, 7)) == 580_000
-    assert pa.total_allocated_bytes() - before < 100_000
+    peak = tracemalloc.get_traced_memory()[1] + pa.total_allocated_bytes() - before
+    tracemalloc.stop()
+    assert peak < 100_000, "of four million characters"
 
 
 def test_select_by_split_and_language(corpus: Corpus) -> None:

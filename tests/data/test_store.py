@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from sta.data.store import Ragged
+from sta.data.store import Ragged, new_array
 
 LENGTHS = [3, 0, 7, 1]
 
@@ -60,3 +62,17 @@ def test_lengths_must_be_those_of_the_sequences(tmp_path: Path, pieces: list[np.
 def test_no_sequences_at_all(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="0 sequences came"):
         Ragged.write(tmp_path, iter([]), [])
+
+
+def test_an_array_takes_its_room_at_once(tmp_path: Path) -> None:
+    array = new_array(tmp_path / "a.npy", np.float32, (1000, 1000))
+    assert (tmp_path / "a.npy").stat().st_blocks * 512 >= array.nbytes
+
+
+def test_a_full_disk_is_an_error_before_anything_is_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left"):
+        Ragged.write(tmp_path, [np.zeros((3, 2))], [3])
