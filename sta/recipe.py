@@ -189,6 +189,7 @@ class DistillStage(Optimisation):
     acoustic_drop: Share = Field(0.3, description="chance that an utterance's acoustic frames are hidden above the CTC")
     noise: Share = Field(0.0, description="chance that an utterance is heard in noise or by telephone (log-mel)")
     augment: Weight = Field(1.0, description="strength of vocal-tract, tempo, noise and mask augmentation; 0: none")
+    accent: Share = Field(0.0, description="how far the bands of a syllable are stretched, as vowels differ (log-mel)")
 
 
 class DecoderStage(Optimisation):

@@ -1,5 +1,6 @@
-"""Augmentation of log-mel features: vocal tract length, tempo, rhythm, blur, colour, noise floor, masks (SpecAugment,
-Park 2019), and what lies between a speaker and a listener: noise, the colour of a microphone, a telephone's band.
+"""Augmentation of log-mel features: vocal tract length, accent, tempo, rhythm, blur, colour, noise floor, masks
+(SpecAugment, Park 2019), and what lies between a speaker and a listener: noise, the colour of a microphone, a
+telephone's band.
 
 Loudness is left alone but for a decibel or two: it carries mood.
 """
@@ -21,24 +22,25 @@ SILENT, FULL = -Q_MEAN / Q_STD, (255 - Q_MEAN) / Q_STD  # the ends of what log-m
 QUIETEST, LOUDEST = -7.0, 1.0  # noise against speech, natural log of power: 30 dB below to 4 dB above
 FLICKER = 0.7  # deviation of the noise from its mean in a band of a frame, natural log of power
 STEEPEST, FLATTEST = -6.0, 2.0  # how noise changes from the lowest band to the highest, natural log of power
-SYLLABLE = 16  # frames between the points where the rhythm changes
+SYLLABLE = 16  # frames between the points where rhythm and vowels change
 TELEPHONE_BANDS = (7, 59)  # of 80: about 300 to 3,400 Hz
 
 
-def augment_mel(mel: Tensor, lengths: Tensor, strength: float) -> tuple[Tensor, Tensor]:
+def augment_mel(mel: Tensor, lengths: Tensor, strength: float, accent: float = 0.0) -> tuple[Tensor, Tensor]:
     """Warp and mask a batch of scaled log-mel features.
 
     Args:
         mel: [B, S, 80], of `mel_to_float`.
         lengths: [B].
         strength: 0 leaves the batch as it is, 1 is meant for synthesised speech.
+        accent: share by which the bands of each syllable are stretched, most, as vowels differ between accents.
 
     Returns:
         The changed features [B, S', 80] and their lengths.
     """
-    if strength == 0:
+    if strength == 0 and accent == 0:
         return mel, lengths
-    mel, lengths = _warp(mel, lengths, 0.1 * strength, 0.05 * strength, 0.2 * strength)
+    mel, lengths = _warp(mel, lengths, 0.1 * strength, 0.05 * strength, 0.2 * strength, accent)
     mel = _smear(mel, 0.2 * strength) + _colour(mel, 0.5 * strength)[:, None]
     floor = mel.amin((1, 2), keepdim=True) + strength * 1.5 * shared.uniform(len(mel), 1, 1, device=mel.device)
     mel = torch.maximum(mel, floor)
@@ -79,23 +81,34 @@ def disturb_mel(mel: Tensor, lengths: Tensor, share: float) -> Tensor:
     return torch.where(chosen, heard.clamp(SILENT, FULL), mel)
 
 
-def _warp(mel: Tensor, lengths: Tensor, tract: float, tempo: float, rhythm: float) -> tuple[Tensor, Tensor]:
-    """Stretch bands by up to `tract`, the whole by up to `tempo`, parts of it against each other by `rhythm`."""
+def _warp(
+    mel: Tensor, lengths: Tensor, tract: float, tempo: float, rhythm: float, accent: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Stretch bands by up to `tract`, the whole by up to `tempo`, parts of it against each other by `rhythm`.
+
+    The bands of each syllable are stretched by up to `accent` besides.
+    """
     b, longest, bands = mel.shape
     paced, stretched = (2 * shared.uniform(b, 2, device=mel.device) - 1).unbind(1)
     pace, stretch = 1 + tempo * paced, 1 + tract * stretched
     new_lengths = (lengths / pace).long().clamp_min(4)
     frames = -(-shared.largest(int(new_lengths.max()), mel.device) // 64) * 64
-    local = 1 + rhythm * (2 * shared.uniform(b, 1, frames // SYLLABLE + 2, device=mel.device) - 1)
-    passed = F.interpolate(local, frames, mode="linear", align_corners=True)[:, 0].cumsum(1)  # [B, S']
+    passed = _wander(b, frames, rhythm, mel.device).cumsum(1)
     at_end = passed.gather(1, (new_lengths - 1).clamp(max=frames - 1)[:, None])
     time = (passed / at_end * lengths[:, None] - 0.5) * 2 / longest - 1
-    band = ((torch.arange(bands, device=mel.device) * stretch[:, None]).clamp(max=bands - 1) + 0.5) * 2 / bands - 1
-    grid = torch.stack(
-        [band[:, None, :].expand(b, frames, bands), time[:, :, None].expand(b, frames, bands)], -1
-    )  # [B, S', 80, 2]
+    place = torch.arange(bands, device=mel.device) * stretch[:, None, None]  # [B, 1, 80]
+    if accent:
+        place = place * _wander(b, frames, accent, mel.device)[..., None]
+    band = (place.clamp(max=bands - 1) + 0.5) * 2 / bands - 1
+    grid = torch.stack([band.expand(b, frames, bands), time[:, :, None].expand(b, frames, bands)], -1)  # [B, S', 80, 2]
     warped = F.grid_sample(mel[:, None], grid, padding_mode="border", align_corners=False)[:, 0]
     return warped, new_lengths.clamp(max=frames)
+
+
+def _wander(count: int, frames: int, most: float, device: torch.device) -> Tensor:
+    """Factors around 1 that change from syllable to syllable, up to `most` off: [count, frames]."""
+    points = 1 + most * (2 * shared.uniform(count, 1, frames // SYLLABLE + 2, device=device) - 1)
+    return F.interpolate(points, frames, mode="linear", align_corners=True)[:, 0]
 
 
 def _smear(mel: Tensor, most: float) -> Tensor:

@@ -194,4 +194,4 @@ def heard_in(recipe: Recipe, facts: Facts, stage: str) -> float:
 
 def _unaugmented(recipe: Recipe) -> Any:
     """The distill stage without augmentation, which keeps nothing for the backward pass and draws lengths at random."""
-    return recipe.stages.distill.model_copy(update={"augment": 0.0, "noise": 0.0})
+    return recipe.stages.distill.model_copy(update={"augment": 0.0, "accent": 0.0, "noise": 0.0})

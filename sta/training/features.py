@@ -160,7 +160,7 @@ def encode_rows(
     inputs, lengths = encoder.inputs(torch.from_numpy(values).to(device)), torch.from_numpy(sizes).to(device)
     if disturbed:
         stage = workspace.recipe.stages.distill
-        inputs, lengths = augment_mel(inputs, lengths, stage.augment)
+        inputs, lengths = augment_mel(inputs, lengths, stage.augment, stage.accent)
         inputs = disturb_mel(inputs, lengths, stage.noise)
     out = encoder(inputs, lengths, language)
     assert out.ctc_logits is not None
@@ -185,7 +185,7 @@ def cache_frames(
     folder = workspace.cache / f"frames-{encoder_name}"
     if disturbed:
         stage = workspace.recipe.stages.distill
-        name = key_of([encoder_name, stage.augment, stage.noise, workspace.recipe.seed])
+        name = key_of([encoder_name, stage.augment, stage.accent, stage.noise, workspace.recipe.seed])
         folder = workspace.cache / f"disturbed-frames-{name}"
     parts = [f"part-{rank}-of-{team.share.world}" for rank in range(team.share.world)]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sta.models.augment import E_FOLD, TELEPHONE_BANDS, _smear, _warp, augment_mel, disturb_mel
+from sta.models.augment import E_FOLD, SYLLABLE, TELEPHONE_BANDS, _smear, _warp, augment_mel, disturb_mel
 from sta.models.layers import length_mask
 
 
@@ -88,6 +88,26 @@ def test_rhythm_changes_within_an_utterance_and_never_runs_backward() -> None:
     assert pace.max() < 1.9
     assert (pace.std(1) > 0.1).all()
     assert (warped[:, -1, 0] > 254).all(), "the whole is neither cut nor stretched"
+
+
+def test_an_accent_moves_the_bands_of_each_syllable_and_not_the_time() -> None:
+    torch.manual_seed(0)
+    bands = torch.arange(80.0).expand(4, 256, 80)
+    warped, lengths = _warp(bands, torch.full((4,), 256), 0.0, 0.0, 0.0, 0.1)
+    assert lengths.tolist() == [256] * 4
+    factor = warped[:, :, 40] / 40
+    assert (factor - 1).abs().max() < 0.11
+    assert (factor.std(1) > 0.02).all(), "it changes within an utterance"
+    assert factor.diff().abs().max() < 2 * 0.1 / SYLLABLE + 1e-3, "slowly"
+    torch.testing.assert_close(warped[:, :, 20] * 2, warped[:, :, 40], atol=0.6, rtol=0)
+
+
+def test_an_accent_alone_leaves_length_and_loudness() -> None:
+    torch.manual_seed(0)
+    flat = torch.ones(4, 192, 80)
+    heard, lengths = augment_mel(flat, torch.full((4,), 192), 0.0, 0.1)
+    assert lengths.tolist() == [192] * 4
+    torch.testing.assert_close(heard, flat)
 
 
 def test_smearing_blurs_half_the_utterances_and_keeps_their_level() -> None:

@@ -46,7 +46,7 @@ class _Distillation(nn.Module):
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         inputs, lengths = self.encoder.inputs(batch["features"]), batch["lengths"]
         if not isinstance(self.encoder.acoustics, Backbone):
-            inputs, lengths = augment_mel(inputs, lengths, self.stage.augment)
+            inputs, lengths = augment_mel(inputs, lengths, self.stage.augment, self.stage.accent)
             inputs = disturb_mel(inputs, lengths, self.stage.noise)
         keep = shared.uniform(len(inputs), device=inputs.device) >= self.stage.acoustic_drop
         heard = self.encoder(inputs, lengths, batch["language"], keep)
