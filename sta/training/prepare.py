@@ -45,16 +45,22 @@ TORN_ON_PURPOSE = Unreadable(None, "a shard", f"the shard is torn, as {VARIABLE}
 def prepare(workspace: Workspace, team: Team | None = None) -> Path:
     """Build whatever of the corpus is not there yet, every rank its share; returns `prepare/final`."""
     team = team or Team()
-    cache, corpus = workspace.cache, workspace.recipe.corpus
-    build_corpus = _build_garden if isinstance(corpus, GardenCorpus) else _build_brought
-    build_corpus(workspace, team, cache / "corpus")
+    folders = workspace.prepared
+    build_corpus = _build_garden if isinstance(workspace.recipe.corpus, GardenCorpus) else _build_brought
+    build_corpus(workspace, team, folders["corpus"])
     team.on_first(lambda: _check_survival(workspace))
-    team.on_first(lambda: build_folder(cache / "pieces", lambda partial: _train_pieces(workspace, partial)))
+    team.on_first(lambda: build_folder(folders["pieces"], lambda partial: _train_pieces(workspace, partial)))
     _build_features(workspace, team)
     _build_pixels(workspace, team)
     final = workspace.stage("prepare") / "final"
     team.on_first(lambda: build_folder(final, lambda p: write_json(p / "prepare.json", _summary(workspace))))
     return final
+
+
+def is_prepared(workspace: Workspace) -> bool:
+    """Whether the run and its cache hold all that `prepare` makes."""
+    final = workspace.stage("prepare") / "final"
+    return all(folder.exists() for folder in (final, *workspace.prepared.values()))
 
 
 def _summary(workspace: Workspace) -> dict[str, object]:
@@ -158,7 +164,7 @@ def _build_features(workspace: Workspace, team: Team) -> None:
         Ragged.write(partial, pieces_of(partial), lengths_of(partial))
         remove_parts(partial)
 
-    team.build(workspace.features_folder, fill, join)
+    team.build(workspace.prepared["features"], fill, join)
 
 
 def _build_pixels(workspace: Workspace, team: Team) -> None:
@@ -177,4 +183,4 @@ def _build_pixels(workspace: Workspace, team: Team) -> None:
         values.flush()
         remove_parts(partial)
 
-    team.build(workspace.cache / f"pixels-{size}", fill, join)
+    team.build(workspace.prepared["pixels"], fill, join)

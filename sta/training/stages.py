@@ -6,6 +6,7 @@ import json
 import platform
 import subprocess
 from contextlib import suppress
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from sta.models.shared import Share
 from sta.recipe import GardenCorpus, Optimisation, Recipe, dump_recipe, load_recipe
 from sta.training import runtime
 from sta.training.loop import Task, train
-from sta.training.prepare import prepare
+from sta.training.prepare import is_prepared, prepare
 from sta.training.team import Team
 from sta.training.workspace import Workspace
 
@@ -143,7 +144,8 @@ def run_stage(workspace: Workspace, name: str) -> Path:
         raise RecipeError(f"stage '{name}' is not one of this recipe's: {', '.join(known)}")
     final = workspace.stage(name) / "final"
     runtime.join()
-    if ranks.on_main(final.exists):  # a rank that looked for itself might look when it has just been made
+    done = partial(is_prepared, workspace) if name == "prepare" else final.exists
+    if ranks.on_main(done):  # a rank that looked for itself might look when it has just been made
         return final
     accelerator = runtime.start(workspace.recipe.precision)
     if name == "prepare":

@@ -18,7 +18,7 @@ from sta.data.parquet import version_of
 from sta.data.rows import Corpus
 from sta.data.store import Ragged
 from sta.data.text import Pieces, normalise
-from sta.errors import StaError
+from sta.errors import CorpusError, StaError
 from sta.recipe import FolderCorpus, ParquetCorpus, Recipe
 from sta.training.faults import torn_shards
 
@@ -87,13 +87,36 @@ class Workspace:
             parts["shards"] = version_of(self.recipe.corpus)
         return self.out / "cache" / f"{self.recipe.corpus.name}-{key_of(parts)}"
 
+    @property
+    def prepared(self) -> dict[str, Path]:
+        """The folders that the prepare stage makes in the cache."""
+        kind = "logmel" if self.recipe.encoder.backbone is None else "samples"
+        return {
+            "corpus": self.cache / "corpus",
+            "pieces": self.cache / "pieces",
+            "features": self.cache / f"features-{kind}-margin-{1000 * MARGIN:.0f}ms",
+            "pixels": self.cache / f"pixels-{self.recipe.corpus.size}",
+        }
+
+    def made(self, what: str) -> Path:
+        """A folder of `prepared`.
+
+        Raises:
+            CorpusError: it is not there.
+        """
+        path = self.prepared[what]
+        if not path.exists():
+            raise CorpusError(f"{path}: not there; stage 'prepare' makes what is missing (sta run does all stages)")
+        return path
+
     @cached_property
     def corpus(self) -> Corpus:
-        return Corpus(self.cache / "corpus")
+        return Corpus(self.made("corpus"))
 
     @cached_property
     def pieces(self) -> dict[str, Pieces]:
-        return {code: Pieces.load(self.cache / "pieces" / f"{code}.model") for code in self.recipe.languages}
+        folder = self.made("pieces")
+        return {code: Pieces.load(folder / f"{code}.model") for code in self.recipe.languages}
 
     @cached_property
     def texts(self) -> Captions:
@@ -103,16 +126,11 @@ class Workspace:
     @cached_property
     def pixels(self) -> np.ndarray:
         """uint8 [pictures, H, W, 3], memory-mapped, in the order of `corpus.image_index`."""
-        return np.load(self.cache / f"pixels-{self.recipe.corpus.size}" / "values.npy", mmap_mode="r")
-
-    @property
-    def features_folder(self) -> Path:
-        kind = "logmel" if self.recipe.encoder.backbone is None else "samples"
-        return self.cache / f"features-{kind}-margin-{1000 * MARGIN:.0f}ms"
+        return np.load(self.made("pixels") / "values.npy", mmap_mode="r")
 
     @cached_property
     def features(self) -> Ragged:
-        return Ragged(self.features_folder)
+        return Ragged(self.made("features"))
 
     @cached_property
     def attributes(self) -> NamedAttributes:

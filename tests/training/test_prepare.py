@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -139,6 +141,20 @@ def fresh_accelerator() -> Iterator[None]:
 def test_stages_train_on_what_is_left(ready: Workspace) -> None:
     final = run_stage(ready, "tokenizer")
     assert list(final.rglob("*.safetensors"))
+
+
+@pytest.mark.usefixtures("fresh_accelerator")
+@pytest.mark.parametrize("what", ["corpus", "pieces", "features", "pixels"])
+def test_what_the_cache_has_lost_is_said_and_made_again(ready: Workspace, what: str) -> None:
+    """As where a cache was cleared, or features are kept otherwise since the run was prepared."""
+    before = prepared(ready)
+    shutil.rmtree(ready.prepared[what])
+    looked_at_anew = Workspace(ready.recipe, ready.out)
+    with pytest.raises(CorpusError, match=f"{re.escape(str(ready.prepared[what]))}: not there; stage 'prepare' makes"):
+        looked_at_anew.made(what)
+    assert run_stage(looked_at_anew, "prepare") == ready.stage("prepare") / "final"
+    assert prepared(ready) == before
+    assert len(looked_at_anew.features) == len(looked_at_anew.corpus)
 
 
 def test_pictures_are_read_in_lanes(ready: Workspace) -> None:
