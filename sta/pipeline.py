@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
+from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import BaseOutput, logging
 from PIL import Image
@@ -20,20 +23,22 @@ from torch import Tensor
 from sta.cards import LanguageCard
 from sta.data.audio import SAMPLE_RATE, check_waveform, read_audio
 from sta.data.disturb import at_speed
+from sta.data.store import pad
 from sta.data.text import Pieces, normalise
 from sta.errors import AudioError, CorpusError, WeightsError
 from sta.models.bottleneck import SpeechBottleneck, Tokens, mean_tokens
 from sta.models.decoders import DECODERS, Decoder
-from sta.models.encoder import SpeechEncoder, read_ctc, spread_pieces
+from sta.models.encoder import LENGTH_MULTIPLE, SpeechEncoder, read_ctc, spread_pieces
 from sta.models.loading import load_network
 from sta.models.scheduler import Generators, Scheduler, set_timesteps
 from sta.models.vq import VQTokenizer, to_pixels
 
 Audio = str | Path | bytes | np.ndarray | Tensor
-LENGTH_MULTIPLE = 64
 SLOWEST, FASTEST = 0.9, 1.1  # speeds at which a recording is heard where it is heard several times
 SHIPPED = Path(__file__).parent / "pretrained"  # releases that come with the package, by name
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+OF_THE_HUB = ("revision", "token", "cache_dir", "force_download", "local_files_only")  # what a download takes
+Networks = tuple[SpeechEncoder, SpeechBottleneck]
 
 
 @dataclass
@@ -46,7 +51,11 @@ class SpeechToImageOutput(BaseOutput):
 
 @dataclass
 class LanguagePack:
-    """What the pipeline needs to hear one language: its encoder, which languages may share, and its text side."""
+    """What the pipeline needs to hear one language: its encoder, which languages may share, and its text side.
+
+    Attributes:
+        group: name of encoder and bottleneck; packs of one group share them, and only these.
+    """
 
     card: LanguageCard
     pieces: Pieces
@@ -58,13 +67,14 @@ class LanguagePack:
 class SpeechToImagePipeline(DiffusionPipeline):
     """Draws what is said.
 
+    All of it lies on one device: diffusers' offloading to the CPU is not supported.
+
     Args:
         decoder, tokenizer, scheduler: the picture side, which defines the token space.
         token_space: fingerprint that every language pack must name.
         num_inference_steps, guidance_scale, num_hearings: defaults of a call, as found on validation.
     """
 
-    model_cpu_offload_seq = "decoder->tokenizer"  # type: ignore[assignment]
     _callback_tensor_inputs = ("latents",)
 
     decoder: Decoder
@@ -92,22 +102,35 @@ class SpeechToImagePipeline(DiffusionPipeline):
     # ---- saving and loading ---------------------------------------------------------------------------
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """Write the release layout: model_index.json, a folder per component, `languages/<code>/`."""
-        super().save_pretrained(str(save_directory), *args, **kwargs)
-        for code, pack in self.languages.items():
-            self._save_language(Path(save_directory) / "languages" / code, pack)
-        _forget_paths(Path(save_directory))
+        """Write the release layout: model_index.json, a folder per component, `languages/<code>/`.
 
-    def _save_language(self, folder: Path, pack: LanguagePack) -> None:
+        It is written whole aside first, and then takes the place of what a release in the folder has of these.
+
+        Raises:
+            ValueError: it is to be pushed to the Hub, which diffusers does before the languages are there.
+        """
+        if kwargs.get("push_to_hub"):
+            raise ValueError("push_to_hub would leave out the languages; pipe.push_to_hub(NAME) takes them along")
+        folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
-        index = {"code": pack.card.code, "encoder": pack.group, "token_space": self.config["token_space"]}
-        (folder / "language.json").write_text(json.dumps(index, indent=2) + "\n")
-        (folder / "card.json").write_text(pack.card.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        (folder / "pieces.model").write_bytes(pack.pieces.serialized())
-        shared = folder.parent / pack.group
-        if not (shared / "bottleneck").exists():
-            pack.encoder.save_pretrained(shared / "encoder")
-            pack.bottleneck.save_pretrained(shared / "bottleneck")
+        with TemporaryDirectory(prefix=".partial-", dir=folder) as written:
+            partial = Path(written)
+            super().save_pretrained(written, *args, **kwargs)
+            self._save_languages(partial / "languages")
+            _forget_paths(partial)
+            for part in partial.iterdir():
+                _replace(part, folder / part.name)
+
+    def _save_languages(self, folder: Path) -> None:
+        for code, pack in self.languages.items():
+            (folder / code).mkdir(parents=True, exist_ok=True)
+            index = {"code": code, "encoder": pack.group, "token_space": self.config["token_space"]}
+            (folder / code / "language.json").write_text(json.dumps(index, indent=2) + "\n")
+            (folder / code / "card.json").write_text(pack.card.model_dump_json(indent=2) + "\n", encoding="utf-8")
+            (folder / code / "pieces.model").write_bytes(pack.pieces.serialized())
+        for group, pack in {pack.group: pack for pack in self.languages.values()}.items():
+            pack.encoder.save_pretrained(folder / group / "encoder")
+            pack.bottleneck.save_pretrained(folder / group / "bottleneck")
 
     @classmethod
     def from_pretrained(
@@ -115,10 +138,15 @@ class SpeechToImagePipeline(DiffusionPipeline):
     ) -> SpeechToImagePipeline:
         """Load a release: from a folder, by the name of one that ships with the package (`garden`), or from the Hub.
 
+        Args:
+            kwargs: as of diffusers; `revision`, `token`, `cache_dir`, `force_download` and `local_files_only` say how
+                a release comes from the Hub.
+
         Raises:
             WeightsError: the release is missing, incomplete, truncated, or its parts do not belong together.
         """
-        folder = _local(str(pretrained_model_name_or_path))
+        download = {name: kwargs.pop(name) for name in OF_THE_HUB if name in kwargs}
+        folder = _local(str(pretrained_model_name_or_path), **download)
         if not (folder / "model_index.json").exists():
             raise WeightsError(f"{folder}: not a release, it has no model_index.json; `sta run RECIPE` makes one")
         # Loaded here because diffusers would fill weights that a file lacks with fresh ones, or unpickle a .bin.
@@ -135,8 +163,9 @@ class SpeechToImagePipeline(DiffusionPipeline):
         dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
         if isinstance(dtype, torch.dtype):
             pipe.to(dtype)
+        loaded: dict[Path, Networks] = {}
         for path in sorted((folder / "languages").glob("*/language.json")):
-            pipe.add_language(path.parent)
+            pipe.add_pack(pipe._read_pack(path.parent, loaded))
         return pipe
 
     def add_language(self, folder: str | Path) -> None:
@@ -145,31 +174,46 @@ class SpeechToImagePipeline(DiffusionPipeline):
         Raises:
             WeightsError: a file is missing or broken, or the language speaks another token space.
         """
-        folder = Path(folder)
+        self.add_pack(self._read_pack(Path(folder), {}))
+
+    def _read_pack(self, folder: Path, loaded: dict[Path, Networks]) -> LanguagePack:
+        """A language pack from its folder; networks already `loaded` are not loaded again."""
         try:
             index = json.loads((folder / "language.json").read_text())
             card = LanguageCard.model_validate_json((folder / "card.json").read_text(encoding="utf-8"))
             shared = folder.parent / index["encoder"]
-            known = {p.group: p for p in self.languages.values()}.get(index["encoder"])
-            encoder = known.encoder if known else load_network(SpeechEncoder, shared / "encoder")
-            bottleneck = known.bottleneck if known else load_network(SpeechBottleneck, shared / "bottleneck")
+            if shared not in loaded:
+                encoder = load_network(SpeechEncoder, shared / "encoder")
+                loaded[shared] = encoder, load_network(SpeechBottleneck, shared / "bottleneck")
+            encoder, bottleneck = loaded[shared]
             pieces = Pieces.load(folder / "pieces.model")
+            token_space = index["token_space"]
         except (OSError, ValueError, KeyError, TypeError, CorpusError) as error:
             raise WeightsError(
                 f"{folder}: not a whole language pack ({_first_line(error)}); copy the release again"
             ) from error
-        if index["token_space"] != self.config["token_space"]:
+        if token_space != self.config["token_space"]:
             raise WeightsError(
-                f"{folder}: speaks token space {index['token_space']}, this decoder reads "
-                f"{self.config['token_space']}; use the language pack released for this decoder"
+                f"{folder}: speaks token space {token_space}, this decoder reads {self.config['token_space']}; "
+                "use the language pack released for this decoder"
             )
-        self.add_pack(LanguagePack(card, pieces, index["encoder"], encoder, bottleneck))
+        if card.code not in encoder.languages:
+            raise WeightsError(
+                f"{folder}: its encoder '{index['encoder']}' hears {', '.join(encoder.languages)}, not {card.code}; "
+                "copy the release again"
+            )
+        return LanguagePack(card, pieces, index["encoder"], encoder, bottleneck)
 
     def add_pack(self, pack: LanguagePack) -> None:
-        """Add a language whose networks are in memory."""
+        """Add a language whose networks are in memory.
+
+        It shares the networks of another pack where they are the same; where only the group's name is, it gets another.
+        """
+        code = pack.card.code
+        pack = _beside(pack, [other for known, other in self.languages.items() if known != code])
         pack.encoder.to(self.device).eval()  # type: ignore[arg-type]
         pack.bottleneck.to(self.device).eval()  # type: ignore[arg-type]
-        self.languages[pack.card.code] = pack
+        self.languages[code] = pack
 
     def to(self, *args: Any, **kwargs: Any) -> SpeechToImagePipeline:
         super().to(*args, **kwargs)
@@ -237,12 +281,8 @@ class SpeechToImagePipeline(DiffusionPipeline):
         return [pack.pieces.decode([i - first for i in ids]) for ids in read_ctc(logits, lengths)]
 
     def _hear(self, waves: list[np.ndarray], pack: LanguagePack) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        features = [pack.encoder.features(w) for w in waves]
-        lengths = torch.tensor([len(f) for f in features], device=self.device)
-        longest = -(-int(lengths.max()) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
-        batch = np.zeros((len(waves), longest, features[0].shape[1]), features[0].dtype)
-        for row, feature in enumerate(features):
-            batch[row, : len(feature)] = feature
+        batch, sizes = pad([pack.encoder.features(w) for w in waves], LENGTH_MULTIPLE)
+        lengths = torch.from_numpy(sizes).to(self.device)
         index = pack.encoder.language_index(pack.card.code)
         language = torch.full((len(waves),), index, device=self.device)
         out = pack.encoder(pack.encoder.inputs(torch.from_numpy(batch).to(self.device)), lengths, language)
@@ -419,6 +459,38 @@ def _wave(audio: Audio, sampling_rate: int) -> np.ndarray:
     return check_waveform(np.asarray(audio.detach().cpu() if isinstance(audio, Tensor) else audio), sampling_rate)
 
 
+def _beside(pack: LanguagePack, others: Sequence[LanguagePack]) -> LanguagePack:
+    """The pack as it goes with others: a group's name stands for one encoder and bottleneck."""
+    for other in others:
+        if _equal(pack.encoder, other.encoder) and _equal(pack.bottleneck, other.bottleneck):
+            return replace(pack, group=other.group, encoder=other.encoder, bottleneck=other.bottleneck)
+    taken = {other.group for other in others}
+    names = (pack.group, *(f"{pack.group}-{number}" for number in range(2, len(others) + 2)))
+    return replace(pack, group=next(name for name in names if name not in taken))
+
+
+def _equal(one: ModelMixin, other: ModelMixin) -> bool:
+    """Whether two networks are built alike and have the same weights."""
+    if one is other:
+        return True
+    if _built(one) != _built(other):
+        return False
+    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(x.dtype == y.dtype and torch.equal(x.cpu(), y.cpu()) for x, y in pairs)
+
+
+def _built(network: ModelMixin) -> dict[str, Any]:
+    """How a network is built, without where it came from."""
+    return {name: value for name, value in dict(network.config).items() if not name.startswith("_")}
+
+
+def _replace(path: Path, target: Path) -> None:
+    """Move a file or a folder to where another may be."""
+    if target.is_dir():
+        shutil.rmtree(target)
+    path.replace(target)
+
+
 def _forget_paths(folder: Path) -> None:
     """Drop where each part was loaded from, which diffusers writes down: it says nothing where a release goes."""
     for path in [folder / "model_index.json", *folder.rglob("config.json")]:
@@ -449,8 +521,12 @@ def packaged(path: Path) -> Path:
     return shipped if not path.is_dir() and shipped.is_dir() else path
 
 
-def _local(name_or_path: str) -> Path:
-    """The release's folder: the path itself, what ships by that name, or where the Hub's files were downloaded to."""
+def _local(name_or_path: str, **download: Any) -> Path:
+    """The release's folder: the path itself, what ships by that name, or where the Hub's files were downloaded to.
+
+    Args:
+        download: how, as of huggingface_hub's `snapshot_download`.
+    """
     folder = packaged(Path(name_or_path))
     if folder.is_dir():
         return folder
@@ -458,7 +534,7 @@ def _local(name_or_path: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name_or_path))
+        return Path(snapshot_download(name_or_path, **download))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise WeightsError(
             f"{name_or_path}: no such release folder, and no such name on the Hub that this machine can reach "

@@ -22,6 +22,7 @@ from sta.errors import AudioError, WeightsError
 from sta.models.decoders import DECODERS
 from sta.pipeline import SpeechToImageOutput, SpeechToImagePipeline, _waves, repeat_tokens
 from sta.release import load_release, verify
+from tests.conftest import scatter
 from tests.release_fixtures import (
     CODES,
     LANGUAGES,
@@ -444,6 +445,78 @@ def test_add_language_of_another_token_space(release: Path, copied: Path) -> Non
     assert pipe.languages == packs
 
 
+def _another_release(folder: Path, kind: str = "vq-diffusion") -> tuple[Path, SpeechToImagePipeline]:
+    """A release of the same token space and the same names whose encoder and bottleneck are others."""
+    pipe = tiny_pipeline(kind)
+    scatter(pipe.pack("en").encoder, seed=7)
+    scatter(pipe.pack("en").bottleneck, seed=8)
+    pipe.save_pretrained(folder)
+    return folder, pipe
+
+
+def _tokens(pipe: SpeechToImagePipeline, language: str) -> torch.Tensor:
+    return pipe.encode_speech(wave(), language).tokens
+
+
+def test_a_pack_whose_group_has_the_name_of_another_keeps_its_own_networks(release: Path, tmp_path: Path) -> None:
+    folder, other = _another_release(tmp_path / "other")
+    pipe = SpeechToImagePipeline.from_pretrained(release)
+    before = _tokens(pipe, "en")
+    pipe.add_language(folder / "languages" / "ar")
+    assert (pipe.pack("en").group, pipe.pack("ar").group) == ("pooled", "pooled-2")
+    pipe.save_pretrained(tmp_path / "both")
+    for now in (pipe, SpeechToImagePipeline.from_pretrained(tmp_path / "both")):
+        torch.testing.assert_close(_tokens(now, "en"), before)
+        torch.testing.assert_close(_tokens(now, "ar"), _tokens(other, "ar"))
+    pipe.add_language(folder / "languages" / "en")
+    assert pipe.pack("en").encoder is pipe.pack("ar").encoder, "the same networks under the name they have here"
+
+
+def test_packs_in_memory_do_not_share_a_name_either(tmp_path: Path) -> None:
+    _, other = _another_release(tmp_path / "other")
+    pipe = tiny_pipeline()
+    pipe.add_pack(other.pack("ar"))
+    pipe.save_pretrained(tmp_path / "both")
+    loaded = SpeechToImagePipeline.from_pretrained(tmp_path / "both")
+    for code, of in (("en", tiny_pipeline()), ("ar", other)):
+        torch.testing.assert_close(_tokens(loaded, code), _tokens(of, code))
+
+
+def test_a_pack_that_its_encoder_does_not_hear(release: Path, copied: Path) -> None:
+    folder = copied / "languages" / "ar"
+    card = json.loads((folder / "card.json").read_text(encoding="utf-8")) | {"code": "sw"}
+    (folder / "card.json").write_text(json.dumps(card), encoding="utf-8")
+    with pytest.raises(WeightsError, match=f"{folder}: its encoder 'pooled' hears ar, en, not sw"):
+        SpeechToImagePipeline.from_pretrained(release).add_language(folder)
+
+
+def test_saving_over_a_release_replaces_its_networks(copied: Path, tmp_path: Path, kind: str) -> None:
+    _, other = _another_release(tmp_path / "other", kind)
+    del other.languages["ar"]
+    other.save_pretrained(copied)
+    loaded = SpeechToImagePipeline.from_pretrained(copied)
+    assert list(loaded.languages) == ["en"], "a language that is not in the release is not left there"
+    torch.testing.assert_close(_tokens(loaded, "en"), _tokens(other, "en"))
+
+
+def test_saving_that_fails_leaves_the_release_as_it_was(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError("no space left on device")
+
+    pipe = tiny_pipeline()
+    monkeypatch.setattr(pipe.pack("en").bottleneck, "save_pretrained", full)
+    files = sorted(copied.rglob("*"))
+    with pytest.raises(OSError, match="no space left"):
+        pipe.save_pretrained(copied)
+    assert sorted(copied.rglob("*")) == files
+    verify(copied)
+
+
+def test_pushing_while_saving_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="would leave out the languages"):
+        tiny_pipeline().save_pretrained(tmp_path, push_to_hub=True)
+
+
 def _truncate(name: str) -> Callable[[Path], object]:
     return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:-100])
 
@@ -533,3 +606,25 @@ def test_sha256sum_reads_the_checksums(release: Path) -> None:
 def test_missing_release(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="nowhere"):
         SpeechToImagePipeline.from_pretrained(tmp_path / "nowhere")
+
+
+def test_a_release_on_the_hub_is_downloaded_as_asked(release: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def download(name: str, **how: Any) -> str:
+        asked.append((name, how))
+        return str(release)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    how = {"revision": "v2", "token": "secret", "cache_dir": "there", "force_download": True, "local_files_only": False}
+    pipe = SpeechToImagePipeline.from_pretrained("somebody/birds", torch_dtype=torch.float16, **how)
+    assert asked == [("somebody/birds", how)]
+    assert pipe.decoder.dtype == torch.float16
+    SpeechToImagePipeline.from_pretrained("somebody/birds")
+    assert asked[1:] == [("somebody/birds", {})]
+
+
+def test_offloading_is_refused(pipe: SpeechToImagePipeline) -> None:
+    """Encoders and the draft would be left where they are."""
+    with pytest.raises(ValueError, match="offload"):
+        pipe.enable_model_cpu_offload(device="cpu")

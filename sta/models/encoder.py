@@ -27,7 +27,8 @@ from sta.models.layers import TransformerLayer, drop, length_mask, masked_mean, 
 BLANK = 0
 MEL_BANDS = 80
 POSITION_SCALE = 0.3
-RAGGED_MULTIPLE = 16  # lengths are rounded up, for every new shape is compiled anew on CPU
+# Lengths are rounded up, for every new shape is compiled anew on CPU: of recordings, and of what was read in them.
+LENGTH_MULTIPLE, RAGGED_MULTIPLE = 64, 16
 
 
 @dataclass(frozen=True)

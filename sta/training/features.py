@@ -17,7 +17,7 @@ from sta.data.cache import build_folder, key_of
 from sta.data.store import Ragged, new_array
 from sta.models.augment import augment_mel, disturb_mel
 from sta.models.bottleneck import SpeechBottleneck
-from sta.models.encoder import SpeechEncoder
+from sta.models.encoder import LENGTH_MULTIPLE, SpeechEncoder
 from sta.models.loading import load_network
 from sta.models.shared import Share
 from sta.models.teacher import Teacher, load_own, load_published
@@ -29,7 +29,6 @@ from sta.training.team import Team
 from sta.training.workspace import Workspace, fingerprint
 
 BATCH, PART = 256, 2048  # items that a network is given at once; that are written at once
-LENGTH_MULTIPLE = 64
 SHORT = 0.55  # a recording below this share of the longest tenth's length counts as a short phrase
 
 
