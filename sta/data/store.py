@@ -41,15 +41,23 @@ class Ragged:
         return self.values[self.offsets[item] : self.offsets[item + 1]]
 
     @staticmethod
-    def write(folder: Path, pieces: Iterable[np.ndarray], lengths: Sequence[int]) -> None:
-        """Write the sequences in order; `lengths` must be theirs."""
+    def new(folder: Path, lengths: Sequence[int], like: np.ndarray) -> tuple[np.memmap, np.ndarray]:
+        """The values [sum of lengths, F] of a store to fill, of the type and width of `like`, and their offsets [n+1].
+
+        Raises:
+            OSError: there is no room for them.
+        """
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         np.save(folder / "offsets.npy", offsets)
+        return new_array(folder / "values.npy", like.dtype, (int(offsets[-1]), *like.shape[1:])), offsets
+
+    @staticmethod
+    def write(folder: Path, pieces: Iterable[np.ndarray], lengths: Sequence[int]) -> None:
+        """Write the sequences in order; `lengths` must be theirs."""
         values, row = None, 0
         for piece in pieces:
             if values is None:
-                shape = (int(offsets[-1]), *piece.shape[1:])
-                values = new_array(folder / "values.npy", piece.dtype, shape)
+                values, offsets = Ragged.new(folder, lengths, piece)
             if len(piece) != lengths[row]:
                 raise ValueError(f"sequence {row} has length {len(piece)}, announced was {lengths[row]}")
             values[offsets[row] : offsets[row + 1]] = piece

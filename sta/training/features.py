@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,7 +20,6 @@ from sta.models.augment import augment_mel, disturb_mel
 from sta.models.bottleneck import SpeechBottleneck
 from sta.models.encoder import LENGTH_MULTIPLE, SpeechEncoder
 from sta.models.loading import load_network
-from sta.models.shared import Share
 from sta.models.teacher import Teacher, load_own, load_published
 from sta.models.vq import VQTokenizer, to_unit_range
 from sta.recipe import GardenCorpus
@@ -28,7 +28,7 @@ from sta.training.runtime import has_fast_bf16, step_seed
 from sta.training.team import Team
 from sta.training.workspace import Workspace, fingerprint
 
-BATCH, PART = 256, 2048  # items that a network is given at once; that are written at once
+BATCH, BATCHES_PER_PART = 256, 8  # items that a network is given at once; such batches that are written at once
 SHORT = 0.55  # a recording below this share of the longest tenth's length counts as a short phrase
 
 
@@ -94,45 +94,102 @@ def cache_pictures(
     return _cache_arrays(folder, {what: (len(pixels), make)}, f"{what} of the pictures", team)
 
 
+@dataclass(frozen=True)
+class _Part:
+    """Some batches of items that are written at once.
+
+    Attributes:
+        name: of its folder.
+        first: number of its first batch.
+        make: what a network makes of a batch and its number: tensors by name, of each batch laid end to end.
+    """
+
+    name: str
+    first: int
+    batches: Sequence[Any]
+    make: Callable[[Any, int], Mapping[str, Tensor]]
+
+    def __len__(self) -> int:
+        return sum(len(batch) for batch in self.batches)
+
+    def write(self, target: Path, bar: Bar) -> None:
+        """Write what is made, as `NAME.npy`, to the folder `target`, whole or not at all, unless it is there."""
+
+        def fill(folder: Path) -> None:
+            made: dict[str, list[np.ndarray]] = {}
+            for number, batch in enumerate(self.batches, self.first):
+                for name, tensor in self.make(batch, number).items():
+                    made.setdefault(name, []).append(tensor.cpu().numpy())
+                bar.advance(len(batch))
+            for name, arrays in made.items():
+                np.save(folder / f"{name}.npy", np.concatenate(arrays))
+
+        if target.exists():
+            bar.advance(len(self))
+        build_folder(target, fill)
+
+
+def _in_parts(name: str, batches: Sequence[Any], make: Callable[[Any, int], Mapping[str, Tensor]]) -> list[_Part]:
+    firsts = range(0, len(batches), BATCHES_PER_PART)
+    return [_Part(f"{name}-{first}", first, batches[first : first + BATCHES_PER_PART], make) for first in firsts]
+
+
+def _build_parts(
+    folder: Path, parts: Callable[[], Sequence[_Part]], join: Callable[[Path], set[str]], title: str, unit: str,
+    team: Team,
+) -> Path:  # fmt: skip
+    """Make a folder of what networks make of many items, the same on any number of ranks.
+
+    Every rank writes its parts, those that an interrupted run left are kept, and the first rank joins all.
+
+    Args:
+        parts: asked for only where the folder is not there.
+        join: lays the parts out as files of the folder, and returns the files' names.
+    """
+
+    def fill(partial: Path) -> None:
+        mine = parts()[team.share.rank :: team.share.world]
+        with Bar(title, sum(len(part) for part in mine), unit, shown=team.share.rank == 0) as bar:
+            for part in mine:
+                part.write(partial / part.name, bar)
+
+    def join_and_clear(partial: Path) -> None:
+        files = join(partial)
+        for path in partial.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name not in files:  # of an interrupted run of another version
+                path.unlink()
+
+    return team.build(folder, fill, join_and_clear)
+
+
 def _cache_arrays(
     folder: Path, arrays: Mapping[str, tuple[int, Callable[[range], Tensor]]], title: str, team: Team | None
 ) -> Path:
-    """Make `NAME.npy` for each (number of items, what to make of a batch of them), the same on any number of ranks.
+    """Make `NAME.npy` for each (number of items, what to make of a batch of them)."""
+    parts = {
+        name: _in_parts(name, _ranges(total, BATCH), lambda batch, _, make=make: {"values": make(batch)})
+        for name, (total, make) in arrays.items()
+    }
 
-    Every rank writes its parts, those that an interrupted run left are kept, and the first rank lays all out in order.
-    """
-    team = team or Team()
-    parts = [(name, part) for name, (total, _) in arrays.items() for part in _ranges(0, total, PART)]
+    def join(partial: Path) -> set[str]:
+        for name, of_array in parts.items():
+            laid_out, start = None, 0
+            for part in of_array:
+                made = np.load(partial / part.name / "values.npy", mmap_mode="r")
+                if laid_out is None:
+                    laid_out = new_array(partial / f"{name}.npy", made.dtype, (arrays[name][0], *made.shape[1:]))
+                laid_out[start : start + len(made)] = made
+                start += len(made)
+        return {f"{name}.npy" for name in arrays}
 
-    def fill(partial: Path) -> None:
-        mine = parts[team.share.rank :: team.share.world]
-        with Bar(title, sum(len(part) for _, part in mine), "items", shown=team.share.rank == 0) as bar:
-            for name, part in mine:
-                path = partial / f"{name}-{part.start}.npy"
-                if not path.exists():
-                    make = arrays[name][1]
-                    made = [make(batch).cpu().numpy() for batch in _ranges(part.start, part.stop, BATCH)]
-                    np.save(path.with_suffix(".writing.npy"), np.concatenate(made))
-                    path.with_suffix(".writing.npy").replace(path)
-                bar.advance(len(part))
-
-    def join(partial: Path) -> None:
-        laid_out: dict[str, np.ndarray] = {}
-        for name, part in parts:
-            path = partial / f"{name}-{part.start}.npy"
-            made = np.load(path, mmap_mode="r")
-            if name not in laid_out:
-                shape = (arrays[name][0], *made.shape[1:])
-                laid_out[name] = new_array(partial / f"{name}.npy", made.dtype, shape)
-            laid_out[name][part.start : part.stop] = made
-        for name, part in parts:
-            (partial / f"{name}-{part.start}.npy").unlink()
-
-    return team.build(folder, fill, join)
+    every = [part for of_array in parts.values() for part in of_array]
+    return _build_parts(folder, lambda: every, join, title, "items", team or Team())
 
 
-def _ranges(start: int, stop: int, size: int) -> list[range]:
-    return [range(first, min(first + size, stop)) for first in range(start, stop, size)]
+def _ranges(total: int, size: int) -> list[range]:
+    return [range(first, min(first + size, total)) for first in range(0, total, size)]
 
 
 def load_speech(workspace: Workspace, group: str, stage: str | None = None) -> tuple[SpeechEncoder, SpeechBottleneck]:
@@ -178,58 +235,45 @@ def cached_frames(workspace: Workspace, group: str, device: torch.device, distur
 def cache_frames(
     workspace: Workspace, group: str, device: torch.device, disturbed: bool = False, team: Team | None = None
 ) -> Path:
-    """Compute what `cached_frames` gives, each rank of the team its share; the same on any number of ranks."""
-    team = team or Team()
+    """Compute what `cached_frames` gives, each rank of the team its share."""
     encoder_name = fingerprint(workspace.final(f"distill-{group}") / "encoder")
     folder = workspace.cache / f"frames-{encoder_name}"
     if disturbed:
         stage = workspace.recipe.stages.distill
         name = key_of([encoder_name, stage.augment, stage.accent, stage.noise, workspace.recipe.seed])
         folder = workspace.cache / f"disturbed-frames-{name}"
-    parts = [f"part-{rank}-of-{team.share.world}" for rank in range(team.share.world)]
+    encoder = cache(lambda: load_speech(workspace, group)[0].to(device))
+    batches = cache(lambda: batches_by_length(workspace.features, group_rows(workspace, group)))
 
-    def fill(partial: Path) -> None:
-        mine = partial / parts[team.share.rank]
-        build_folder(mine, lambda part: _fill_frames(workspace, group, part, device, disturbed, team.share))
+    def hear(rows: np.ndarray, number: int) -> dict[str, Tensor]:
+        torch.manual_seed(step_seed(workspace.recipe.seed, "frames", number, 0))
+        with fast(device):
+            frames, mask, _, _ = encode_rows(encoder(), workspace, rows, device, disturbed)
+        return {"values": frames[mask].half(), "lengths": mask.sum(1)}
 
-    def join(partial: Path) -> None:
-        _join_frames([partial / part for part in parts], partial)
-        for part in partial.glob("part-*"):  # those of another number of ranks too
-            shutil.rmtree(part)
-
-    return team.build(folder, fill, join)
-
-
-def _fill_frames(
-    workspace: Workspace, group: str, folder: Path, device: torch.device, disturbed: bool, share: Share
-) -> None:
-    """The frames of every batch that is this rank's, and which rows they are of."""
-    encoder = load_speech(workspace, group)[0].to(device)
-    batches = list(enumerate(batches_by_length(workspace.features, group_rows(workspace, group))))
-    batches = batches[share.rank :: share.world]
-    kept: list[np.ndarray] = []
-    what = f"{'disturbed ' * disturbed}frames of {group}"
-    total = sum(len(batch) for _, batch in batches)
-    with Bar(what, total, "recordings", shown=share.rank == 0) as bar, torch.random.fork_rng():
-        for number, batch in batches:
-            torch.manual_seed(step_seed(workspace.recipe.seed, "frames", number, 0))
-            with fast(device):
-                frames, mask, _, _ = encode_rows(encoder, workspace, batch, device, disturbed)
-            kept += [frame[valid].half().cpu().numpy() for frame, valid in zip(frames, mask, strict=True)]
-            bar.advance(len(batch))
-    rows = np.concatenate([batch for _, batch in batches]) if batches else np.zeros(0, np.int64)
-    np.save(folder / "rows.npy", rows)
-    if kept:
-        Ragged.write(folder, kept, [len(frames) for frames in kept])
+    parts = cache(lambda: _in_parts("frames", batches(), hear))
+    title = f"{'disturbed ' * disturbed}frames of {group}"
+    with torch.random.fork_rng():
+        return _build_parts(
+            folder, parts, lambda partial: _join_frames(partial, parts()), title, "recordings", team or Team()
+        )
 
 
-def _join_frames(parts: Sequence[Path], folder: Path) -> None:
-    """Every rank's frames as one store, in the order of the rows."""
-    rows = [np.load(part / "rows.npy") for part in parts]
-    stores = [Ragged(part) for part, of_part in zip(parts, rows, strict=True) if len(of_part)]
-    places = [(store, place) for store in stores for place in range(len(store))]
-    places = [places[i] for i in np.argsort(np.concatenate(rows))]
-    Ragged.write(folder, (store[i] for store, i in places), [int(store.lengths[i]) for store, i in places])
+def _join_frames(folder: Path, parts: Sequence[_Part]) -> set[str]:
+    """The frames of all parts as one store, in the order of the rows."""
+    lengths = np.concatenate([np.load(folder / part.name / "lengths.npy") for part in parts])
+    order = np.argsort(np.concatenate([batch for part in parts for batch in part.batches]))
+    place_of, heard = np.argsort(order), 0
+    values = None
+    for part in parts:
+        made, start = np.load(folder / part.name / "values.npy", mmap_mode="r"), 0
+        if values is None:
+            values, offsets = Ragged.new(folder, lengths[order].tolist(), made)
+        for place, length in zip(place_of[heard : heard + len(part)], lengths[heard : heard + len(part)], strict=True):
+            values[offsets[place] : offsets[place + 1]] = made[start : start + length]
+            start += length
+        heard += len(part)
+    return {"values.npy", "offsets.npy"}
 
 
 def short_phrases(workspace: Workspace, lengths: np.ndarray) -> np.ndarray:

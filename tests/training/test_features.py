@@ -70,21 +70,89 @@ def test_clean_frames_leave_the_random_state_alone(workspace: Any) -> None:
     assert torch.equal(torch.rand(3), expected)
 
 
+BATCHES = [np.array([1, 4]), np.array([2]), np.array([0])]
+
+
+@pytest.fixture
+def three_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Out of the order of the rows, in two parts."""
+    monkeypatch.setattr(features, "batches_by_length", lambda store, rows: BATCHES)
+    monkeypatch.setattr(features, "BATCHES_PER_PART", 2)
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def _frames_one_by_one(workspace: Any, folder: Path, disturbed: bool) -> dict[str, bytes]:
+    """The files that hold every frame of every batch, cut and sorted in the plainest way."""
+    encoder, _ = features.load_speech(workspace, "pooled")
+    heard: dict[int, np.ndarray] = {}
+    for number, rows in enumerate(BATCHES):
+        torch.manual_seed(features.step_seed(workspace.recipe.seed, "frames", number, 0))
+        with features.fast(CPU):
+            frames, mask, _, _ = features.encode_rows(encoder, workspace, rows, CPU, disturbed)
+        heard |= {int(row): f[m].half().numpy() for row, f, m in zip(rows, frames, mask, strict=True)}
+    folder.mkdir()
+    pieces = [heard[row] for row in sorted(heard)]
+    Ragged.write(folder, pieces, [len(piece) for piece in pieces])
+    return _files(folder)
+
+
+@pytest.mark.usefixtures("three_batches")
+@pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize("disturbed", [False, True])
-def test_any_number_of_ranks_hears_the_same(
-    workspace: Any, tmp_path: Path, disturbed: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of three ranks one has nothing to do: the four recordings are two batches."""
-    monkeypatch.setattr(features, "batches_by_length", lambda store, rows: [rows[2:], rows[:2]])
-    alone = features.cached_frames(workspace, "pooled", CPU, disturbed)
-    workspace.cache = tmp_path / "shared"
-    for rank in (2, 1, 0):  # rank 0 joins what the others left
-        folder = features.cache_frames(workspace, "pooled", CPU, disturbed, Team(Share(rank, 3)))
+def test_any_number_of_ranks_hears_the_same(workspace: Any, tmp_path: Path, disturbed: bool, world: int) -> None:
+    """Of three ranks one has nothing to do."""
+    for rank in reversed(range(world)):  # rank 0 joins what the others left
+        folder = features.cache_frames(workspace, "pooled", CPU, disturbed, Team(Share(rank, world)))
         assert folder.exists() == (rank == 0)
-    together = Ragged(folder)
-    assert np.array_equal(together.values, alone.values)
-    assert np.array_equal(together.offsets, alone.offsets)
+    assert _files(folder) == _frames_one_by_one(workspace, tmp_path / "plain", disturbed)
     assert [path.name for path in workspace.cache.iterdir()] == [folder.name], "no parts are left"
+
+
+@pytest.mark.usefixtures("three_batches")
+@pytest.mark.parametrize("world", [1, 2])
+def test_frames_that_a_stop_left_are_kept(
+    workspace: Any, tmp_path: Path, world: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in the second part, and gone on with by any number of ranks."""
+    encode, heard = features.encode_rows, []
+
+    def stopping(encoder: Any, workspace: Any, rows: np.ndarray, *how: Any) -> Any:
+        if rows is BATCHES[2] and len(heard) == 2:
+            raise KeyboardInterrupt
+        heard.append(rows.tolist())
+        return encode(encoder, workspace, rows, *how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(features, "encode_rows", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            features.cache_frames(workspace, "pooled", CPU, True)
+        heard.append([])
+        for rank in reversed(range(world)):
+            folder = features.cache_frames(workspace, "pooled", CPU, True, Team(Share(rank, world)))
+    assert heard == [[1, 4], [2], [], [0]], "no recording is heard again"
+    assert _files(folder) == _frames_one_by_one(workspace, tmp_path / "plain", True)
+
+
+def test_frames_that_are_there_need_no_recordings(workspace: Any) -> None:
+    features.cached_frames(workspace, "pooled", CPU)
+    workspace.corpus = workspace.features = None
+    assert len(features.cached_frames(workspace, "pooled", CPU)) == 4
+
+
+def test_frames_come_from_the_device_once_a_batch(workspace: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    copied: list[torch.Size] = []
+    cpu = torch.Tensor.cpu
+
+    def counted(tensor: torch.Tensor) -> torch.Tensor:
+        copied.append(tensor.shape)
+        return cpu(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "cpu", counted)
+    frames = features.cached_frames(workspace, "pooled", CPU)
+    assert copied == [frames.values.shape, (4,)], "of all frames, and of how many each recording has"
 
 
 class _Names:
@@ -111,7 +179,7 @@ def teacher(workspace: Any, monkeypatch: pytest.MonkeyPatch) -> _Names:
     teacher = _Names()
     monkeypatch.setattr(features, "load_teacher_of", lambda workspace: teacher)
     monkeypatch.setattr(features, "BATCH", 2)
-    monkeypatch.setattr(features, "PART", 4)
+    monkeypatch.setattr(features, "BATCHES_PER_PART", 2)
     workspace.pixels = np.arange(11, dtype=np.uint8)[:, None, None, None].repeat(3, -1)
     workspace.texts = [str(100 + n) for n in range(7)]
     return teacher
@@ -147,9 +215,12 @@ def test_parts_that_a_stop_left_are_kept(workspace: Any, teacher: _Names, monkey
 
 
 def test_half_a_part_is_made_again(workspace: Any, teacher: _Names) -> None:
+    """What another version left is not taken for a part, nor kept."""
     folder = features.cache_teacher(workspace, CPU, Team(Share(1, 2)))
     partial = folder.with_name(folder.name + ".partial")
-    (partial / "image-0.writing.npy").write_bytes(b"half")
+    (partial / "image-0.partial").mkdir()
+    (partial / "image-0.partial" / "values.npy").write_bytes(b"half")
+    (partial / "image-0.npy").write_bytes(b"another version's")
     features.cache_teacher(workspace, CPU)
     assert features.teacher_features(workspace, CPU)[0][:, 0].tolist() == list(range(11))
     assert sorted(path.name for path in folder.iterdir()) == ["image.npy", "text.npy"]
