@@ -12,7 +12,7 @@ from torch import Tensor
 from sta import ranks
 from sta.data.garden.corpus import world_of
 from sta.data.rows import TEST_SPLITS
-from sta.evaluation.reading import AttributeReaderFeatures, Judge, KindAndColour, TeacherFeatures
+from sta.evaluation.reading import AttributeReaderFeatures, Judge, KindAndColour, TeacherFeatures, features_of
 from sta.metrics import fidelity, retrieval
 from sta.metrics.attributes import attribute_rows, mood_rows
 from sta.metrics.rows import Row, Where
@@ -52,6 +52,7 @@ class Examiner:
         if not isinstance(settings, GardenCorpus):
             return None
         reader = load_network(AttributeReader, self.workspace.final("reader") / "reader")
+        reader.to(self.pipe.device)  # type: ignore[arg-type]
         return Judge(reader, world_of(settings.world))
 
     def fill_caches(self) -> None:
@@ -137,18 +138,18 @@ class Examiner:
     def fidelity(self, pictures: Tensor, rows: np.ndarray, where: Where) -> list[Row]:
         """FID of pictures [n, 3, H, W] in [-1, 1] against the real ones of `rows`."""
         extractor = (
-            TeacherFeatures(load_teacher_of(self.workspace))
+            TeacherFeatures(load_teacher_of(self.workspace)).to(self.pipe.device)
             if self.judge is None
             else AttributeReaderFeatures(self.judge.reader)
         )
-        real, drawn = (fidelity.extract(extractor, _bytes(x)) for x in (self.real(rows), pictures))
+        real, drawn = (features_of(extractor, _bytes(x)) for x in (self.real(rows), pictures))
         self.extractor |= fidelity.extractor_meta(extractor, real)
         return fidelity.fid_rows(real, drawn, seed=self.seed, **where)
 
     def inception_score(self, pictures: Tensor, where: Where) -> list[Row]:
         if self.judge is None:
             return []
-        logits = fidelity.extract(KindAndColour(self.judge.reader), _bytes(pictures))
+        logits = features_of(KindAndColour(self.judge.reader), _bytes(pictures))
         self.extractor["is_classifier"] = "the attribute reader's kind x colour of head or petals"
         return fidelity.inception_score_rows(logits, seed=self.seed, **where)
 

@@ -7,9 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from sta import ranks
 from sta.data.garden.world import World
+from sta.metrics import fidelity
 from sta.models.reader import AttributeReader
 from sta.models.teacher import Teacher
+
+READ_AT_ONCE, SEEN_AT_ONCE = 256, 64  # pictures
 
 
 @dataclass
@@ -20,8 +24,15 @@ class Judge:
     world: World
 
     def read(self, pictures: Tensor) -> list[dict[str, str]]:
-        """Readings of pictures [n, 3, H, W] in [-1, 1]."""
-        return self.reader.read(pictures)
+        """Readings of pictures [n, 3, H, W] in [-1, 1], which all ranks have, each of which reads its share."""
+        parts = ranks.share_out(pictures.split(READ_AT_ONCE), self.reader.read)
+        return [reading for part in parts for reading in part]
+
+
+def features_of(extractor: nn.Module, pictures: Tensor) -> Tensor:
+    """Features [n, F] of pictures, uint8 [n, 3, H, W], which all ranks have, each of which sees its share."""
+    parts = ranks.share_out(pictures.split(SEEN_AT_ONCE), lambda part: fidelity.extract(extractor, part))
+    return torch.cat(list(parts))
 
 
 class KindAndColour(nn.Module):

@@ -52,10 +52,10 @@ class AttributeReader(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def read(self, pictures: Tensor, batch: int = 256) -> list[dict[str, str]]:
-        """What each picture [n, 3, H, W] shows: slot -> value, every slot answered."""
+        """What each picture [n, 3, H, W], on any device, shows: slot -> value, every slot answered."""
         slots: Mapping[str, list[str]] = self.config.slots
         readings: list[dict[str, str]] = []
         for part in pictures.split(batch):
-            best = {slot: logits.argmax(-1).tolist() for slot, logits in self(part).items()}
+            best = {slot: logits.argmax(-1).tolist() for slot, logits in self(part.to(self.device)).items()}
             readings += [{slot: slots[slot][best[slot][i]] for slot in slots} for i in range(len(part))]
         return readings

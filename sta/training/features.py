@@ -168,10 +168,7 @@ def _cache_arrays(
     folder: Path, arrays: Mapping[str, tuple[int, Callable[[range], Tensor]]], title: str, team: Team | None
 ) -> Path:
     """Make `NAME.npy` for each (number of items, what to make of a batch of them)."""
-    parts = {
-        name: _in_parts(name, _ranges(total, BATCH), lambda batch, _, make=make: {"values": make(batch)})
-        for name, (total, make) in arrays.items()
-    }
+    parts = {name: _in_parts(name, _ranges(total, BATCH), _as_values(make)) for name, (total, make) in arrays.items()}
 
     def join(partial: Path) -> set[str]:
         for name, of_array in parts.items():
@@ -186,6 +183,10 @@ def _cache_arrays(
 
     every = [part for of_array in parts.values() for part in of_array]
     return _build_parts(folder, lambda: every, join, title, "items", team or Team())
+
+
+def _as_values(make: Callable[[range], Tensor]) -> Callable[[range, int], dict[str, Tensor]]:
+    return lambda batch, number: {"values": make(batch)}
 
 
 def _ranges(total: int, size: int) -> list[range]:

@@ -117,7 +117,8 @@ def test_frames_that_a_stop_left_are_kept(
     workspace: Any, tmp_path: Path, world: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped in the second part, and gone on with by any number of ranks."""
-    encode, heard = features.encode_rows, []
+    encode = features.encode_rows
+    heard: list[list[int]] = []
 
     def stopping(encoder: Any, workspace: Any, rows: np.ndarray, *how: Any) -> Any:
         if rows is BATCHES[2] and len(heard) == 2:
