@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from sta.pipeline import SpeechToImagePipeline
 
 CAPTIONS = 6
-SAMPLES = 3
 UNHEARD = "unheard voice"
 
 

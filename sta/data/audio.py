@@ -33,7 +33,7 @@ MAX_PEAK = 4.0
 #: Quantisation of log-mel: q = (ln(power) + 14) * 12, so one step is 0.36 dB and 0..255 spans 92 dB; power is scaled
 #: so that a sine of full scale has ln(power) = 7 and q = 252.
 LOG_OFFSET, LOG_STEPS, LOG_FULL_SCALE = 14.0, 12.0, 7.0
-#: Mean and standard deviation of q over synthesised Garden captions of all moods (see `mel_to_float`).
+#: Mean and standard deviation of q over synthesised Garden captions of all moods (see `SpeechEncoder.inputs`).
 Q_MEAN, Q_STD = 78.0, 54.0
 FLOOR = math.exp(-LOG_OFFSET)
 
@@ -394,11 +394,6 @@ def log_mel(wave: Wave) -> NDArray[np.uint8]:
     power = spectrum.real**2 + spectrum.imag**2
     mel = np.log(np.maximum(power @ mel_filters(), FLOOR))  # [S, 80]
     return np.clip(np.rint((mel + LOG_OFFSET) * LOG_STEPS), 0, 255).astype(np.uint8)
-
-
-def mel_to_float(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Undo the quantisation to float32 log-mel of about zero mean and unit variance, by fixed constants."""
-    return (frames.astype(np.float32) - np.float32(Q_MEAN)) / np.float32(Q_STD)
 
 
 @lru_cache(maxsize=1)

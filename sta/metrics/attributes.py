@@ -8,7 +8,6 @@ cannot be wrong and is not counted.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Unpack
@@ -73,40 +72,6 @@ def attribute_rows(
         if values:
             rows.append(Row.of(metric, bootstrap(values), len(values), float(np.mean(guesses)), **where))
     return rows
-
-
-def slot_accuracies(
-    said: Sequence[Attributes], read: Sequence[Attributes], world: World
-) -> dict[str, tuple[float, int]]:
-    """Slot -> (accuracy, number of items that say it), in the order of the world's slots."""
-    right: defaultdict[str, list[bool]] = defaultdict(list)
-    for item in marks(said, read, world):
-        for slot, is_right in item.items():
-            right[slot].append(is_right)
-    return {s: (float(np.mean(right[s])), len(right[s])) for s in ("kind", *world.slots) if s in right}
-
-
-@dataclass(frozen=True)
-class Confusion:
-    """How often one value of a slot was said and another was read; `share` is of the items that say it."""
-
-    slot: str
-    said: str
-    read: str | None
-    count: int
-    share: float
-
-
-def confusion(
-    said: Sequence[Attributes], read: Sequence[Attributes], world: World, largest: int = 10
-) -> list[Confusion]:
-    """The `largest` errors, most frequent first; `read` is None where the reader saw no such slot."""
-    spoken: Counter[tuple[str, str]] = Counter()
-    wrong: Counter[tuple[str, str, str | None]] = Counter()
-    for item, words, seen in zip(marks(said, read, world), said, read, strict=True):
-        spoken.update((s, words[s]) for s in item)
-        wrong.update((s, words[s], seen.get(s)) for s, is_right in item.items() if not is_right)
-    return [Confusion(*key, count, count / spoken[key[:2]]) for key, count in wrong.most_common(largest)]
 
 
 def mood_rows(truth: Sequence[str], read: Sequence[str], world: World, **where: Unpack[Where]) -> list[Row]:

@@ -30,7 +30,7 @@ def augment_mel(mel: Tensor, lengths: Tensor, strength: float, accent: float = 0
     """Warp and mask a batch of scaled log-mel features.
 
     Args:
-        mel: [B, S, 80], of `mel_to_float`.
+        mel: [B, S, 80], of `SpeechEncoder.inputs`.
         lengths: [B].
         strength: 0 leaves the batch as it is, 1 is meant for synthesised speech.
         accent: share by which the bands of each syllable are stretched, most, as vowels differ between accents.

@@ -31,7 +31,6 @@ from sta.recipe import FolderCorpus, GardenCorpus, ParquetCorpus, Recipe
 SAMPLE = 60  # scenes of Garden that are made to measure it
 HEARD = 200  # recordings of a folder whose length is read
 PIECES_A_SECOND = 4.5  # where no text is at hand; Garden has 6.7 in English and 2.8 in Arabic
-SAMPLES_A_FRAME = SAMPLE_RATE // 100
 WAV_HEADER = 44
 ROW = 260  # bytes of a row's other columns; Garden has 250 to 280 with its text
 LISTED = 670  # bytes of the columns of a row that the stages hold as Python strings; measured on Garden

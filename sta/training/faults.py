@@ -22,7 +22,14 @@ from sta.errors import TrainingError
 
 VARIABLE = "STA_FAULT"
 
-#: Kind of fault -> the points at which it can strike.
+# Kind of fault -> the points at which it can strike. A step is named by its number in the log, a checkpoint by the step
+# that it is saved after:
+#   step     before a step
+#   forward  a step has begun
+#   save     a checkpoint's files are written, their hashes are not
+#   rename   a checkpoint is on the disk and not in its place yet
+#   prune    a checkpoint is in its place and the older ones are still there
+#   shard    a shard of a folder or Parquet corpus is read; the first is 0
 KINDS = {
     "kill": ("step", "save", "rename", "prune"),
     "term": ("step",),
@@ -35,15 +42,6 @@ KINDS = {
 }
 QUIET = ("nan", "corrupt")  # kinds that whoever is struck has to ask for
 OF_RANK_0 = ("rename", "prune")  # points that the other ranks do not come to
-#: Point -> when it is: a step is named by its number in the log, a checkpoint by the step that it is saved after.
-POINTS = {
-    "step": "before a step",
-    "forward": "a step has begun",
-    "save": "a checkpoint's files are written, their hashes are not",
-    "rename": "a checkpoint is on the disk and not in its place yet",
-    "prune": "a checkpoint is in its place and the older ones are still there",
-    "shard": "a shard of a folder or Parquet corpus is read; the first is 0",
-}
 _PATTERN = re.compile(r"(?P<kind>\w+)@(?P<point>\w+):(?P<number>\d+)(,\s*rank:(?P<rank>\d+))?")
 
 

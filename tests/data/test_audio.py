@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 from sta.data import audio
-from sta.data.audio import SAMPLE_RATE, check_waveform, log_mel, mel_to_float, read_audio, wav_bytes, write_wav
+from sta.data.audio import SAMPLE_RATE, check_waveform, log_mel, read_audio, wav_bytes, write_wav
 from sta.errors import AudioError
 
 FORMATS = [("WAV", "PCM_16"), ("WAV", "FLOAT"), ("FLAC", "PCM_16"), ("MP3", None), ("OGG", "VORBIS"), ("OGG", "OPUS")]
@@ -337,13 +337,6 @@ def test_every_filter_hears_something() -> None:
     filters = audio.mel_filters()
     assert filters.shape == (257, 80)
     assert (filters.sum(axis=0) > 0.5).all()
-
-
-def test_mel_to_float_inverts() -> None:
-    q = np.arange(256, dtype=np.uint8)
-    back = mel_to_float(q) * audio.Q_STD + audio.Q_MEAN
-    np.testing.assert_array_equal(np.rint(back), q)
-    assert mel_to_float(q).dtype == np.float32
 
 
 def test_slaney_inverse_pair() -> None:

@@ -5,14 +5,11 @@ import pytest
 
 from sta.data.garden.world import MOODS, SLOTS, World
 from sta.metrics.attributes import (
-    Confusion,
     Swap,
     attribute_rows,
-    confusion,
     counted_slots,
     marks,
     mood_rows,
-    slot_accuracies,
     swap_rows,
 )
 from sta.metrics.rows import Where
@@ -97,21 +94,6 @@ def test_lengths_must_agree_and_not_be_zero() -> None:
         attribute_rows([], [], WORLD, **WHERE)
 
 
-def test_slot_accuracies() -> None:
-    found = slot_accuracies([BIRD, BIRD, FLOWER], [BIRD, BIRD | {"head": "blue"}, FLOWER], WORLD)
-    assert found == {"kind": (1.0, 3), "head": (0.5, 2), "belly": (1.0, 2), "petals": (1.0, 1)}
-
-
-def test_confusion_names_the_largest_error_first() -> None:
-    said = [BIRD, BIRD, BIRD, FLOWER]
-    read = [BIRD | {"belly": "red"}, BIRD | {"belly": "red", "head": "blue"}, BIRD, {"kind": "flower"}]
-    found = confusion(said, read, WORLD)
-    assert found[0] == Confusion("belly", "white", "red", 2, pytest.approx(2 / 3))  # type: ignore[arg-type]
-    assert Confusion("petals", "blue", None, 1, 1.0) in found
-    assert len(found) == 3
-    assert confusion(said, read, WORLD, largest=1) == found[:1]
-
-
 def test_mood() -> None:
     (row,) = mood_rows(["sad", "happy", "angry"], ["sad", "happy", "neutral"], WORLD, **WHERE)
     assert (row.metric, row.value, row.chance, row.n) == ("mood", pytest.approx(2 / 3), 1 / len(MOODS), 3)
@@ -168,4 +150,4 @@ def test_every_slot_of_the_full_world_can_be_marked() -> None:
     scenes = [world.sample(np.random.default_rng(i)) for i in range(20)]
     said = [{"kind": s.kind, **s.attributes} for s in scenes]
     assert all(r.value == 1 for r in attribute_rows(said, said, world, **WHERE))
-    assert set(slot_accuracies(said, said, world)) == {"kind", *SLOTS}
+    assert {slot for item in marks(said, said, world) for slot in item} == {"kind", *SLOTS}
