@@ -1,24 +1,14 @@
-"""Floating-point operations of a computation, and how many of them a device does a second at its best."""
+"""How many floating-point operations a device does a second at its best."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 #: Words of a GPU's name -> its dense bfloat16 products, 10^12 a second, by NVIDIA's data sheets; the first that fits.
 PEAKS = {
     "B200": 2250.0, "GH200": 989.0, "H200": 989.0, "H100 NVL": 835.0, "H100 PCIe": 756.0, "H100": 989.0, "A100": 312.0,
     "L40S": 362.0, "L4": 121.0, "A30": 165.0, "RTX 4090": 165.0,
 }  # fmt: skip
-
-
-def flops_of(compute: Callable[[], object]) -> int:
-    """Operations of the matrix products, convolutions and attentions of a computation; an addition counts as one."""
-    with FlopCounterMode(display=False) as counter:
-        compute()
-    return int(counter.get_total_flops())
 
 
 def peak_of(device: torch.device) -> float | None:

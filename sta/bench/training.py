@@ -22,9 +22,10 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from sta.bench.flops import flops_of, peak_of
+from sta.bench.flops import peak_of
 from sta.errors import Interrupted, TrainingError
 from sta.metrics.rows import METRICS, Interval, Report, Row
+from sta.models.flops import flops_of
 from sta.models.shared import Share
 from sta.recipe import Optimisation
 from sta.training import runtime

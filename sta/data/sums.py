@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 SUMS = "SHA256SUMS"
@@ -11,7 +12,7 @@ SUMS = "SHA256SUMS"
 def write_sums(folder: Path) -> None:
     """Write SHA256SUMS over every file of the folder."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != SUMS)
-    lines = [f"{_file_hash(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
+    lines = [f"{file_hash(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
     (folder / SUMS).write_text("".join(lines), encoding="utf-8")
 
 
@@ -29,7 +30,7 @@ def first_fault(folder: Path) -> tuple[Path, str] | None:
                 return sums, f"'{line[:80]}' is no line of checksums"
             if not path.is_file():
                 return path, "missing"
-            if _file_hash(path) != digest:
+            if file_hash(path) != digest:
                 return path, "truncated or changed"
             listed.add(name)
     except OSError as error:
@@ -39,6 +40,7 @@ def first_fault(folder: Path) -> tuple[Path, str] | None:
     return None
 
 
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as file:
+def file_hash(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file, hex."""
+    with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -7,7 +7,6 @@ Every shard that is prepared leaves the samples that it lost in `unreadable/<sha
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import shutil
@@ -18,6 +17,7 @@ from pathlib import Path
 from sta.data.audio import read_audio
 from sta.data.cache import write_atomically
 from sta.data.rows import Corpus, Row, payload, read_picture, write_shard
+from sta.data.sums import file_hash
 from sta.errors import AudioError, CorpusError
 
 REPORT = "unreadable.jsonl"
@@ -89,8 +89,7 @@ def hash_of(source: bytes | str | os.PathLike[str] | None) -> str | None:
     if source is None:
         return None
     try:
-        with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.sha256(source).hexdigest() if isinstance(source, bytes) else file_hash(source)
     except OSError:
         return None
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from sta.cards import TeacherCard, load_teacher
 from sta.data.audio import SAMPLE_RATE
 from sta.errors import StaError, WeightsError
+from sta.models.flops import flops_of
 from sta.models.teacher import build_unfilled
 from sta.plan import memory, storage
 from sta.plan.batches import batch_of, frames_read
@@ -231,8 +231,8 @@ def _teacher_flops(model: nn.Module, card: TeacherCard, facts: Facts) -> float:
     length = card.config["text_cfg"]["context_length"] if card.config else getattr(model, "context_length", 77)
     with torch.device("meta"), torch.no_grad():
         model.eval()
-        pictures = _counting(lambda: model.encode_image(torch.empty(1, 3, card.image_size, card.image_size)))  # type: ignore[operator]
-        captions = _counting(lambda: model.encode_text(torch.zeros(1, length, dtype=torch.long)))  # type: ignore[operator]
+        pictures = flops_of(lambda: model.encode_image(torch.empty(1, 3, card.image_size, card.image_size)))  # type: ignore[operator]
+        captions = flops_of(lambda: model.encode_text(torch.zeros(1, length, dtype=torch.long)))  # type: ignore[operator]
     return facts.pictures * pictures + facts.rows * captions
 
 
@@ -240,7 +240,7 @@ def _tokenizer_flops(recipe: Recipe, facts: Facts) -> float:
     side = recipe.corpus.size
     with torch.device("meta"), torch.no_grad():
         tokenizer = build(recipe, facts, "tokenizer", [])
-        return _counting(lambda: tokenizer.tokenizer.encoder(torch.empty(1, 3, side, side)))  # type: ignore[union-attr, operator]
+        return flops_of(lambda: tokenizer.tokenizer.encoder(torch.empty(1, 3, side, side)))  # type: ignore[union-attr, operator]
 
 
 def _encoder_flops(recipe: Recipe, facts: Facts) -> float:
@@ -250,10 +250,4 @@ def _encoder_flops(recipe: Recipe, facts: Facts) -> float:
     batch = batch_of(recipe, facts, f"distill-{group}", group, TRIED[0], facts.seconds)
     with torch.no_grad():
         inputs = encoder.inputs(batch["features"])  # type: ignore[union-attr, operator]
-        return _counting(lambda: encoder(inputs, batch["lengths"], batch["language"])) / TRIED[0]  # type: ignore[operator]
-
-
-def _counting(work: Callable[[], object]) -> float:
-    with FlopCounterMode(display=False) as counter:
-        work()
-    return float(counter.get_total_flops())
+        return flops_of(lambda: encoder(inputs, batch["lengths"], batch["language"])) / TRIED[0]  # type: ignore[operator]

@@ -224,6 +224,12 @@ def encode_rows(
     return out.frames, out.mask, out.ctc_logits, out.ctc_lengths
 
 
+def caption_pieces(workspace: Workspace, encoder: SpeechEncoder, rows: np.ndarray) -> list[list[int]]:
+    """The captions of some rows as pieces of the encoder's CTC head."""
+    codes = workspace.corpus.column("language")
+    return [encoder.shift_pieces(workspace.pieces[codes[row]].encode(workspace.texts[row]), codes[row]) for row in rows]
+
+
 def cached_frames(workspace: Workspace, group: str, device: torch.device, disturbed: bool = False) -> Ragged:
     """The frozen encoder's frames of the group's training rows, float16; the number of a row is its place in `rows`.
 

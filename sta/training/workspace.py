@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from sta.data.cache import key_of
 from sta.data.parquet import version_of
 from sta.data.rows import Corpus
 from sta.data.store import Ragged
+from sta.data.sums import file_hash
 from sta.data.text import Pieces, normalise
 from sta.errors import CorpusError, StaError
 from sta.recipe import FolderCorpus, ParquetCorpus, Recipe
@@ -165,12 +165,6 @@ class Captions:
 
     def __getitem__(self, row: int | np.integer) -> str:
         return normalise(self.texts[row], self.steps[self.languages[row]])
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fingerprint(folder: Path) -> str:

@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 from sta.bench import scaling
-from sta.bench.flops import PEAKS, flops_of, peak_named, peak_of
+from sta.bench.flops import PEAKS, peak_named, peak_of
 from sta.bench.scaling import bench_scaling, scaling_table
 from sta.bench.training import BARE, HAND, LOOP, MEMORY, _rows, training_table
 from sta.cli import main
 from sta.errors import StaError
 from sta.metrics.rows import Report
+from sta.models.flops import flops_of
 from sta.recipe import Optimisation
 
 SETTINGS = Optimisation(steps=100, batch=8, lr=1e-3, warmup=1, save_every=10)

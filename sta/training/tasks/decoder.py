@@ -29,6 +29,7 @@ from sta.models.shared import Share
 from sta.recipe import DecoderStage, Recipe
 from sta.training.features import (
     cached_frames,
+    caption_pieces,
     group_rows,
     load_speech,
     picture_codes,
@@ -204,7 +205,6 @@ class DecoderTask(Task):
         self.frames = {g: [cached_frames(workspace, g, device, disturbed) for disturbed in kinds] for g in self.groups}
         self.rows = {g: group_rows(workspace, g) for g in self.groups}
         self.image_of, _ = workspace.corpus.image_index
-        self.language = workspace.corpus.column("language")
         speech = {g: load_speech(workspace, g) for g in self.groups}
         self.encoders = {g: encoder for g, (encoder, _) in speech.items()}
         bottlenecks = {g: bottleneck for g, (_, bottleneck) in speech.items()}
@@ -269,12 +269,12 @@ class DecoderTask(Task):
         if self.latents is not None:
             batch["latents"] = torch.from_numpy(self.latents[self.image_of[shown]])
         if self.stage.losses.get("words"):
-            captions = self._pieces(group, shown)
+            captions = caption_pieces(self.workspace, self.encoders[group], shown)
             batch["pieces"] = torch.tensor([piece for caption in captions for piece in caption])
             batch["counts"] = torch.tensor([len(caption) for caption in captions])
         if spoken < size:
             # also where this rank reads none: under ZeRO-3 all ranks have to take the same way through the network
-            pieces = self._pieces(group, rows[read]) or [[]]
+            pieces = caption_pieces(self.workspace, self.encoders[group], rows[read]) or [[]]
             seeds = [step * size + int(number) for number in numbers[is_written]] or None
             batch["text_pieces"], batch["text_lengths"] = spread_pieces(pieces, seeds)
         return batch
@@ -284,15 +284,6 @@ class DecoderTask(Task):
         clean, *disturbed = self.frames[group]
         chance = np.random.default_rng([self.workspace.recipe.seed, step, int(place)]).random()
         return disturbed[0][place] if disturbed and chance < self.stage.disturbed else clean[place]
-
-    def _pieces(self, group: str, rows: np.ndarray) -> list[list[int]]:
-        encoder = self.encoders[group]
-        return [
-            encoder.shift_pieces(
-                self.workspace.pieces[self.language[r]].encode(self.workspace.texts[r]), self.language[r]
-            )
-            for r in rows
-        ]
 
     def export(self, module: nn.Module, folder: Path) -> None:
         assert isinstance(module, _Denoising)

@@ -22,7 +22,7 @@ from sta.models.layers import similarity_distillation
 from sta.models.readout import UNKNOWN, TokenReadout
 from sta.models.shared import Share
 from sta.recipe import DistillStage, Recipe
-from sta.training.features import LENGTH_MULTIPLE, group_rows, short_phrases, teacher_features
+from sta.training.features import LENGTH_MULTIPLE, caption_pieces, group_rows, short_phrases, teacher_features
 from sta.training.loop import Task
 from sta.training.order import Shuffled, build_order
 from sta.training.workspace import Workspace
@@ -202,13 +202,14 @@ class DistillTask(Task):
     def _written(self, step: int, share: Share, count: int) -> dict[str, Tensor]:
         """What the text branch reads: this rank's of `count` captions."""
         read, numbers = share.of(self.written.take(step * count, count)), share.of(np.arange(count))
-        frames, lengths = spread_pieces(self._pieces(read), [step * count + int(number) for number in numbers])
+        pieces = caption_pieces(self.workspace, self.encoder, read)
+        frames, lengths = spread_pieces(pieces, [step * count + int(number) for number in numbers])
         captions = self._captions(read) | {"frames": frames, "lengths": lengths}
         return {f"read_{name}": value for name, value in captions.items()}
 
     def _captions(self, rows: np.ndarray) -> dict[str, Tensor]:
         """What the teacher makes of the rows' captions and pictures, the captions' pieces, and what they name."""
-        pieces = self._pieces(rows)
+        pieces = caption_pieces(self.workspace, self.encoder, rows)
         named = {"attributes": torch.from_numpy(self.named.values[rows])} if self.named else {}
         return {
             **named,
@@ -218,14 +219,6 @@ class DistillTask(Task):
             "pieces": torch.tensor([p for c in pieces for p in c]),
             "counts": torch.tensor([len(c) for c in pieces]),
         }
-
-    def _pieces(self, rows: np.ndarray) -> list[list[int]]:
-        return [
-            self.encoder.shift_pieces(
-                self.workspace.pieces[self.language[r]].encode(self.workspace.texts[r]), self.language[r]
-            )
-            for r in rows
-        ]
 
     def _bank(self, step: int) -> dict[str, Tensor]:
         """Negatives, the same on every rank: the teacher is frozen, so any of its features may serve."""
