@@ -6,6 +6,7 @@ calls holds everything.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -115,16 +116,54 @@ def places(below: int, count: int, device: torch.device) -> Tensor:
 
 
 def normal_like(x: Tensor) -> Tensor:
-    """Standard normal of the shape of x [B, ...], from a generator for each item, so that nobody draws for others.
+    """Standard normal of the shape of x [B, ...], from a seed for each item, so that nobody draws for others.
 
-    The shape of an item must be the same on every rank.
+    The shape of an item must be the same on every rank. On the CPU each item's seed is that of a generator. On other
+    devices that would be some launches for each item, thousands in a step: there one hash of seed and place gives the
+    numbers of all items at once. (The whole batch could be drawn in one launch too, but in time and memory that grow
+    with the number of ranks, and frames and activations are large.)
     """
-    seeds = integers(2**62, len(x), device=torch.device("cpu")).tolist()
+    seeds = integers(2**62, len(x), device=torch.device("cpu"))
+    if not _draws_by_item(x.device):
+        return _hashed_normal(seeds.to(x.device), x)
     generator = torch.Generator(x.device)
     drawn = torch.empty_like(x)
-    for item, seed in zip(drawn, seeds, strict=True):
+    for item, seed in zip(drawn, seeds.tolist(), strict=True):
         item.normal_(generator=generator.manual_seed(seed))
     return drawn
+
+
+def _draws_by_item(device: torch.device) -> bool:
+    return device.type == "cpu"
+
+
+def _hashed_normal(seeds: Tensor, x: Tensor) -> Tensor:
+    """Standard normal of the shape of x [B, ...], by Box & Muller (1958) from 64 random bits for each number."""
+    bits = splitmix(seeds, math.prod(x.shape[1:]))  # [B, N]
+    radius = ((_shifted(bits, 32) + 1).float() / 2**32).log().mul(-2).sqrt()
+    angle = (bits & (2**32 - 1)).float() * (2 * math.pi / 2**32)
+    return (radius * angle.cos()).view(x.shape).to(x.dtype)
+
+
+def splitmix(seeds: Tensor, count: int) -> Tensor:
+    """The first `count` numbers of SplitMix64 (Steele, Lea & Flood 2014) from each seed: int64 [B] to [B, count].
+
+    Each is a hash of seed and place, and products wrap, so that any part of them is computed alike anywhere.
+    """
+    state = seeds[:, None] + torch.arange(1, count + 1, device=seeds.device) * _signed(0x9E3779B97F4A7C15)
+    state = (state ^ _shifted(state, 30)) * _signed(0xBF58476D1CE4E5B9)
+    state = (state ^ _shifted(state, 27)) * _signed(0x94D049BB133111EB)
+    return state ^ _shifted(state, 31)
+
+
+def _shifted(bits: Tensor, by: int) -> Tensor:
+    """int64 shifted to the right, with zeros from the left."""
+    return (bits >> by) & ((1 << 64 - by) - 1)
+
+
+def _signed(bits: int) -> int:
+    """64 bits as int64 has them."""
+    return bits - 2**64 if bits >= 2**63 else bits
 
 
 def _draw(draw: Callable[..., Tensor], count: int, shape: Sequence[int], device: torch.device, **how: Any) -> Tensor:

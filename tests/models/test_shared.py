@@ -28,6 +28,13 @@ def of_every_rank(world: int, total: int, draw: Callable[[int], Tensor]) -> Tens
     return torch.stack(whole)
 
 
+@pytest.fixture(params=[True, False], ids=["by item", "hashed"])
+def by_item(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """How `normal_like` draws: as on the CPU, or as on a GPU."""
+    monkeypatch.setattr(shared, "_draws_by_item", lambda device: request.param)
+    return bool(request.param)
+
+
 @pytest.mark.parametrize(
     "draw",
     [
@@ -39,6 +46,7 @@ def of_every_rank(world: int, total: int, draw: Callable[[int], Tensor]) -> Tens
     ids=["uniform", "normal", "integers", "normal_like"],
 )
 @pytest.mark.parametrize("total", [12, 7])
+@pytest.mark.usefixtures("by_item")
 def test_any_number_of_ranks_draws_what_one_draws(draw: Callable[[int], Tensor], total: int) -> None:
     alone = of_every_rank(1, total, draw)
     assert of_every_rank(3, total, draw).equal(alone)
@@ -46,6 +54,7 @@ def test_any_number_of_ranks_draws_what_one_draws(draw: Callable[[int], Tensor],
     assert len(alone.flatten(1).unique(dim=0)) > 1 if alone.ndim > 1 else len(alone.unique()) > 1
 
 
+@pytest.mark.usefixtures("by_item")
 def test_a_step_repeats_and_another_does_not() -> None:
     def drawn(seed: int) -> Tensor:
         with shared.sharing(Share(), 4, seed):
@@ -64,11 +73,53 @@ def test_another_batch_of_the_step_has_its_own_size() -> None:
         assert shared.uniform(4, device=CPU).shape == (4,)
 
 
+@pytest.mark.usefixtures("by_item")
 def test_normal_numbers_are_normal() -> None:
-    with shared.sharing(Share(), 50, seed=0):
-        drawn = shared.normal_like(torch.empty(50, 400))
-    assert abs(float(drawn.mean())) < 0.02
-    assert float(drawn.std()) == pytest.approx(1, abs=0.02)
+    with shared.sharing(Share(), 500, seed=0):
+        drawn = shared.normal_like(torch.empty(500, 4, 100)).flatten(1)
+    for power, moment in enumerate((0, 1, 0, 3), 1):
+        assert float(drawn.pow(power).mean()) == pytest.approx(moment, abs=0.04)
+    for limit in (1.0, 2.0, 3.0, 4.0):
+        beyond = 2 * float(torch.special.ndtr(torch.tensor(-limit)))
+        assert float((drawn.abs() > limit).float().mean()) == pytest.approx(beyond, abs=4 * (beyond / 2e5) ** 0.5)
+    for one, other in ((drawn[:, 1:], drawn[:, :-1]), (drawn[1:], drawn[:-1]), (drawn[:, 2:].abs(), drawn[:, :-2])):
+        assert abs(float((one * other).mean())) < 0.01, "neighbours know nothing of each other"
+
+
+def test_only_the_cpu_draws_item_by_item(monkeypatch: pytest.MonkeyPatch) -> None:
+    with shared.sharing(Share(), 3, seed=0):
+        expected = [
+            torch.empty(5).normal_(generator=torch.Generator().manual_seed(seed))
+            for seed in shared.integers(2**62, 3, device=CPU).tolist()
+        ]
+    with shared.sharing(Share(), 3, seed=0):
+        assert shared.normal_like(torch.empty(3, 5)).equal(torch.stack(expected)), "as runs so far have drawn"
+    monkeypatch.setattr(torch, "Generator", None)
+    assert shared.normal_like(torch.empty(3, 5, device="meta")).device.type == "meta"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(3, 4, 5), (2,), (0, 4), (2, 0)])
+@pytest.mark.usefixtures("by_item")
+def test_normal_numbers_are_of_the_same_shape_and_kind(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    drawn = shared.normal_like(torch.empty(shape, dtype=dtype))
+    assert (drawn.shape, drawn.dtype) == (shape, dtype)
+    assert drawn.isfinite().all()
+
+
+def test_splitmix_is_splitmix() -> None:
+    """The published sequence from the seed 1234567, and a plain one by Python's integers."""
+    known = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821]
+    found = shared.splitmix(torch.tensor([1234567, 2**62 - 1]), 5)
+    assert [number % 2**64 for number in found[0].tolist()] == known
+    assert found[1].tolist() != found[0].tolist()
+    assert shared.splitmix(torch.tensor([1234567]), 2).tolist() == found[:1, :2].tolist()
+
+
+def test_the_ends_of_the_bits_are_finite(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared, "splitmix", lambda seeds, count: torch.tensor([[0, -1, 2**32 - 1, -(2**32)]]))
+    drawn = shared._hashed_normal(torch.zeros(1), torch.empty(1, 4))
+    torch.testing.assert_close(drawn, torch.tensor([[6.6604, 0.0, 6.6604, 0.0]]), atol=1e-3, rtol=0)
 
 
 def test_dropout_drops_its_share_of_each_item_and_keeps_the_mean() -> None:
