@@ -122,8 +122,9 @@ class SpeechToImagePipeline(DiffusionPipeline):
                 _replace(part, folder / part.name)
 
     def _save_languages(self, folder: Path) -> None:
+        folder.mkdir()  # also of no languages, so that it takes the place of another release's
         for code, pack in self.languages.items():
-            (folder / code).mkdir(parents=True, exist_ok=True)
+            (folder / code).mkdir()
             index = {"code": code, "encoder": pack.group, "token_space": self.config["token_space"]}
             (folder / code / "language.json").write_text(json.dumps(index, indent=2) + "\n")
             (folder / code / "card.json").write_text(pack.card.model_dump_json(indent=2) + "\n", encoding="utf-8")

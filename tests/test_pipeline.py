@@ -497,6 +497,9 @@ def test_saving_over_a_release_replaces_its_networks(copied: Path, tmp_path: Pat
     loaded = SpeechToImagePipeline.from_pretrained(copied)
     assert list(loaded.languages) == ["en"], "a language that is not in the release is not left there"
     torch.testing.assert_close(_tokens(loaded, "en"), _tokens(other, "en"))
+    other.languages.clear()
+    other.save_pretrained(copied)
+    assert not SpeechToImagePipeline.from_pretrained(copied).languages
 
 
 def test_saving_that_fails_leaves_the_release_as_it_was(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
