@@ -295,7 +295,9 @@ def test_out_of_memory_on_one_process_takes_smaller_parts_after_a_restart(
     assert json.loads((stage / "log" / "parts.json").read_text()) == {"parts": 2}
     assert "items at a time on each process" in (alone / "memory.log").read_text()
     assert [line["samples"] for line in logged(stage)] == [8 * n for n in range(1, STEPS + 1)]
-    assert losses(stage) == near(losses(alone / "one" / "teacher"))
+    assert losses(stage)[:27] == near(losses(alone / "one" / "teacher")[:27])
+    begun, ended = losses(stage)[27:37], losses(stage)[-10:]  # in parts, a picture is told from fewer others
+    assert sum(ended) < 0.5 * sum(begun), "it does not learn any more"
 
 
 # ---- whole runs, evaluation and drawing ---------------------------------------------------------------------

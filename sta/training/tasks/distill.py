@@ -156,7 +156,7 @@ class DistillTask(Task):
         return module
 
     def _heard(self, lengths: np.ndarray) -> np.ndarray:
-        """Which recordings are heard, bool [rows]: a longer one is not cut, as its caption would say more than is heard.
+        """Which recordings are heard, bool [rows]: a longer one is not cut, as its caption would say more than it.
 
         Raises:
             TrainingError: no caption is left.
