@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from sta import ranks
 from sta.data.sums import write_sums
 from sta.errors import Interrupted, TrainingError
 from sta.models.shared import Share
@@ -325,6 +326,20 @@ def test_a_full_disk_as_the_libraries_tell_it(
     with pytest.raises(TrainingError, match="cannot be written"):
         run(Line(), tmp_path)
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-0000003"]
+
+
+@pytest.mark.parametrize("where", ["save_state", "wait_for_everyone"])
+def test_a_lost_process_is_not_a_full_disk(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ranks meet before, and under DeepSpeed while they save: the command line says that another is gone."""
+
+    def lost(self: Accelerator, *args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:14")
+
+    monkeypatch.setattr(Accelerator, where, lost)
+    monkeypatch.setattr(ranks, "_joined", lambda: True)
+    with pytest.raises(RuntimeError, match="Connection closed by peer") as error:
+        run(Line(), tmp_path)
+    assert ranks.lost_another(error.value)
 
 
 def test_the_newest_two_checkpoints_are_kept(tmp_path: Path) -> None:
