@@ -214,6 +214,17 @@ def test_a_loss_that_is_not_finite_stops_where_none_may_be(value: float, tmp_pat
     assert checkpoint.all_of(tmp_path / "checkpoints")[0] == (3, tmp_path / "checkpoints" / "step-0000003")
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_batch_that_cannot_be_made_is_one_sentence(workers: int, tmp_path: Path) -> None:
+    """Also where another process makes it, whose errors torch gives with their traceback."""
+
+    def refuse(x: Tensor) -> Tensor:
+        raise TrainingError("stage line: too few points")
+
+    with pytest.raises(TrainingError, match=r"^stage line: too few points$"):
+        run(Line(4, refuse), tmp_path, workers=workers)
+
+
 def skipped(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "log" / "skipped.jsonl").read_text().splitlines()]
 

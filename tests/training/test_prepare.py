@@ -241,6 +241,8 @@ def test_captions_without_a_piece_are_whole_numbers_too(
     monkeypatch.setattr(task, "_pieces", lambda rows: [[] for _ in rows])
     batch = task._captions(task.rows[:2])
     assert batch["pieces"].dtype == batch["counts"].dtype == torch.long
+    logits, lengths = torch.zeros(2, 4, task.encoder.ctc.out_features), torch.full((2,), 4)
+    assert distill._ctc(logits, lengths, batch).isfinite()
 
 
 def test_without_the_setting_the_order_is_plain(ready: Workspace) -> None:

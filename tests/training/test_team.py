@@ -15,7 +15,7 @@ from sta.errors import CorpusError, StaError
 from sta.models.shared import Share
 from sta.training.team import Team
 from tests.processes import LIMIT, said_by, started, wait_for
-from tests.touching import touch
+from tests.touching import kill, touch
 
 
 def together(world: int, work: Callable[[Team], object]) -> list[Any]:
@@ -96,6 +96,12 @@ def test_an_error_that_cannot_be_sent_is_sent_in_words() -> None:
     assert isinstance(second, Odd)
     assert isinstance(first, StaError)
     assert str(first) == "Odd: so odd"
+
+
+def test_a_worker_that_is_killed_is_one_sentence() -> None:
+    with pytest.raises(StaError, match=r"^touching: one of \d+ processes was killed, as .* memory is full") as error:
+        Team().each("touching", "files", 1, kill, [()])
+    assert "\n" not in str(error.value)
 
 
 # ---- two launches -------------------------------------------------------------------------------------------
