@@ -41,8 +41,8 @@ def on_cores(bar: Bar, work: Callable[..., int], tasks: Sequence[tuple[Any, ...]
                 bar.advance(future.result())
         except BrokenProcessPool:
             raise StaError(
-                f"{bar.title}: one of {workers} processes was killed, as happens where the memory is full; free some, or "
-                "run the same command again on fewer cores (taskset -c 0 sta ...) to go on"
+                f"{bar.title}: one of {workers} processes was killed, as happens where the memory is full; free "
+                "some, or run the same command again on fewer cores (taskset -c 0 sta ...) to go on"
             ) from None
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)

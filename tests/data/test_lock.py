@@ -45,7 +45,7 @@ def test_a_file_that_the_one_before_removes_is_not_taken_for_the_lock(
 ) -> None:
     """It goes between the opening and the locking, as where another process has just been done."""
     mine, whole = Lock(tmp_path / "made"), lock.fcntl.lockf
-    removed = []
+    removed: list[None] = []
 
     def late(descriptor: int, how: int) -> None:
         if not removed:
