@@ -9,8 +9,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from sta.cards import LanguageCard
-from sta.data.cache import write_atomically
-from sta.data.sums import write_sums
+from sta.data.sums import renew
 from sta.metrics.rows import METRICS, SPLITS, SYSTEMS, Report, Row, known_first
 from sta.recipe import BroughtCorpus, GardenCorpus, Recipe
 
@@ -87,8 +86,7 @@ def write_card(release: Path, recipe: Recipe, cards: Sequence[LanguageCard], rep
         fid=next((_fid(r, report) for r in report.rows if r.metric == "fid"), "was not measured"),
         world=_world(recipe.corpus, report.rows),
     )  # fmt: skip
-    write_atomically(release / "README.md", text.encode())
-    write_sums(release)
+    renew(release, "README.md", text.encode())
     return release / "README.md"
 
 

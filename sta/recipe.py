@@ -177,6 +177,9 @@ class DistillStage(Optimisation):
         "mood": 1.0,
         "rate": 1e-4,
     }
+    longest: Annotated[float, Field(gt=0)] = Field(
+        12.0, description="seconds of speech above which a recording is left out here; what it says is still read"
+    )
     negatives: Annotated[int, Field(ge=0)] = Field(1024, description="frozen teacher embeddings added as negatives")
     temperature: Annotated[float, Field(gt=0)] = 0.03
     phrases_first: Share = Field(

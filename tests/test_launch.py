@@ -286,13 +286,18 @@ def test_a_process_that_is_gone_or_stuck_ends_the_job_within_a_minute(
 def test_out_of_memory_on_one_process_takes_smaller_parts_after_a_restart(
     alone: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """It goes on from a checkpoint after an odd number of steps, which whole shares were done in."""
     monkeypatch.setenv(VARIABLE, "oom@forward:30,rank:0")
     start = launch("cpu-2", "--max_restarts", "1", "-m", "sta.train")
-    finish([*start, *arguments(alone, "memory", "teacher", *WHOLE)], alone / "memory.log")
+    training = arguments(alone, "memory", "teacher", *WHOLE, "stages.teacher.save_every=9")
+    finish([*start, *training], alone / "memory.log")
     stage = alone / "memory" / "teacher"
     assert json.loads((stage / "log" / "parts.json").read_text()) == {"parts": 2}
     assert "items at a time on each process" in (alone / "memory.log").read_text()
     assert [line["samples"] for line in logged(stage)] == [8 * n for n in range(1, STEPS + 1)]
+    assert losses(stage)[:27] == near(losses(alone / "one" / "teacher")[:27])
+    begun, ended = losses(stage)[27:37], losses(stage)[-10:]  # in parts, a picture is told from fewer others
+    assert sum(ended) < 0.5 * sum(begun), "it does not learn any more"
 
 
 # ---- whole runs, evaluation and drawing ---------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from sta.cards import load_language
 from sta.data.sums import write_sums
+from sta.errors import StaError, WeightsError
 from sta.metrics.rows import Interval, Report, Row
 from sta.modelcard import DECODER_NAMES, write_card
 from sta.models.decoders import DECODERS
@@ -30,17 +32,24 @@ def row(metric: str, value: float, language: str = "en", condition: str = "clean
     return Row.of(metric, Interval(value, value - 0.1, value + 0.1), 80, 0.25, **where)  # type: ignore[arg-type]
 
 
-@pytest.fixture
-def card(tmp_path: Path) -> ModelCard:
-    rows = [
+def rows() -> list[Row]:
+    return [
         row("attributes", 0.912), row("attributes", 0.834, "ar"), row("mood", 0.95), row("reader", 0.999),
         row("attributes", 0.33, system="shuffled"), row("attributes", 0.71, condition="noise-10"),
         row("mood", 0.61, condition="noise-10"), Row.of("fid", Interval(12.5), 640, language="all", split="all",
                                                         condition="clean", system="speech"),
     ]  # fmt: skip
-    write_sums(tmp_path)
+
+
+def write(release: Path, rows: list[Row]) -> None:
     languages = [load_language(code) for code in ("en", "ar")]
-    write_card(tmp_path, load_recipe("garden-mini"), languages, Report(META, rows))
+    write_card(release, load_recipe("garden-mini"), languages, Report(META, rows))
+
+
+@pytest.fixture
+def card(tmp_path: Path) -> ModelCard:
+    write_sums(tmp_path)
+    write(tmp_path, rows())
     verify(tmp_path)
     return ModelCard.load(tmp_path / "README.md")
 
@@ -70,6 +79,62 @@ def test_it_says_what_was_measured(card: ModelCard) -> None:
     assert "| noise-10 | 71.0 (61.0–81.0) | – | 61.0 (51.0–71.0) | – |" in card.text
     assert "FID 12.5 against the same 640 test pictures, in reader-256-ff" in card.text
     assert "right on 99.9 % of the attributes" in card.text
+
+
+# ---- a release is whole at every moment -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Path:
+    """Two files in a folder, and a card of an evaluation before."""
+    (tmp_path / "decoder").mkdir()
+    for name in ("decoder/config.json", "recipe.yaml"):
+        (tmp_path / name).write_text(name)
+    write_sums(tmp_path)
+    write(tmp_path, rows())
+    return tmp_path
+
+
+def test_a_stop_at_any_moment_leaves_a_release_that_is_accepted(release: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace, before, moments = os.replace, (release / "README.md").read_text(), []
+
+    def stop(source: Path, target: Path) -> None:
+        moments.append(Path(target).name)
+        if len(moments) == last:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    for last in (1, 2, 3):
+        moments.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", stop)
+            with pytest.raises(KeyboardInterrupt):
+                write(release, [row("attributes", 0.5 + last / 10), *rows()])
+        verify(release)
+    write(release, rows())
+    assert moments == ["SHA256SUMS", "README.md", "SHA256SUMS"]
+    assert (release / "README.md").read_text() == before
+
+
+def test_the_card_is_listed_and_heals_nothing_else(release: Path) -> None:
+    listed = (release / "SHA256SUMS").read_text()
+    write_sums(release)
+    assert (release / "SHA256SUMS").read_text() == listed
+    (release / "recipe.yaml").write_text("cut")
+    write(release, [row("attributes", 0.5), *rows()])
+    with pytest.raises(WeightsError, match=r"recipe.yaml: truncated or changed"):
+        verify(release)
+
+
+def test_a_full_disk_is_one_sentence_and_the_release_stays(release: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(StaError, match=r"SHA256SUMS: cannot be written \(No space left on device\)") as error:
+        write(release, [row("attributes", 0.5), *rows()])
+    assert "\n" not in str(error.value)
+    verify(release)
 
 
 def test_every_decoder_has_a_name() -> None:

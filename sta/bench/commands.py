@@ -67,13 +67,13 @@ def bench_train(options: argparse.Namespace) -> None:
     from sta.training.workspace import Workspace
 
     workspace = Workspace(recipe_of(options), options.out)
-    known = [name for name in stage_names(workspace.recipe) if name != "prepare"]
+    stages = stage_names(workspace.recipe)
+    known = [name for name in stages if name != "prepare"]
     wrong = next((s for s in options.stage or [] if s not in known), None)
     if wrong:
         raise StaError(f"--stage {wrong} is not one of this recipe's training stages: {', '.join(known)}")
-    for name in stage_names(workspace.recipe)[: -1 if options.stage is None else None]:
-        if name not in (options.stage or []):
-            workspace.final(name)  # a stage reads what the others left
+    for name in stages[: max(map(stages.index, options.stage or known))]:
+        workspace.final(name)  # a stage reads what those before it left
     if options.processes:
         report, table = _in_launches(options)
     else:

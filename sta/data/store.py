@@ -66,16 +66,13 @@ class Ragged:
             raise ValueError(f"{row} sequences came, {len(lengths)} were announced")
         values.flush()
 
-    def padded(
-        self, items: Sequence[int], multiple: int, limit: int | None = None, longest: int = 0
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def padded(self, items: Sequence[int], multiple: int, longest: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """([B, S, F] padded with zeros to a multiple of `multiple`, lengths [B]).
 
         Args:
-            limit: longer ones are cut.
             longest: S is at least this, as where other ranks hold a longer one.
         """
-        return pad([self[int(i)][:limit] for i in items], multiple, longest)
+        return pad([self[int(i)] for i in items], multiple, longest)
 
 
 def pad(sequences: Sequence[np.ndarray], multiple: int, longest: int = 0) -> tuple[np.ndarray, np.ndarray]:

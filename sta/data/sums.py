@@ -4,16 +4,37 @@ from __future__ import annotations
 
 import hashlib
 import os
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+
+from sta.data.cache import write_atomically
 
 SUMS = "SHA256SUMS"
 
 
 def write_sums(folder: Path) -> None:
-    """Write SHA256SUMS over every file of the folder."""
+    """Write SHA256SUMS over every file of a folder that is being made."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != SUMS)
     lines = [f"{file_hash(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
     (folder / SUMS).write_text("".join(lines), encoding="utf-8")
+
+
+def renew(folder: Path, name: str, data: bytes) -> None:
+    """Write one file of a folder anew; at every moment, a stop included, all files are what SHA256SUMS says.
+
+    For that its line goes before it changes, and comes back after. The other lines stay: nothing that was damaged
+    becomes right by this.
+
+    Raises:
+        StaError: it cannot be written.
+    """
+    lines = (folder / SUMS).read_text(encoding="utf-8").splitlines(keepends=True)
+    others = [line for line in lines if _named(line) != name]
+    write_atomically(folder / SUMS, "".join(others).encode())
+    write_atomically(folder / name, data)
+    whole = sorted(
+        [*others, f"{hashlib.sha256(data).hexdigest()}  {name}\n"], key=lambda line: PurePosixPath(_named(line))
+    )
+    write_atomically(folder / SUMS, "".join(whole).encode())
 
 
 def first_fault(folder: Path) -> tuple[Path, str] | None:
@@ -38,6 +59,10 @@ def first_fault(folder: Path) -> tuple[Path, str] | None:
     if len(listed) == 1:
         return sums, "truncated or changed"  # it lists nothing
     return None
+
+
+def _named(line: str) -> str:
+    return line.rstrip("\n").partition("  ")[2]
 
 
 def file_hash(path: str | os.PathLike[str]) -> str:

@@ -14,7 +14,7 @@ from sta.plan.corpus import Facts
 from sta.recipe import GardenCorpus, Recipe
 from sta.training.features import LENGTH_MULTIPLE
 from sta.training.tasks.decoder import BANK, FRAME_MULTIPLE, written_places
-from sta.training.tasks.distill import MAX_SECONDS_TRAINED, written_captions
+from sta.training.tasks.distill import written_captions
 
 FRAMES_A_PIECE = 1.3  # stretches that the CTC head of a finished run reads per piece: 1.26 in English, 1.48 in Arabic
 
@@ -87,7 +87,7 @@ def _spoken(
     recipe: Recipe, facts: Facts, size: int, seconds: float, draw: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
     """Speech features [B, S, F] and their lengths: log-mel that changes as often as a caption has pieces, or noise."""
-    seconds = min(seconds, MAX_SECONDS_TRAINED)
+    seconds = min(seconds, recipe.stages.distill.longest)
     if recipe.encoder.backbone is not None:
         length = round(seconds * SAMPLE_RATE)
         samples = draw.integers(-9000, 9000, size=(size, in_batch(length), 1), dtype=np.int16)

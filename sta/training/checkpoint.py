@@ -23,6 +23,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 
+from sta import ranks
 from sta.data.sums import first_fault, write_sums
 from sta.errors import TrainingError
 from sta.training.faults import Faults
@@ -69,12 +70,13 @@ class Checkpoints:
         """
         self.wait()
         partial = self.folder / f"step-{step:07d}.partial"
-        with self._told(partial):
-            if self.accelerator.is_main_process:
+        if self.accelerator.is_main_process:
+            with self._told(partial):
                 for unfinished in self.folder.glob("*.partial"):
                     shutil.rmtree(unfinished)
                 self.folder.mkdir(parents=True, exist_ok=True)
-            self.accelerator.wait_for_everyone()
+        self.accelerator.wait_for_everyone()
+        with self._told(partial):
             self.accelerator.save_state(str(partial))
             self.faults.strike("save", step)
         self.accelerator.wait_for_everyone()
@@ -119,6 +121,8 @@ class Checkpoints:
             RuntimeError,
             SafetensorError,
         ) as error:  # torch and safetensors have their own for a full disk
+            if ranks.lost_another(error):  # under DeepSpeed the ranks meet while they save
+                raise
             shutil.rmtree(partial, ignore_errors=True)
             reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
             raise TrainingError(
@@ -205,3 +209,4 @@ def _load(accelerator: Accelerator, checkpoint: Path) -> None:
             f"{checkpoint}: does not load ({str(error).splitlines()[0]}); it was saved by {processes} process(es), "
             "remove it to start the stage again"
         ) from error
+    accelerator.step = 0  # the parts that were done, which the state counts, may have been larger: a step begins here

@@ -7,9 +7,11 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any
 
+from sta.errors import StaError
 from sta.training.progress import Bar
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -22,6 +24,9 @@ def on_cores(bar: Bar, work: Callable[..., int], tasks: Sequence[tuple[Any, ...]
 
     Args:
         sharers: how many on this machine do the same; each takes its part of the cores.
+
+    Raises:
+        StaError: the system has killed one of the processes.
     """
     workers = max(1, min(len(os.sched_getaffinity(0)) // sharers, len(tasks)))
     context = multiprocessing.get_context("spawn")
@@ -34,6 +39,11 @@ def on_cores(bar: Bar, work: Callable[..., int], tasks: Sequence[tuple[Any, ...]
         try:
             for future in as_completed(futures):
                 bar.advance(future.result())
+        except BrokenProcessPool:
+            raise StaError(
+                f"{bar.title}: one of {workers} processes was killed, as happens where the memory is full; free "
+                "some, or run the same command again on fewer cores (taskset -c 0 sta ...) to go on"
+            ) from None
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise

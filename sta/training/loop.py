@@ -23,7 +23,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset
 
 from sta.data.cache import build_folder
-from sta.errors import Interrupted, TrainingError
+from sta.errors import Interrupted, StaError, TrainingError
 from sta.models.shared import Share, sharing
 from sta.recipe import Optimisation
 from sta.stopping import deferred_signals
@@ -65,12 +65,17 @@ class Task(ABC):
 Batches = list[dict[str, Tensor]]  # of one step, a rank's share of it: one, or one for each part of the share
 
 
-class _Steps(Dataset[Batches]):
+class _Steps(Dataset[Batches | StaError]):
+    """What a rank does in each step; an error of ours is an item, as a worker that raises it would wrap its words."""
+
     def __init__(self, task: Task, shares: Sequence[Share]):
         self.task, self.shares = task, shares
 
-    def __getitem__(self, step: int) -> Batches:
-        return [self.task.batch(step, share) for share in self.shares]
+    def __getitem__(self, step: int) -> Batches | StaError:
+        try:
+            return [self.task.batch(step, share) for share in self.shares]
+        except StaError as error:
+            return error
 
 
 def _steps(task: Task, share: Share, parts: Parts, first: int, settings: Optimisation) -> Iterator[tuple[int, Batches]]:
@@ -81,6 +86,8 @@ def _steps(task: Task, share: Share, parts: Parts, first: int, settings: Optimis
         steps = _Steps(task, share.in_parts(count))
         loader = DataLoader(steps, None, sampler=range(step, settings.steps), num_workers=settings.workers)  # type: ignore[arg-type, unused-ignore]
         for batches in loader:
+            if isinstance(batches, StaError):
+                raise batches
             yield step, batches
             step += 1
             if parts.count != count:

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 
 from sta.data.brought import check_rows
-from sta.data.cache import build_folder
 from sta.data.folder import in_shards, read_manifest
 from sta.data.garden.corpus import Garden
 from sta.data.parquet import find_shards
@@ -49,12 +48,16 @@ def prepare(workspace: Workspace, team: Team | None = None) -> Path:
     build_corpus = _build_garden if isinstance(workspace.recipe.corpus, GardenCorpus) else _build_brought
     build_corpus(workspace, team, folders["corpus"])
     team.on_first(lambda: _check_survival(workspace))
-    team.on_first(lambda: build_folder(folders["pieces"], lambda partial: _train_pieces(workspace, partial)))
+    team.build(folders["pieces"], _nothing, lambda partial: _train_pieces(workspace, partial))
     _build_features(workspace, team)
     _build_pixels(workspace, team)
     final = workspace.stage("prepare") / "final"
-    team.on_first(lambda: build_folder(final, lambda p: write_json(p / "prepare.json", _summary(workspace))))
+    team.build(final, _nothing, lambda partial: write_json(partial / "prepare.json", _summary(workspace)))
     return final
+
+
+def _nothing(partial: Path) -> None:
+    """What a rank does for a folder that the first makes alone."""
 
 
 def is_prepared(workspace: Workspace) -> bool:

@@ -19,7 +19,8 @@ from sta.cards import LanguageCard, load_teacher
 from sta.data.cache import write_atomically
 from sta.data.garden.corpus import other_speakers, world_of
 from sta.data.garden.grammar import Grammar
-from sta.errors import RecipeError, VoiceError
+from sta.data.lock import Lock
+from sta.errors import RecipeError, TrainingError, VoiceError
 from sta.models.shared import Share
 from sta.recipe import GardenCorpus, Optimisation, Recipe, dump_recipe, load_recipe
 from sta.training import runtime
@@ -103,9 +104,8 @@ def environment() -> dict[str, object]:
 def _record_start(workspace: Workspace, name: str, processes: int) -> None:
     """Add a line to a stage's `log/environment.jsonl`: what this start of it runs on."""
     path = workspace.stage(name) / "log" / "environment.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({**environment(), "processes": processes}) + "\n")
+    before = path.read_bytes() if path.exists() else b""
+    write_atomically(path, before + json.dumps({**environment(), "processes": processes}).encode() + b"\n")
 
 
 def provenance(workspace: Workspace) -> dict[str, dict[str, Any]]:
@@ -138,6 +138,7 @@ def run_stage(workspace: Workspace, name: str) -> Path:
 
     Raises:
         RecipeError: no such stage; names those of the recipe.
+        TrainingError: another launch trains it now.
     """
     known = stage_names(workspace.recipe)
     if name not in known:
@@ -150,12 +151,17 @@ def run_stage(workspace: Workspace, name: str) -> Path:
     accelerator = runtime.start(workspace.recipe.precision)
     if name == "prepare":
         return prepare(workspace, Team.of(accelerator))
-    if accelerator.is_main_process:
-        _record_start(workspace, name, accelerator.num_processes)
-    if name == "decoder" or name.startswith("distill"):
-        _fill_caches(workspace, name, accelerator)
-    task = build_task(workspace, name, accelerator)
-    return train(task, settings_of(workspace.recipe, name), workspace.stage(name), workspace.recipe.seed, accelerator)
+    folder, settings = workspace.stage(name), settings_of(workspace.recipe, name)
+    with Lock(folder) as lock:
+        if not ranks.on_main(lock.take):
+            raise TrainingError(
+                f"{folder}: another process trains this stage now; wait for it, or change `name=...` or --out"
+            )
+        ranks.on_main(lambda: _record_start(workspace, name, accelerator.num_processes))
+        if name == "decoder" or name.startswith("distill"):
+            _fill_caches(workspace, name, accelerator)
+        task = build_task(workspace, name, accelerator)
+        return train(task, settings, folder, workspace.recipe.seed, accelerator)
 
 
 def _fill_caches(workspace: Workspace, name: str, accelerator: Accelerator) -> None:

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 
 from sta import ranks
 from sta.data.cache import writing
+from sta.data.lock import Lock
 from sta.models.shared import Share
 from sta.training.cores import on_cores
 from sta.training.progress import Bar
@@ -46,20 +47,31 @@ class Team:
         """Make the folder `final`: every rank fills its share of a partial folder, then the first joins what is there.
 
         The folder appears whole or not at all. What an interrupted `fill` left in the partial folder is offered to the
-        next one, on any number of ranks.
+        next one, on any number of ranks. Where another launch is making the folder, this one waits for it.
         """
-        if self.gather(final.exists())[0]:  # the first rank's word, as another launch may be making it now
-            return final
-        partial = final.with_name(final.name + ".partial")
-        with self.agreed(), writing(final):
-            partial.mkdir(parents=True, exist_ok=True)
-            fill(partial)
-        with self.agreed():
-            if self.share.rank == 0:
-                with writing(final):
-                    join(partial)
-                    os.replace(partial, final)
+        with Lock(final) as lock:
+            if self._is_made(lock):
+                return final
+            partial = final.with_name(final.name + ".partial")
+            with self.agreed(), writing(final):
+                partial.mkdir(parents=True, exist_ok=True)
+                fill(partial)
+            with self.agreed():
+                if self.share.rank == 0:
+                    with writing(final):
+                        join(partial)
+                        os.replace(partial, final)
         return final
+
+    def _is_made(self, lock: Lock) -> bool:
+        """Whether a folder is there, by the first rank's word: if not, that one has its lock now.
+
+        While another launch has it the ranks ask again and again, so that none waits longer than a collective may.
+        """
+        while True:
+            made = self.gather(lock.is_made() if self.share.rank == 0 else False)[0]
+            if made is not None:
+                return bool(made)
 
     def on_first(self, work: Callable[[], object]) -> None:
         """Let the first rank do something that the others wait for."""

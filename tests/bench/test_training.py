@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from sta.bench import scaling
+from sta.bench import scaling, training
 from sta.bench.flops import PEAKS, peak_named, peak_of
 from sta.bench.scaling import bench_scaling, scaling_table
 from sta.bench.training import BARE, HAND, LOOP, MEMORY, _rows, training_table
@@ -100,3 +101,30 @@ def test_what_cannot_be_measured_is_one_sentence(capsys: pytest.CaptureFixture[s
         with pytest.raises(SystemExit, match="2"):
             main(["bench", "train", "garden-tiny", *wrong])
         assert "is not a" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("named", "needed"),
+    [
+        (["tokenizer"], "prepare teacher"),
+        (["decoder", "teacher"], "prepare teacher tokenizer distill-pooled"),
+        ([], "prepare teacher tokenizer distill-pooled decoder"),
+    ],
+)
+def test_only_the_stages_before_those_that_are_measured_must_be_done(
+    named: list[str], needed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured = []
+
+    def measure(workspace: object, stages: list[str], *rest: object) -> Report:
+        measured.append(stages)
+        return Report({"processes": 1, "threads": 1}, [])
+
+    monkeypatch.setattr(training, "bench_training", measure)
+    command = ["bench", "train", "garden-tiny", "--out", str(tmp_path), *(f"--stage={stage}" for stage in named)]
+    for stage in needed.split():
+        assert main(command) == 2
+        assert f"run stage '{stage}' first" in capsys.readouterr().err
+        (tmp_path / "garden-tiny" / stage / "final").mkdir(parents=True)
+    assert main(command) == 0
+    assert measured == [named or ["teacher", "tokenizer", "distill-pooled", "decoder", "reader"]]

@@ -47,12 +47,6 @@ def test_padding(store: Ragged, pieces: list[np.ndarray], multiple: int, longest
     assert not batch[2].any()
 
 
-def test_limit_cuts_the_end(store: Ragged, pieces: list[np.ndarray]) -> None:
-    batch, lengths = store.padded([2, 3], 4, limit=4)
-    assert lengths.tolist() == [4, 1]
-    np.testing.assert_array_equal(batch[0], pieces[2][:4])
-
-
 @pytest.mark.parametrize("lengths", [[3, 0, 7, 2], [3, 0, 7], [3, 0, 7, 1, 1], [4, 0, 7, 0]])
 def test_lengths_must_be_those_of_the_sequences(tmp_path: Path, pieces: list[np.ndarray], lengths: list[int]) -> None:
     with pytest.raises((ValueError, IndexError), match=r"length|announced|index"):

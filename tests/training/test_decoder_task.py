@@ -12,10 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sta.models.bottleneck import SpeechBottleneck, Tokens
+from sta.models.captioner import Captioner
 from sta.models.decoder import CodeDecoder, LatentDecoder
 from sta.models.diffusion import linear_schedule
 from sta.models.shared import Share
 from sta.recipe import load_recipe
+from sta.training.tasks import decoder as decoder_task
 from sta.training.tasks.decoder import DecoderTask, _Denoising, _FlowMatching, _MaskAndReplace, written_places
 from tests.conftest import tiny_encoder
 
@@ -98,6 +100,22 @@ def test_a_share_of_the_recordings_is_heard_disturbed(share: float, stores: int)
     assert heard == [float(task._heard("pooled", place, step=3)) for place in range(400)]
     if 0 < share < 1 and stores == 2:
         assert heard != [float(task._heard("pooled", place, step=4)) for place in range(400)]
+
+
+def test_captions_without_a_piece_have_words_that_can_be_learnt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A share of a batch may be of captions that the normaliser leaves nothing of."""
+    task: Any = object.__new__(DecoderTask)
+    task.workspace, task.groups, task.rows = SimpleNamespace(recipe=SimpleNamespace(seed=1)), ["pooled"], {}
+    task.stage = SimpleNamespace(batch=2, text_share=0.0, draft_first=0.0, steps=4, losses={"words": 1.0})
+    task.rows["pooled"] = task.image_of = np.arange(2)
+    task.text, task.pictures, task.latents = np.zeros((2, 3)), np.zeros((2, 16)), None
+    task.encoders = {"pooled": None}
+    monkeypatch.setattr(task, "_places_of", lambda step: (0, np.arange(2)))
+    monkeypatch.setattr(task, "_heard", lambda group, place, step: np.ones((4, 3)))
+    monkeypatch.setattr(decoder_task, "caption_pieces", lambda workspace, encoder, rows: [[] for _ in rows])
+    batch = task.batch(1, Share())
+    assert batch["pieces"].dtype == batch["counts"].dtype == torch.long
+    assert Captioner(5, 3)(torch.zeros(2, 2, 3), batch["pieces"], batch["counts"]).isfinite()
 
 
 def test_a_batch_without_pictures_trains_the_draft_and_the_bottleneck_alone() -> None:

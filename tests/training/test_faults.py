@@ -19,7 +19,7 @@ from sta.models.shared import Share
 from sta.training import checkpoint
 from sta.training.faults import KINDS, QUIET, VARIABLE, Fault, Faults, parse_faults
 from sta.training.record import Log, Parts
-from tests.training.test_loop import STEPS, Line, assert_as_straight, metrics, run, straight, weights  # noqa: F401
+from tests.training.test_loop import STEPS, Line, assert_as_straight, crash, metrics, run, straight, weights  # noqa: F401
 
 ROOT = Path(__file__).parent.parent.parent
 STEP = """
@@ -181,6 +181,22 @@ def test_the_parts_make_the_gradient_of_the_whole(tmp_path: Path) -> None:
     task = plain()
     run(task, tmp_path / "halved")
     assert all(parts == 2 for _, _, parts in task.asked)
+    for one, two in zip(metrics(tmp_path / "whole"), metrics(tmp_path / "halved"), strict=True):
+        assert two == pytest.approx(one, rel=1e-4, abs=1e-6)
+    for name, value in weights(tmp_path / "whole").items():
+        torch.testing.assert_close(weights(tmp_path / "halved")[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_smaller_parts_after_an_odd_step_are_the_gradient_of_the_whole_too(tmp_path: Path) -> None:
+    """Memory ran out on one of several processes: the next start goes on, in halves, from what whole steps saved."""
+    run(plain(), tmp_path / "whole")
+    task = plain()
+    task.at, task.do = 4, crash
+    with pytest.raises(RuntimeError, match="went away"):
+        run(task, tmp_path / "halved")
+    assert checkpoint.all_of(tmp_path / "halved" / "checkpoints")[0][0] == 3
+    (tmp_path / "halved" / "log" / "parts.json").write_text('{"parts": 2}')
+    run(plain(), tmp_path / "halved")
     for one, two in zip(metrics(tmp_path / "whole"), metrics(tmp_path / "halved"), strict=True):
         assert two == pytest.approx(one, rel=1e-4, abs=1e-6)
     for name, value in weights(tmp_path / "whole").items():

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from sta import ranks
 from sta.data.sums import write_sums
 from sta.errors import Interrupted, TrainingError
 from sta.models.shared import Share
@@ -213,6 +214,17 @@ def test_a_loss_that_is_not_finite_stops_where_none_may_be(value: float, tmp_pat
     assert checkpoint.all_of(tmp_path / "checkpoints")[0] == (3, tmp_path / "checkpoints" / "step-0000003")
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_batch_that_cannot_be_made_is_one_sentence(workers: int, tmp_path: Path) -> None:
+    """Also where another process makes it, whose errors torch gives with their traceback."""
+
+    def refuse(x: Tensor) -> Tensor:
+        raise TrainingError("stage line: too few points")
+
+    with pytest.raises(TrainingError, match=r"^stage line: too few points$"):
+        run(Line(4, refuse), tmp_path, workers=workers)
+
+
 def skipped(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "log" / "skipped.jsonl").read_text().splitlines()]
 
@@ -325,6 +337,20 @@ def test_a_full_disk_as_the_libraries_tell_it(
     with pytest.raises(TrainingError, match="cannot be written"):
         run(Line(), tmp_path)
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-0000003"]
+
+
+@pytest.mark.parametrize("where", ["save_state", "wait_for_everyone"])
+def test_a_lost_process_is_not_a_full_disk(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ranks meet before, and under DeepSpeed while they save: the command line says that another is gone."""
+
+    def lost(self: Accelerator, *args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:14")
+
+    monkeypatch.setattr(Accelerator, where, lost)
+    monkeypatch.setattr(ranks, "_joined", lambda: True)
+    with pytest.raises(RuntimeError, match="Connection closed by peer") as error:
+        run(Line(), tmp_path)
+    assert ranks.lost_another(error.value)
 
 
 def test_the_newest_two_checkpoints_are_kept(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 from sta.data.unreadable import read_report
-from sta.errors import CorpusError
+from sta.errors import CorpusError, TrainingError
 from sta.models.shared import Share
 from sta.recipe import load_recipe
 from sta.training.faults import VARIABLE
@@ -189,6 +189,60 @@ def test_recordings_are_heard_once_an_epoch_and_by_the_rank_of_their_lane(
     assert set(heard) <= set(train.tolist())
     assert sum(map(len, read)) <= len(np.unique(shard_of)) + size - 1
     assert len(task.mixed.items) == len(train)
+
+
+@pytest.fixture
+def distilling(ready: Workspace, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], DistillTask]:
+    """The distill task that hears no more than some seconds."""
+    features = np.zeros((len(ready.pixels), 8), np.float32), np.zeros((len(ready.corpus), 8), np.float32)
+    monkeypatch.setattr(distill, "teacher_features", lambda workspace, device: features)
+
+    def task(longest: float) -> DistillTask:
+        stages = ready.recipe.stages
+        stages = stages.model_copy(update={"distill": stages.distill.model_copy(update={"longest": longest})})
+        workspace = Workspace(ready.recipe.model_copy(update={"stages": stages}), ready.out)
+        workspace.cache = ready.cache
+        return DistillTask(workspace, "pooled", torch.device("cpu"))
+
+    return task
+
+
+def test_longer_recordings_are_left_out_and_counted(
+    ready: Workspace, distilling: Callable[[float], DistillTask], capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = ready.corpus.select("train")
+    lengths = ready.features.lengths[train]
+    middle = int(np.sort(lengths)[len(lengths) // 2])
+    task, fits = distilling(middle / 100), lengths <= middle
+    assert 0 < fits.sum() < len(train)
+    assert sorted(task.mixed.items) == sorted(train[fits])
+    assert sorted(task.written.items) == sorted(train), "what they say is read all the same"
+    for step in range(4):
+        batch = task.batch(step, Share())
+        assert batch["lengths"].tolist() == ready.features.lengths[task._rows_of(step)].tolist(), "one was cut"
+    said = f"{len(train) - fits.sum()} of {len(train)} recordings hold more than {middle / 100:g} s of speech"
+    assert capsys.readouterr().err == (f"sta: stage distill-pooled: {said} (stages.distill.longest) and are left out\n")
+    distilling(12.0)
+    assert capsys.readouterr().err == ""
+
+
+def test_none_that_is_short_enough_is_said(distilling: Callable[[float], DistillTask]) -> None:
+    with pytest.raises(
+        TrainingError, match=r"more than 0\.01 s of speech \(stages.distill.longest\), and no whole"
+    ) as error:
+        distilling(0.01)
+    assert "\n" not in str(error.value)
+
+
+def test_captions_without_a_piece_are_whole_numbers_too(
+    distilling: Callable[[float], DistillTask], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = distilling(12.0)
+    monkeypatch.setattr(distill, "caption_pieces", lambda workspace, encoder, rows: [[] for _ in rows])
+    batch = task._captions(task.rows[:2])
+    assert batch["pieces"].dtype == batch["counts"].dtype == torch.long
+    logits, lengths = torch.zeros(2, 4, task.encoder.ctc.out_features), torch.full((2,), 4)
+    assert distill._ctc(logits, lengths, batch).isfinite()
 
 
 def test_without_the_setting_the_order_is_plain(ready: Workspace) -> None:

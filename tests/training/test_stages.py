@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from accelerate.state import AcceleratorState
 
+from sta.errors import CorpusError, StaError, TrainingError
 from sta.recipe import load_recipe
 from sta.training import stages
 from sta.training.workspace import Workspace
+from tests.processes import HOLD, LIMIT, said_by, started
 
 
 def test_a_stage_remembers_every_commit_and_machine_it_was_trained_on(
@@ -29,6 +32,42 @@ def test_a_stage_remembers_every_commit_and_machine_it_was_trained_on(
             "machines": ["Processor A, 2 x 1 threads", "Processor B, 1 x 2 threads"],
         }
     }
+
+
+def test_a_start_that_cannot_be_recorded_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace = Workspace(load_recipe("garden-mini"), tmp_path)
+    stages._record_start(workspace, "reader", 1)
+    log = workspace.stage("reader") / "log" / "environment.jsonl"
+    before = log.read_text()
+
+    def full(self: Path, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(StaError, match=r"environment.jsonl: cannot be written \(No space left on device\)") as error:
+        stages._record_start(workspace, "reader", 1)
+    assert "\n" not in str(error.value)
+    assert log.read_text() == before
+
+
+def test_a_stage_that_another_process_trains_is_refused(tmp_path: Path) -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    workspace = Workspace(load_recipe("garden-mini"), tmp_path)
+    folder = workspace.stage("tokenizer")
+    with started(HOLD, folder) as other:
+        assert said_by(other) == "held\n"
+        with pytest.raises(TrainingError) as error:
+            stages.run_stage(workspace, "tokenizer")
+        assert str(error.value) == (
+            f"{folder}: another process trains this stage now; wait for it, or change `name=...` or --out"
+        )
+        assert not folder.exists(), "it has left something"
+        other.kill()
+        other.wait(LIMIT)
+    with pytest.raises(CorpusError, match="stage 'prepare' makes what is missing"):
+        stages.run_stage(workspace, "tokenizer")
+    assert [path.name for path in workspace.folder.iterdir()] == ["tokenizer"]
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def test_a_run_without_that_record_still_has_its_minutes(tmp_path: Path) -> None:

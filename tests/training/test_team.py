@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +14,8 @@ import pytest
 from sta.errors import CorpusError, StaError
 from sta.models.shared import Share
 from sta.training.team import Team
-from tests.touching import touch
+from tests.processes import LIMIT, said_by, started, wait_for
+from tests.touching import kill, touch
 
 
 def together(world: int, work: Callable[[Team], object]) -> list[Any]:
@@ -94,6 +96,59 @@ def test_an_error_that_cannot_be_sent_is_sent_in_words() -> None:
     assert isinstance(second, Odd)
     assert isinstance(first, StaError)
     assert str(first) == "Odd: so odd"
+
+
+def test_a_worker_that_is_killed_is_one_sentence() -> None:
+    with pytest.raises(StaError, match=r"^touching: one of \d+ processes was killed, as .* memory is full") as error:
+        Team().each("touching", "files", 1, kill, [()])
+    assert "\n" not in str(error.value)
+
+
+# ---- two launches -------------------------------------------------------------------------------------------
+
+SLOWLY = """
+import sys, time
+from pathlib import Path
+from sta.training.team import Team
+
+def fill(partial):
+    with (partial / "filled").open("a") as file:
+        file.write(sys.argv[2])
+    (Path(sys.argv[1]) / sys.argv[2]).touch()
+    while not (Path(sys.argv[1]) / "go").exists():
+        time.sleep(0.05)
+
+Team().build(Path(sys.argv[1]) / "made", fill)
+"""
+
+
+def test_a_second_launch_waits_for_what_the_first_makes(tmp_path: Path) -> None:
+    with started(SLOWLY, tmp_path, "a") as first:
+        wait_for((tmp_path / "a").exists)
+        with started(SLOWLY, tmp_path, "b") as second:
+            said = said_by(second)
+            (tmp_path / "go").touch()
+            assert (first.wait(LIMIT), second.wait(LIMIT)) == (0, 0)
+    assert said == f"sta: {tmp_path / 'made'}: another process is making it; waiting until it is there\n"
+    assert (tmp_path / "made" / "filled").read_text() == "a"
+    assert {path.name for path in tmp_path.iterdir()} == {"made", "a", "go"}
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_what_a_killed_launch_was_making_is_made_by_the_one_that_waits(
+    tmp_path: Path, world: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with started(SLOWLY, tmp_path, "a") as first:
+        wait_for((tmp_path / "a").exists)
+        killer = threading.Timer(2, first.kill)
+        killer.start()
+        begun = time.monotonic()
+        made = together(world, lambda team: team.build(tmp_path / "made", lambda partial: None))
+        assert time.monotonic() - begun > 1
+    assert made == [tmp_path / "made"] * world
+    assert (tmp_path / "made" / "filled").read_text() == "a", "what it had filled is kept"
+    assert {path.name for path in tmp_path.iterdir()} == {"made", "a"}
+    assert capsys.readouterr().err.count("another process is making it") == 1
 
 
 def test_each_rank_does_its_share_of_the_tasks(tmp_path: Path) -> None:

@@ -270,7 +270,7 @@ class DecoderTask(Task):
             batch["latents"] = torch.from_numpy(self.latents[self.image_of[shown]])
         if self.stage.losses.get("words"):
             captions = caption_pieces(self.workspace, self.encoders[group], shown)
-            batch["pieces"] = torch.tensor([piece for caption in captions for piece in caption])
+            batch["pieces"] = torch.tensor([piece for caption in captions for piece in caption], dtype=torch.long)
             batch["counts"] = torch.tensor([len(caption) for caption in captions])
         if spoken < size:
             # also where this rank reads none: under ZeRO-3 all ranks have to take the same way through the network

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sta import ranks
+from sta.data.audio import SAMPLE_RATE
 from sta.errors import TrainingError
 from sta.models import shared
 from sta.models.augment import augment_mel, disturb_mel
@@ -26,8 +29,6 @@ from sta.training.features import LENGTH_MULTIPLE, caption_pieces, group_rows, s
 from sta.training.loop import Task
 from sta.training.order import Shuffled, build_order
 from sta.training.workspace import Workspace
-
-MAX_SECONDS_TRAINED = 12
 
 
 class _Distillation(nn.Module):
@@ -132,9 +133,11 @@ class DistillTask(Task):
         self.named = workspace.attributes if self.stage.losses.get("attributes") else None
         self.module = self._build(workspace, group)
         lengths = workspace.features.lengths[self.rows]
-        self.short = short = short_phrases(workspace, lengths)
+        self.short = short_phrases(workspace, lengths)
+        heard = self._heard(lengths)
+        full, short = ~self.short & heard, self.short & heard
         self.phrases = self._order(short)
-        self.mixed = self._order(self._with_phrases(~short, short))
+        self.mixed = self._order(self._with_phrases(full, short))
         self.written = Shuffled(self.rows, workspace.recipe.seed + 1)
 
     def _build(self, workspace: Workspace, group: str) -> _Distillation:
@@ -151,6 +154,23 @@ class DistillTask(Task):
         if isinstance(self.encoder.acoustics, Backbone):
             self.encoder.acoustics.model.load_state_dict(weights)
         return module
+
+    def _heard(self, lengths: np.ndarray) -> np.ndarray:
+        """Which recordings are heard, bool [rows]: a longer one is not cut, as its caption would say more than it.
+
+        Raises:
+            TrainingError: no caption is left.
+        """
+        longest, a_second = self.stage.longest, 100 if self.workspace.recipe.encoder.backbone is None else SAMPLE_RATE
+        heard = lengths <= longest * a_second
+        count = f"{len(heard) - int(heard.sum())} of {len(heard)} recordings hold more than {longest:g} s of speech"
+        if not (heard & ~self.short).any():
+            raise TrainingError(
+                f"stage {self.name}: {count} (stages.distill.longest), and no whole caption is left; raise it"
+            )
+        if not heard.all() and ranks.is_main():
+            print(f"sta: stage {self.name}: {count} (stages.distill.longest) and are left out", file=sys.stderr)
+        return heard
 
     def _order(self, kept: np.ndarray) -> Shuffled:
         rows = self.rows[kept]
@@ -177,10 +197,8 @@ class DistillTask(Task):
     def batch(self, step: int, share: Share) -> dict[str, Tensor]:
         everyone = self._rows_of(step)
         rows = share.of(everyone)
-        frames_a_second = 100 if self.workspace.recipe.encoder.backbone is None else 16_000
-        store, limit = self.workspace.features, MAX_SECONDS_TRAINED * frames_a_second
-        longest = min(int(store.lengths[everyone].max()), limit)
-        features, lengths = store.padded(rows.tolist(), LENGTH_MULTIPLE, limit, longest)
+        store = self.workspace.features
+        features, lengths = store.padded(rows.tolist(), LENGTH_MULTIPLE, int(store.lengths[everyone].max()))
         moods, written = self.workspace.moods, written_captions(self.stage)
         batch = {
             "features": torch.from_numpy(features),
@@ -216,7 +234,7 @@ class DistillTask(Task):
             "full": torch.from_numpy(~self.short[np.searchsorted(self.rows, rows)]),
             "text": torch.from_numpy(self.text[rows]),
             "image": torch.from_numpy(self.image[self.image_of[rows]]),
-            "pieces": torch.tensor([p for c in pieces for p in c]),
+            "pieces": torch.tensor([p for c in pieces for p in c], dtype=torch.long),
             "counts": torch.tensor([len(c) for c in pieces]),
         }
 
