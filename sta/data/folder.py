@@ -55,9 +55,12 @@ def read_manifest(settings: FolderCorpus, languages: Sequence[str]) -> list[tupl
         for number, line in enumerate(lines, 1)
         if line.strip()
     ]
-    ids, splits = (Column(pa.chunked_array([[row[name] for row, _ in rows]], pa.string())) for name in ("id", "split"))
-    check_rows(str(manifest), ids, splits)
+    check_rows(str(manifest), lambda name: _column([row[name] for row, _ in rows]), languages)
     return rows
+
+
+def _column(values: list[str]) -> Column:
+    return Column(pa.chunked_array([values], pa.string()))
 
 
 def in_shards(rows: Sequence[tuple[Row, str]]) -> list[Sequence[tuple[Row, str]]]:

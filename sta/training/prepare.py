@@ -113,8 +113,7 @@ def _build_brought(workspace: Workspace, team: Team, final: Path) -> None:
 
     def join(partial: Path) -> None:
         settle(partial, settings.unreadable, partial.with_name(REPORT))
-        corpus = Corpus(partial)
-        check_rows(f"corpus {settings.name}", corpus.column("id"), corpus.column("split"))
+        check_rows(f"corpus {settings.name}", Corpus(partial).column, languages)
 
     team.build(final, fill, join)
 

@@ -48,9 +48,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def lines() -> Lines:
     return [
-        {"audio": f"{n}{take}.wav", "image": f"{n}.png", "text": f"picture {n}", "language": "en"}
+        {"audio": f"{n}{take}.wav", "image": f"{n}.png", "text": f"picture {n}", "language": language}
         for n in range(20)
-        for take in "ab"
+        for take, language in (("a", "en"), ("b", "ar"))
     ]
 
 
@@ -150,6 +150,15 @@ def test_an_empty_split_is_said(files: Path, lines: Lines, split: str) -> None:
     text = refused(files, [line | {"split": other} for line in lines])
     assert f"its 40 rows leave the {split} split empty" in text
     assert "its 0 rows" in refused(files, [])
+
+
+def test_a_language_without_training_rows_is_said(files: Path, lines: Lines) -> None:
+    """It would fail after the whole corpus was read, in SentencePiece; without test rows it is only not evaluated."""
+    split = {"en": "train", "ar": "test"}
+    named = [line | {"split": "validation" if n < 2 else split[line["language"]]} for n, line in enumerate(lines)]
+    assert "the train split has no row in language 'ar'; add rows or name splits" in refused(files, named)
+    trained = [line | {"split": "train"} if line["audio"] == "5b.wav" else line for line in named]
+    assert len(read(files, trained)) == 40
 
 
 # --- unreadable files -----------------------------------------------------------------------------------------
