@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from sta.cards import TeacherCard
+from sta.cards import MARKS, TeacherCard
 from sta.data.text import Pieces
 from sta.errors import CorpusError, WeightsError
 
@@ -27,8 +27,10 @@ class PieceTokenizer:
     """
 
     def __init__(self, pieces: Pieces, context_length: int, vocabulary: int):
-        if pieces.size + 3 > vocabulary:
-            raise WeightsError(f"the teacher's text tower knows {vocabulary} ids, its {pieces.size} pieces need 3 more")
+        if pieces.size + MARKS > vocabulary:
+            raise WeightsError(
+                f"the teacher's text tower knows {vocabulary} ids, its {pieces.size} pieces need {MARKS} more"
+            )
         self.pieces, self.context_length = pieces, context_length
         self.start, self.end = vocabulary - 2, vocabulary - 1
 

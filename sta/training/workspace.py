@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sta.cards import LanguageCard, load_language
+from sta.cards import LanguageCard, TeacherCard, load_language, load_teacher
 from sta.data.audio import MARGIN
 from sta.data.cache import key_of
 from sta.data.parquet import version_of
@@ -70,6 +70,10 @@ class Workspace:
         return {code: load_language(code) for code in self.recipe.languages}
 
     @cached_property
+    def teacher_card(self) -> TeacherCard:
+        return load_teacher(self.recipe.teacher)
+
+    @cached_property
     def cache(self) -> Path:
         """The folder of this corpus: everything it depends on is in its key."""
         parts: dict[str, object] = {
@@ -91,9 +95,12 @@ class Workspace:
     def prepared(self) -> dict[str, Path]:
         """The folders that the prepare stage makes in the cache."""
         kind = "logmel" if self.recipe.encoder.backbone is None else "samples"
+        teacher = self.teacher_card
+        own = {"teacher's pieces": self.cache / f"teacher-pieces-{teacher.pieces}"} if teacher.trained_here else {}
         return {
             "corpus": self.cache / "corpus",
             "pieces": self.cache / "pieces",
+            **own,
             "features": self.cache / f"features-{kind}-margin-{1000 * MARGIN:.0f}ms",
             "pixels": self.cache / f"pixels-{self.recipe.corpus.size}",
         }

@@ -53,7 +53,7 @@ class TeacherTask(Task):
         assert self.card.config is not None
         text = self.card.config["text_cfg"]
         self.module = build_module(workspace.recipe, share)
-        self.pieces = workspace.made("pieces") / "teacher.model"
+        self.pieces = workspace.made("teacher's pieces") / "teacher.model"
         self.tokenize = PieceTokenizer(Pieces.load(self.pieces), text["context_length"], text["vocab_size"])
         rows = workspace.corpus.select("train")
         self.image_of, _ = workspace.corpus.image_index
