@@ -14,7 +14,8 @@ import numpy as np
 from sta.cards import LanguageCard, TeacherCard, load_language, load_teacher
 from sta.data.audio import MARGIN
 from sta.data.cache import key_of
-from sta.data.parquet import version_of
+from sta.data.folder import version_of as version_of_folder
+from sta.data.parquet import version_of as version_of_shards
 from sta.data.rows import Corpus
 from sta.data.store import Ragged
 from sta.data.text import Pieces, normalise
@@ -85,10 +86,9 @@ class Workspace:
         if torn_shards():  # a corpus that is damaged on purpose is nobody else's
             parts["torn"] = torn_shards()
         if isinstance(self.recipe.corpus, FolderCorpus):
-            manifest = Path(self.recipe.corpus.root).resolve() / "metadata.jsonl"
-            parts["manifest"] = [str(manifest), file_hash(manifest) if manifest.exists() else None]
+            parts["folder"] = version_of_folder(self.recipe.corpus)
         if isinstance(self.recipe.corpus, ParquetCorpus):
-            parts["shards"] = version_of(self.recipe.corpus)
+            parts["shards"] = version_of_shards(self.recipe.corpus)
         return self.out / "cache" / f"{self.recipe.corpus.name}-{key_of(parts)}"
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from PIL import Image
 
 from sta.data.audio import write_wav
 from sta.data.brought import split_of
-from sta.data.folder import in_shards, read_manifest
+from sta.data.folder import in_shards, read_manifest, version_of
 from sta.data.rows import Corpus
 from sta.data.unreadable import read_report, settle, write_readable
 from sta.errors import CorpusError
@@ -137,6 +138,31 @@ def test_a_line_that_is_no_json(files: Path, lines: Lines) -> None:
     (files / "metadata.jsonl").write_text("\n{'audio': 3}\n")
     with pytest.raises(CorpusError, match="line 2: the line: invalid json"):
         read_manifest(settings(files), ["en"])
+
+
+def test_a_mended_file_makes_another_version(mine: Path, lines: Lines) -> None:
+    """Else what the mended file sounds or looks like would be looked for in what was made of the old one."""
+    found = [version_of(settings(write(mine, lines)))]
+    assert version_of(settings(write(mine, lines))) == found[0], "a manifest written again says the same"
+    for name in ("3b.wav", "3.png"):
+        data = (mine / name).read_bytes()
+        (mine / name).write_bytes(data + b"\0")
+        found.append(version_of(settings(mine)))
+        (mine / name).write_bytes(data)
+        os.utime(mine / name, ns=(1, 1))
+        found.append(version_of(settings(mine)))
+    (mine / "3.png").unlink()
+    found.append(version_of(settings(mine)))
+    found.append(version_of(settings(write(mine, lines[1:]))))
+    (mine / "metadata.jsonl").unlink()
+    found.append(version_of(settings(mine)))
+    assert len({json.dumps(version) for version in found}) == len(found)
+
+
+def test_the_version_of_a_broken_manifest_is_not_what_says_so(mine: Path, lines: Lines) -> None:
+    write(mine, lines)
+    (mine / "metadata.jsonl").write_bytes(b"{'audio': 3}\n\xff\n")
+    assert version_of(settings(mine)) == version_of(settings(mine))
 
 
 def test_no_manifest(tmp_path: Path) -> None:
