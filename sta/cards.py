@@ -139,7 +139,8 @@ class TeacherCard(Card):
 
     `architecture` names a model of open_clip, or is null when `config` gives an own open_clip model
     configuration. `pretrained` is a tag of open_clip, a path, or null. `sha256` is that of the file
-    at `source`, null where none is published.
+    at `source`, null where none is published; a file that `pretrained` is the path of must have it.
+    `text_languages` are those whose captions a published one reads; one trained here reads the recipe's.
     """
 
     name: Word
@@ -160,6 +161,10 @@ class TeacherCard(Card):
             raise ValueError("exactly one of architecture (a model of open_clip) and config (an own one) must be given")
         if self.trained_here and (self.config is None or "vocab_size" not in self.config.get("text_cfg", {})):
             raise ValueError("a teacher that is trained_here needs a config, and in it text_cfg with a vocab_size")
+        if self.config is not None and self.config.get("embed_dim", self.embedding_width) != self.embedding_width:
+            raise ValueError(
+                f"embedding_width {self.embedding_width} is not config.embed_dim {self.config['embed_dim']}"
+            )
         return self
 
     @property
