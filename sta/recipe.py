@@ -285,6 +285,14 @@ class Recipe(Strict):
         ):  # fmt: skip
             if width % heads:
                 raise ValueError(f"{section}.width {width} is not a multiple of {section}.heads {heads}")
+        even = 1 if self.decoder.kind == "vq-diffusion-published" else 2
+        for key, width, parts, why in (
+            ("tokenizer.width", self.tokenizer.width, 8, "the groups that its normalisation has"),
+            ("encoder.width", self.encoder.width, 4, "the heads that the bottleneck reads with"),
+            ("decoder.width", self.decoder.width, even, "the sines and cosines that tell it the time"),
+        ):
+            if width % parts:
+                raise ValueError(f"{key} {width} is not a multiple of {parts}, {why}")
         if self.decoder.kind == "vq-diffusion-published":
             for option in ("dropout", "draft"):
                 if getattr(self.decoder, option):

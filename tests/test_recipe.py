@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from pydantic import ValidationError
 
 from sta import yamlfile
 from sta.errors import RecipeError
+from sta.models.bottleneck import SpeechBottleneck
+from sta.models.layers import sinusoids
+from sta.models.vq import VQTokenizer
 from sta.recipe import DecoderStage, DistillStage, FolderCorpus, GardenCorpus, dump_recipe, load_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -181,6 +187,33 @@ def test_mistakes_in_losses(small: Path, override: str, said: list[str]) -> None
 )
 def test_heads_divide_the_width(small: Path, override: str, said: str) -> None:
     assert said in message(small, override)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("tokenizer.width=20", "tokenizer.width 20 is not a multiple of 8, the groups"),
+        ("encoder={width: 90, heads: 3}", "encoder.width 90 is not a multiple of 4, the heads that the bottleneck"),
+        ("decoder={width: 75, heads: 5}", "decoder.width 75 is not a multiple of 2, the sines and cosines"),
+    ],
+)
+def test_a_width_fits_what_is_fixed_in_the_networks(small: Path, override: str, said: str) -> None:
+    """What would only fail in the stage that builds the network, after those before it were trained."""
+    assert said in message(small, override)
+
+
+def test_those_are_the_networks_own_numbers() -> None:
+    refused: Any
+    for width, fits in ((20, False), (24, True)):
+        refused = nullcontext() if fits else pytest.raises(ValueError, match="num_groups")
+        with refused:
+            VQTokenizer(16, width=width)
+    for width, fits in ((90, False), (92, True)):
+        refused = nullcontext() if fits else pytest.raises((ValueError, RuntimeError))
+        with refused:
+            SpeechBottleneck(width, 8)(torch.zeros(1, 3, width), torch.ones(1, 3, dtype=torch.bool))
+    for width in (75, 76):
+        assert sinusoids(torch.arange(3), width).shape[-1] == width - width % 2
 
 
 @pytest.mark.parametrize(("option", "value"), [("dropout", "0.1"), ("draft", "2")])
