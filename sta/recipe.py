@@ -177,7 +177,9 @@ class DistillStage(Optimisation):
         "mood": 1.0,
         "rate": 1e-4,
     }
-    negatives: Annotated[int, Field(ge=0)] = Field(1024, description="frozen teacher embeddings added as negatives")
+    negatives: Positive = Field(
+        1024, description="frozen teacher embeddings that speech is told apart from; without any there is no loss"
+    )
     temperature: Annotated[float, Field(gt=0)] = 0.03
     phrases_first: Share = Field(
         0.3, description="share of the steps, at the start, that hear short phrases only (Garden only)"

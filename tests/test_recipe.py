@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 from sta import yamlfile
 from sta.errors import RecipeError
 from sta.models.bottleneck import SpeechBottleneck
-from sta.models.layers import sinusoids
+from sta.models.layers import similarity_distillation, sinusoids
 from sta.models.vq import VQTokenizer
 from sta.recipe import DecoderStage, DistillStage, FolderCorpus, GardenCorpus, dump_recipe, load_recipe
 
@@ -238,6 +239,27 @@ def test_only_garden_knows_what_its_captions_name(small: Path) -> None:
     named = "stages.distill.losses={attributes: 1.0}"
     assert load_recipe(small, [named]).stages.distill.losses["attributes"] == 1.0
     assert "not corpus 'folder'; set it to 0" in message(small, named, "corpus={name: folder, root: here}")
+
+
+def test_without_negatives_there_is_no_loss(small: Path) -> None:
+    """A softmax over the one right answer is 1, whatever is seen."""
+    student, target, none = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]), torch.zeros(0, 2)
+    assert similarity_distillation(student, target, none, 0.03).item() == 0
+    said = message(small, "stages.distill.negatives=0")
+    assert "key 'stages.distill.negatives' is 0: input should be greater than 0" in said
+
+
+@pytest.mark.parametrize("corpus", yamlfile._CORPORA)
+def test_a_key_of_any_corpus_is_named_as_it_is_typed(small: Path, corpus: str) -> None:
+    where = {"garden": "", "folder": ", root: here", "parquet": ", shards: here"}[corpus]
+    assert "key 'corpus.size' is 'large'" in message(small, f"corpus={{name: {corpus}, size: large{where}}}")
+
+
+def test_those_are_all_corpora(small: Path) -> None:
+    said = message(small, "corpus={name: nowhere}")
+    assert {f"'{name}'" for name in yamlfile._CORPORA} == set(
+        re.findall(r"'\w+'", said.partition("expected tags: ")[2])
+    )
 
 
 # --- extends --------------------------------------------------------------------------------------------------
