@@ -52,7 +52,12 @@ def test_a_language_without_test_rows_is_left_out_in_a_line(
 ) -> None:
     examiner: Any = OnlyEnglish()
     heard: list[str] = []
-    monkeypatch.setattr(report, "condition_rows", lambda examiner, language, condition: heard.append(language) or [])
+
+    def disturb(examiner: Any, language: str, condition: str) -> list[Row]:
+        heard.append(language)
+        return []
+
+    monkeypatch.setattr(report, "condition_rows", disturb)
     monkeypatch.setattr(report, "_example", lambda examiner, row, language, pictures, readings: language)
     found = report._rows(examiner)
     assert {(row.metric, row.language, row.n) for row in found} == {("bits", "en", 3), ("fid", "all", 3)}
