@@ -18,6 +18,8 @@ from sta import yamlfile
 PLACEHOLDER = re.compile(r"\{(\w+)(?:\.(\w+))?\}")
 #: One part of a template that drops out when something in it is not said.
 OPTIONAL = re.compile(r"\[([^\[\]]*)\]")
+#: Ids of a text tower trained here that are no pieces: padding, start and end.
+MARKS = 3
 #: The form that a plain string in the lexicon stands for: it serves wherever a form is not listed.
 EVERY_FORM = "*"
 
@@ -59,7 +61,7 @@ class SentencePieceCard(Card):
     """How a language's text is cut into pieces."""
 
     vocab_size: int = Field(gt=1)
-    character_coverage: float = Field(default=1.0, gt=0, le=1)
+    character_coverage: float = Field(default=1.0, ge=0.98, le=1)  # what SentencePiece accepts
     model_type: Literal["bpe", "unigram"] = "unigram"
 
 
@@ -137,7 +139,8 @@ class TeacherCard(Card):
 
     `architecture` names a model of open_clip, or is null when `config` gives an own open_clip model
     configuration. `pretrained` is a tag of open_clip, a path, or null. `sha256` is that of the file
-    at `source`, null where none is published.
+    at `source`, null where none is published; a file that `pretrained` is the path of must have it.
+    `text_languages` are those whose captions a published one reads; one trained here reads the recipe's.
     """
 
     name: Word
@@ -156,7 +159,19 @@ class TeacherCard(Card):
     def _one_origin(self) -> TeacherCard:
         if (self.architecture is None) == (self.config is None):
             raise ValueError("exactly one of architecture (a model of open_clip) and config (an own one) must be given")
+        if self.trained_here and (self.config is None or "vocab_size" not in self.config.get("text_cfg", {})):
+            raise ValueError("a teacher that is trained_here needs a config, and in it text_cfg with a vocab_size")
+        if self.config is not None and self.config.get("embed_dim", self.embedding_width) != self.embedding_width:
+            raise ValueError(
+                f"embedding_width {self.embedding_width} is not config.embed_dim {self.config['embed_dim']}"
+            )
         return self
+
+    @property
+    def pieces(self) -> int:
+        """The most pieces that the text tower of a teacher trained here has ids for."""
+        assert self.config is not None
+        return int(self.config["text_cfg"]["vocab_size"]) - MARKS
 
 
 def load_language(name_or_path: str | Path) -> LanguageCard:

@@ -43,12 +43,17 @@ def _devices() -> Iterator[str]:
     for gpu in gpus:
         yield f"gpu: {gpu.name}, {gpu.total_memory / GIB:.0f} GiB"
     yield f"precision: {'bf16' if has_fast_bf16() else 'fp32 (no bfloat16 instructions)'}"
-    name = f"gpu-{len(gpus)}" if gpus else "cpu-2"
-    file = yamlfile.packaged("recipes") / "accelerate" / f"{name}.yaml"
-    if file.exists() and (gpus or cores > 1):
-        yield f"launch: accelerate launch --config_file {file} -m sta run RECIPE"
+    if gpus or cores > 1:
+        yield f"launch: accelerate launch --config_file {launch_options(len(gpus))} -m sta run RECIPE"
     compiler = shutil.which("c++") or shutil.which("g++")
     yield f"deepspeed: {'compiler ' + compiler if compiler else 'no C++ compiler, which its CPU kernels need'}"
+
+
+def launch_options(gpus: int) -> str:
+    """The launch file of a machine with so many GPUs; those for several are of eight, and are told how many."""
+    name = {0: "cpu-2", 1: "gpu-1"}.get(gpus, "gpu-8")
+    file = yamlfile.packaged("recipes") / "accelerate" / f"{name}.yaml"
+    return f"{file}" if gpus in (0, 1, 8) else f"{file} --num_processes {gpus}"
 
 
 def _voices() -> Iterator[str]:

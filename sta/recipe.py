@@ -180,7 +180,9 @@ class DistillStage(Optimisation):
     longest: Annotated[float, Field(gt=0)] = Field(
         12.0, description="seconds of speech above which a recording is left out here; what it says is still read"
     )
-    negatives: Annotated[int, Field(ge=0)] = Field(1024, description="frozen teacher embeddings added as negatives")
+    negatives: Positive = Field(
+        1024, description="frozen teacher embeddings that speech is told apart from; without any there is no loss"
+    )
     temperature: Annotated[float, Field(gt=0)] = 0.03
     phrases_first: Share = Field(
         0.3, description="share of the steps, at the start, that hear short phrases only (Garden only)"
@@ -288,6 +290,14 @@ class Recipe(Strict):
         ):  # fmt: skip
             if width % heads:
                 raise ValueError(f"{section}.width {width} is not a multiple of {section}.heads {heads}")
+        even = 1 if self.decoder.kind == "vq-diffusion-published" else 2
+        for key, width, parts, why in (
+            ("tokenizer.width", self.tokenizer.width, 8, "the groups that its normalisation has"),
+            ("encoder.width", self.encoder.width, 4, "the heads that the bottleneck reads with"),
+            ("decoder.width", self.decoder.width, even, "the sines and cosines that tell it the time"),
+        ):
+            if width % parts:
+                raise ValueError(f"{key} {width} is not a multiple of {parts}, {why}")
         if self.decoder.kind == "vq-diffusion-published":
             for option in ("dropout", "draft"):
                 if getattr(self.decoder, option):

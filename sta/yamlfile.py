@@ -157,7 +157,7 @@ def _location(parts: tuple[int | str, ...]) -> list[str]:
     ]
 
 
-_CORPORA = ("garden", "folder")
+_CORPORA = ("garden", "folder", "parquet")
 
 
 def _known_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

@@ -121,3 +121,17 @@ def test_cards_do_not_change() -> None:
 def test_unknown_name_lists_the_known() -> None:
     with pytest.raises(RecipeError, match=r"no file or name 'arr'; did you mean 'ar'\? \(known: .*\ben\b"):
         load_language("arr")
+
+
+@pytest.mark.parametrize("origin", ["architecture: RN50", "config: {embed_dim: 64}", "config: {text_cfg: {width: 8}}"])
+def test_a_teacher_trained_here_says_how_many_pieces_it_takes(tmp_path: Path, origin: str) -> None:
+    text = "name: x\nembedding_width: 8\nimage_size: 8\ntext_languages: [en]\nlicence: MIT\nsource: here\n" + origin
+    with pytest.raises(RecipeError, match="trained_here needs a config, and in it text_cfg with a vocab_size"):
+        load_teacher(write(tmp_path, text + "\ntrained_here: true"))
+
+
+def test_the_width_of_a_teacher_trained_here_is_that_of_its_config(tmp_path: Path) -> None:
+    text = (ROOT / "teachers" / "garden-clip.yaml").read_text()
+    assert load_teacher(write(tmp_path, text)).embedding_width == 128
+    with pytest.raises(RecipeError, match=r"embedding_width 96 is not config\.embed_dim 128"):
+        load_teacher(write(tmp_path, text.replace("embedding_width: 128", "embedding_width: 96")))

@@ -18,6 +18,7 @@ from PIL import Image
 
 from sta import yamlfile
 from sta.cli import main
+from sta.doctor import launch_options
 from sta.errors import AudioError, WeightsError
 from tests.release_fixtures import SIZE, wave, write_tiny_release, write_wave
 
@@ -432,6 +433,13 @@ def test_doctor(sta: Sta) -> None:
     assert {"packages", "processor", "precision", "deepspeed", "voices", "disk"} <= set(heads)
     assert heads.count("voices") == len(yamlfile.names("languages"))
     assert "torch" in said.out
+
+
+@pytest.mark.parametrize("gpus", range(10))
+def test_doctor_launches_on_any_number_of_gpus(gpus: int) -> None:
+    file, *more = launch_options(gpus).split()
+    assert Path(file).name == {0: "cpu-2.yaml", 1: "gpu-1.yaml"}.get(gpus, "gpu-8.yaml")
+    assert f"num_processes: {gpus or 2}" in Path(file).read_text() or more == ["--num_processes", str(gpus)]
 
 
 def test_doctor_says_what_is_missing(sta: Sta, monkeypatch: pytest.MonkeyPatch) -> None:

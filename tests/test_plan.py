@@ -244,7 +244,7 @@ def test_fewer_languages_are_the_first_of_the_recipe() -> None:
 
 def test_hours_follow_from_operations() -> None:
     assert H100.hours(989e12 * 0.35 * 3600 * 8) == pytest.approx(1)
-    assert H100.hours(989e12 * 0.35 * 3600, 1) == pytest.approx(1)
+    assert replace(H100, gpus=1).hours(989e12 * 0.35 * 3600) == pytest.approx(1)
     assert [duration(h) for h in (72, 5, 0.5, 0.001)] == ["3 d", "5 h", "30 min", "3.6 s"]
 
 
@@ -260,6 +260,7 @@ def test_a_plan_adds_up() -> None:
     assert decoder.reads["positions"] == 8 * 4 * 4
     encoders = [build(recipe, FACTS, f"distill-{code}", [code]).get_submodule("encoder") for code in recipe.languages]
     assert decoder.size.frozen == sum(counted(encoder).trainable for encoder in encoders)
+    assert all(work.hours == H100.hours(work.flops) > 0 for work in plan.once), "every GPU does its share"
     kept, passing, _ = totals(plan)
     assert kept + passing < sum(item.size for item in plan.disk)
 
@@ -273,6 +274,20 @@ def test_what_does_not_fit_is_said_in_one_sentence() -> None:
     alone = plan_of(recipe, FACTS, Machines(1, 1, 80 * GIB, 989.0, 0.35))
     assert {launch_file(s.way, alone.machines) for s in alone.stages if s.way} == {"gpu-1.yaml"}
     assert launch_file(WAYS[2], replace(H100, nodes=2)) == "gpu-8-zero2.yaml --num_processes 16 --num_machines 2"
+
+
+def test_a_process_holds_numbers_of_recordings_and_no_captions() -> None:
+    plan = plan_of(load_recipe("garden-tiny"), FACTS, H100)
+    assert totals(plan)[2] == 100 * FACTS.rows
+    assert not [line for line in conclusions(plan) if "in its memory" in line]
+    many = replace(
+        plan, disk=[storage.Item("columns", "cache", 1.0, loaded=50e9), storage.Item("parts", "", 1.0, True)]
+    )
+    said = [line for line in conclusions(many) if "in its memory" in line]
+    assert said == [
+        "8 processes on a machine hold 0.4 TB of numbers, lengths and orders of recordings in its memory; all else is "
+        "mapped, and shared"
+    ]
 
 
 def test_a_batch_that_cannot_be_shared_out_is_refused() -> None:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from pydantic import ValidationError
 
 from sta import yamlfile
 from sta.errors import RecipeError
+from sta.models.bottleneck import SpeechBottleneck
+from sta.models.layers import similarity_distillation, sinusoids
+from sta.models.vq import VQTokenizer
 from sta.recipe import DecoderStage, DistillStage, FolderCorpus, GardenCorpus, dump_recipe, load_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -183,6 +190,33 @@ def test_heads_divide_the_width(small: Path, override: str, said: str) -> None:
     assert said in message(small, override)
 
 
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("tokenizer.width=20", "tokenizer.width 20 is not a multiple of 8, the groups"),
+        ("encoder={width: 90, heads: 3}", "encoder.width 90 is not a multiple of 4, the heads that the bottleneck"),
+        ("decoder={width: 75, heads: 5}", "decoder.width 75 is not a multiple of 2, the sines and cosines"),
+    ],
+)
+def test_a_width_fits_what_is_fixed_in_the_networks(small: Path, override: str, said: str) -> None:
+    """What would only fail in the stage that builds the network, after those before it were trained."""
+    assert said in message(small, override)
+
+
+def test_those_are_the_networks_own_numbers() -> None:
+    refused: Any
+    for width, fits in ((20, False), (24, True)):
+        refused = nullcontext() if fits else pytest.raises(ValueError, match="num_groups")
+        with refused:
+            VQTokenizer(16, width=width)
+    for width, fits in ((90, False), (92, True)):
+        refused = nullcontext() if fits else pytest.raises((ValueError, RuntimeError))
+        with refused:
+            SpeechBottleneck(width, 8)(torch.zeros(1, 3, width), torch.ones(1, 3, dtype=torch.bool))
+    for width in (75, 76):
+        assert sinusoids(torch.arange(3), width).shape[-1] == width - width % 2
+
+
 @pytest.mark.parametrize(("option", "value"), [("dropout", "0.1"), ("draft", "2")])
 def test_the_published_decoder_has_neither_dropout_nor_draft(small: Path, option: str, value: str) -> None:
     said = message(small, f"decoder={{kind: vq-diffusion-published, {option}: {value}}}")
@@ -205,6 +239,27 @@ def test_only_garden_knows_what_its_captions_name(small: Path) -> None:
     named = "stages.distill.losses={attributes: 1.0}"
     assert load_recipe(small, [named]).stages.distill.losses["attributes"] == 1.0
     assert "not corpus 'folder'; set it to 0" in message(small, named, "corpus={name: folder, root: here}")
+
+
+def test_without_negatives_there_is_no_loss(small: Path) -> None:
+    """A softmax over the one right answer is 1, whatever is seen."""
+    student, target, none = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]), torch.zeros(0, 2)
+    assert similarity_distillation(student, target, none, 0.03).item() == 0
+    said = message(small, "stages.distill.negatives=0")
+    assert "key 'stages.distill.negatives' is 0: input should be greater than 0" in said
+
+
+@pytest.mark.parametrize("corpus", yamlfile._CORPORA)
+def test_a_key_of_any_corpus_is_named_as_it_is_typed(small: Path, corpus: str) -> None:
+    where = {"garden": "", "folder": ", root: here", "parquet": ", shards: here"}[corpus]
+    assert "key 'corpus.size' is 'large'" in message(small, f"corpus={{name: {corpus}, size: large{where}}}")
+
+
+def test_those_are_all_corpora(small: Path) -> None:
+    said = message(small, "corpus={name: nowhere}")
+    assert {f"'{name}'" for name in yamlfile._CORPORA} == set(
+        re.findall(r"'\w+'", said.partition("expected tags: ")[2])
+    )
 
 
 # --- extends --------------------------------------------------------------------------------------------------

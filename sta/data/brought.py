@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import pyarrow.compute as pc
 
 from sta.data.rows import Column
@@ -31,18 +32,30 @@ def split_of(image_id: str, settings: BroughtCorpus) -> str:
     return "validation" if place < settings.test + settings.validation else "train"
 
 
-def check_rows(where: str, ids: Column, splits: Column) -> None:
-    """Refuse a corpus whose ids are not its rows' own, or that leaves a split empty.
+def check_rows(where: str, column: Callable[[str], Column], languages: Sequence[str]) -> None:
+    """Refuse a corpus whose ids are not its rows' own, or that lacks rows which a later stage needs.
+
+    Every language is trained on; one without test rows is left out of the evaluation.
+
+    Args:
+        column: the corpus's column of a name.
 
     Raises:
         CorpusError: one sentence that begins with `where`.
     """
+    ids, splits = column("id"), column("split")
     count = splits.counts()
     missing = [split for split in SPLIT_NAMES[:2] if not count.get(split)]
     if missing:
         raise CorpusError(f"{where}: its {len(ids)} rows leave the {missing[0]} split empty; add rows or name splits")
     if (tested := count.get("test", 0)) < MIN_TESTED:
         raise CorpusError(f"{where}: the test split has {tested} rows and needs {MIN_TESTED}; add rows or name splits")
+    in_training = column("language").counts(np.flatnonzero(splits.equal("train")))
+    if unheard := [code for code in languages if not in_training.get(code)]:
+        raise CorpusError(
+            f"{where}: the train split has no row in language '{unheard[0]}'; add rows or name splits, or take it from "
+            "the recipe's languages"
+        )
     if pc.count_distinct(ids.values).as_py() < len(ids):
         twice = next(name for name, times in ids.counts().items() if times > 1)
         raise CorpusError(f"{where}: id '{twice}' appears twice; ids must differ")

@@ -7,7 +7,9 @@ picture's name, so that a picture's recordings stay together.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -55,9 +57,39 @@ def read_manifest(settings: FolderCorpus, languages: Sequence[str]) -> list[tupl
         for number, line in enumerate(lines, 1)
         if line.strip()
     ]
-    ids, splits = (Column(pa.chunked_array([[row[name] for row, _ in rows]], pa.string())) for name in ("id", "split"))
-    check_rows(str(manifest), ids, splits)
+    check_rows(str(manifest), lambda name: _column([row[name] for row, _ in rows]), languages)
     return rows
+
+
+def _column(values: list[str]) -> Column:
+    return Column(pa.chunked_array([values], pa.string()))
+
+
+def version_of(settings: FolderCorpus) -> list[object]:
+    """What tells one state of the folder from another without reading its recordings and pictures.
+
+    That is the hash of the manifest, and size and time of change of each file that it names. What is wrong with the
+    manifest is for `read_manifest` to say.
+    """
+    root = Path(settings.root).resolve()
+    manifest, named = root / MANIFEST, set[str]()
+    try:
+        text = manifest.read_bytes()
+    except OSError:
+        return [str(manifest), None]
+    for line in text.splitlines():
+        with suppress(ValidationError):
+            data = _Line.model_validate_json(line)
+            named |= {data.audio, data.image}
+    return [str(manifest), hashlib.sha256(text).hexdigest(), [_state_of(root, name) for name in sorted(named)]]
+
+
+def _state_of(root: Path, name: str) -> list[object]:
+    try:
+        found = (root / name).stat()
+    except OSError:
+        return [name, None, None]
+    return [name, found.st_size, found.st_mtime_ns]
 
 
 def in_shards(rows: Sequence[tuple[Row, str]]) -> list[Sequence[tuple[Row, str]]]:

@@ -111,18 +111,24 @@ def normalise(text: str, steps: Sequence[str]) -> str:
 
 
 def train_sentencepiece(
-    texts: Iterable[str], card: SentencePieceCard, path: str | Path, vocab_size: int | None = None, seed: int = 0
+    texts: Iterable[str],
+    card: SentencePieceCard,
+    path: str | Path,
+    seed: int = 0,
+    setting: str = "sentencepiece.vocab_size",
 ) -> Path:
     """Learn pieces from normalised texts and write the model to `path`, whole or not at all.
 
-    Texts too few for `vocab_size` (by default the card's) give fewer pieces. The pieces have no marks
-    for begin, end or padding; id 0 is the unknown piece. The same texts in the same order give the same file.
+    Texts too few for the card's `vocab_size` give fewer pieces. The pieces have no marks for begin, end or padding;
+    id 0 is the unknown piece. The same texts in the same order give the same file.
+
+    Args:
+        setting: where the `vocab_size` comes from, as an error names it.
 
     Raises:
         CorpusError: there is no text.
         RecipeError: `vocab_size` is too small for the characters of the texts.
     """
-    size = card.vocab_size if vocab_size is None else vocab_size
     texts = [t for t in texts if t]
     if not texts:
         raise CorpusError(f"{path}: SentencePiece has no text to learn from (every caption was empty)")
@@ -132,7 +138,7 @@ def train_sentencepiece(
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(texts),
             model_writer=model,
-            vocab_size=size,
+            vocab_size=card.vocab_size,
             character_coverage=card.character_coverage,
             model_type=card.model_type,
             hard_vocab_limit=False,
@@ -145,8 +151,9 @@ def train_sentencepiece(
     except (RuntimeError, OSError) as error:
         characters = len(set("".join(texts)))
         raise RecipeError(
-            f"{path}: SentencePiece cannot make {size} pieces (sentencepiece.vocab_size) from {len(texts)} texts "
-            f"with {characters} different characters; it needs more than {characters + 1} ({error})"
+            f"{path}: SentencePiece cannot make {card.vocab_size} pieces from {len(texts)} texts with {characters} "
+            f"different characters; it needs more than {characters + 1}: raise {setting}, or lower the "
+            f"sentencepiece.character_coverage of a language ({error})"
         ) from error
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

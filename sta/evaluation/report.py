@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -53,10 +54,13 @@ def _rows(examiner: Examiner) -> list[Row]:
         for language in languages:
             for split in examiner.splits:
                 rows = examiner.pick(split, language)
-                drawn, measured = _split(examiner, rows, language, split)
-                pictures.append(drawn)
-                shown.append(rows)
-                found += measured
+                if len(rows):
+                    drawn, measured = _split(examiner, rows, language, split)
+                    pictures.append(drawn)
+                    shown.append(rows)
+                    found += measured
+                elif ranks.is_main():
+                    print(f"evaluate: the {split} split has no row in language '{language}', left out", file=sys.stderr)
                 bar.advance()
             if examiner.judge is not None:
                 found += bound_rows(examiner, language, examiner.hardest)
@@ -64,7 +68,7 @@ def _rows(examiner: Examiner) -> list[Row]:
                 found += swapped_rows(examiner, language)
                 found += every_mood_rows(examiner, language)
             bar.advance()
-            for condition in conditions:
+            for condition in conditions if len(examiner.pick(examiner.hardest, language)) else ():
                 found += condition_rows(examiner, language, condition)
                 bar.advance()
         where = Where(language="all", split="all", condition="clean", system="speech")
@@ -94,6 +98,8 @@ def _examples(examiner: Examiner) -> list[Example]:
     shown = []
     for language in examiner.workspace.recipe.languages:
         rows, times = examiner.pick(examiner.hardest, language)[: examiner.settings.pictures], examiner.settings.samples
+        if not len(rows):
+            continue
         seeds = [s + k for s in examiner.seeds(rows) for k in range(times)]
         pictures = examiner.draw(repeat_tokens(examiner.hear(rows, language), times), seeds)
         readings = examiner.judge.read(pictures) if examiner.judge else []

@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from sta.errors import WeightsError
+from sta.models.layers import length_mask
 
 SAMPLE_RATE = 16_000
 
@@ -38,6 +39,8 @@ class Backbone(nn.Module):
         self.layer_weights = nn.Parameter(torch.zeros(layers))
         self.project = nn.Linear(config.d_model if self.is_whisper else config.hidden_size, width)
         self.norm = nn.LayerNorm(width)
+        if not self.is_whisper:
+            _PaddedNorm.put_into(self.model.feature_extractor.conv_layers[0])
         if self.frozen:
             self.model.requires_grad_(False)
         self.train(self.training)
@@ -111,6 +114,9 @@ class Backbone(nn.Module):
             mean = (wave * mask).sum(1, keepdim=True) / count
             variance = ((wave - mean).pow(2) * mask).sum(1, keepdim=True) / count
             wave = (wave - mean) * torch.rsqrt(variance + 1e-7) * mask
+        norm = getattr(self.model.feature_extractor.conv_layers[0], "layer_norm", None)
+        if isinstance(norm, _PaddedNorm):
+            norm.samples = lengths
         hidden = self.model(wave, attention_mask=mask.long(), output_hidden_states=True).hidden_states
         return hidden, self.model._get_feat_extract_output_lengths(lengths).to(lengths)
 
@@ -126,3 +132,37 @@ class Backbone(nn.Module):
         valid = (-(-lengths // 320)).clamp(max=config.max_source_positions)
         longest = int(valid.max())
         return tuple(h[:, :longest] for h in hidden), valid
+
+
+class _PaddedNorm(nn.GroupNorm):
+    """The norm over time after the first convolution of the base models, for recordings that are padded to a batch.
+
+    Each channel is normalised by its mean and deviation over the frames that are a recording's own, so that its frames
+    are those that it has alone. Names and values of the weights are as published.
+
+    Attributes:
+        samples: [B], those that each recording of the next forward pass has.
+    """
+
+    samples: Tensor
+
+    def __init__(self, norm: nn.GroupNorm, kernel: int, stride: int):
+        super().__init__(norm.num_groups, norm.num_channels, norm.eps)
+        self.kernel, self.stride = kernel, stride
+
+    @staticmethod
+    def put_into(layer: Any) -> None:
+        """Put one in the place of the norm of a convolution, where that is one over time; the large models' is not."""
+        norm = getattr(layer, "layer_norm", None)
+        if isinstance(norm, nn.GroupNorm):
+            layer.layer_norm = _PaddedNorm(norm, layer.conv.kernel_size[0], layer.conv.stride[0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise [B, C, S]."""
+        frames = (self.samples - self.kernel) // self.stride + 1
+        mask = length_mask(frames, x.shape[-1])[:, None]
+        wide, count = x.float(), frames[:, None, None]
+        mean = (wide * mask).sum(-1, keepdim=True) / count
+        variance = ((wide - mean).pow(2) * mask).sum(-1, keepdim=True) / count
+        normal = (wide - mean) * torch.rsqrt(variance + self.eps)
+        return (normal * self.weight[:, None] + self.bias[:, None]).to(x.dtype)

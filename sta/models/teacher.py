@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from sta.cards import TeacherCard
+from sta.cards import MARKS, TeacherCard
 from sta.data.text import Pieces
 from sta.errors import CorpusError, WeightsError
 
@@ -27,8 +29,10 @@ class PieceTokenizer:
     """
 
     def __init__(self, pieces: Pieces, context_length: int, vocabulary: int):
-        if pieces.size + 3 > vocabulary:
-            raise WeightsError(f"the teacher's text tower knows {vocabulary} ids, its {pieces.size} pieces need 3 more")
+        if pieces.size + MARKS > vocabulary:
+            raise WeightsError(
+                f"the teacher's text tower knows {vocabulary} ids, its {pieces.size} pieces need {MARKS} more"
+            )
         self.pieces, self.context_length = pieces, context_length
         self.start, self.end = vocabulary - 2, vocabulary - 1
 
@@ -40,6 +44,22 @@ class PieceTokenizer:
         return ids
 
 
+@dataclass(frozen=True)
+class Preprocessing:
+    """How pictures are made ready for a teacher; by default as for OpenAI's CLIP, and for one that is trained here.
+
+    Attributes:
+        size: pixels a side.
+        mean, deviation: of each channel, in [0, 1].
+        interpolation: how pictures of another size are scaled.
+    """
+
+    size: int
+    mean: tuple[float, ...] = OPENAI_DATASET_MEAN
+    deviation: tuple[float, ...] = OPENAI_DATASET_STD
+    interpolation: str = "bicubic"
+
+
 class Teacher(nn.Module):
     """A CLIP model that cannot train: no gradients, pinned in evaluation mode.
 
@@ -47,11 +67,12 @@ class Teacher(nn.Module):
         model: an open_clip model.
         tokenize: captions to ids [B, L].
         card: its card.
+        preprocessing: of its pictures.
     """
 
-    def __init__(self, model: Any, tokenize: Any, card: TeacherCard):
+    def __init__(self, model: Any, tokenize: Any, card: TeacherCard, preprocessing: Preprocessing):
         super().__init__()
-        self.model, self.tokenize, self.card = model, tokenize, card
+        self.model, self.tokenize, self.card, self.preprocessing = model, tokenize, card, preprocessing
         self.requires_grad_(False)
         self.train(False)
 
@@ -62,7 +83,7 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> Tensor:
         """uint8 [B, H, W, 3] to unit vectors [B, E]."""
-        return F.normalize(self.model.encode_image(prepare_pixels(pixels, self.card.image_size)).float(), dim=-1)
+        return F.normalize(self.model.encode_image(prepare_pixels(pixels, self.preprocessing)).float(), dim=-1)
 
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
@@ -71,14 +92,12 @@ class Teacher(nn.Module):
         return F.normalize(self.model.encode_text(ids).float(), dim=-1)
 
 
-def prepare_pixels(pixels: Tensor, size: int) -> Tensor:
-    """uint8 [B, H, W, 3] to the teacher's input [B, 3, size, size], normalised as OpenAI's CLIP is."""
+def prepare_pixels(pixels: Tensor, how: Preprocessing) -> Tensor:
+    """uint8 [B, H, W, 3] to the teacher's input [B, 3, size, size], scaled and normalised as it wants them."""
     x = pixels.permute(0, 3, 1, 2).float() / 255
-    if x.shape[-1] != size:
-        x = F.interpolate(x, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
-    mean, deviation = (
-        torch.tensor(v, device=x.device)[:, None, None] for v in (OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
-    )
+    if x.shape[-1] != how.size:
+        x = F.interpolate(x, (how.size, how.size), mode=how.interpolation, antialias=True).clamp(0, 1)
+    mean, deviation = (torch.tensor(v, device=x.device)[:, None, None] for v in (how.mean, how.deviation))
     return (x - mean) / deviation
 
 
@@ -130,22 +149,56 @@ def load_own(folder: Path) -> Teacher:
         ) from error
     assert card.config is not None
     text = card.config["text_cfg"]
-    return Teacher(model, PieceTokenizer(pieces, text["context_length"], text["vocab_size"]), card)
+    tokenize = PieceTokenizer(pieces, text["context_length"], text["vocab_size"])
+    return Teacher(model, tokenize, card, Preprocessing(card.image_size))
 
 
 def load_published(card: TeacherCard) -> Teacher:
     """Load the published open_clip model that a card names, from disk or the Hub's cache.
 
     Raises:
-        WeightsError: the architecture or the weights are not to be had.
+        WeightsError: the architecture or the weights are not to be had, or are not what the card says.
     """
+    _check_file(card)
     try:
         model = open_clip.create_model(
             card.architecture, pretrained=card.pretrained, require_pretrained=card.pretrained is not None
         )
-        return Teacher(model, open_clip.get_tokenizer(card.architecture), card)
+        teacher = Teacher(model, open_clip.get_tokenizer(card.architecture), card, _preprocessing_of(model))
     except Exception as error:  # open_clip and the Hub raise RuntimeError, OSError, ValueError and HTTP errors here
         raise WeightsError(
             f"teacher '{card.name}': open_clip cannot load {card.architecture} with weights '{card.pretrained}' "
             f"({str(error).splitlines()[0]}); put the weights on disk and name their path in the card's `pretrained`"
         ) from error
+    _check_sizes(teacher)
+    return teacher
+
+
+def _check_file(card: TeacherCard) -> None:
+    """Refuse weights on disk that are not the card's; what open_clip downloads it checks itself."""
+    if card.sha256 is None or card.pretrained is None or not Path(card.pretrained).is_file():
+        return
+    with Path(card.pretrained).open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != card.sha256:
+        raise WeightsError(
+            f"teacher '{card.name}': {card.pretrained} has the SHA-256 {found}, and its card says {card.sha256}; take "
+            f"the file from {card.source}, or correct the card"
+        )
+
+
+def _preprocessing_of(model: Any) -> Preprocessing:
+    """What the model's own configuration says; pictures are square, so that how others are cut does not matter."""
+    found = open_clip.get_model_preprocess_cfg(model)
+    size = found["size"] if isinstance(found["size"], int) else found["size"][0]
+    return Preprocessing(size, tuple(found["mean"]), tuple(found["std"]), found["interpolation"])
+
+
+def _check_sizes(teacher: Teacher) -> None:
+    card, side = teacher.card, teacher.preprocessing.size
+    width = teacher.encode_images(torch.zeros(1, side, side, 3, dtype=torch.uint8)).shape[-1]
+    for key, said, found in (("image_size", card.image_size, side), ("embedding_width", card.embedding_width, width)):
+        if said != found:
+            raise WeightsError(
+                f"teacher '{card.name}': its card says {key} {said}, and {card.architecture} has {found}"
+            )

@@ -45,9 +45,9 @@ class Machines:
     def processes(self) -> int:
         return self.gpus * self.nodes
 
-    def hours(self, flops: float, processes: int | None = None) -> float:
-        """Hours that so many operations take, by default on all GPUs."""
-        return flops / ((processes or self.processes) * self.tflops * 1e12 * self.utilisation) / 3600
+    def hours(self, flops: float) -> float:
+        """Hours that so many operations take on all GPUs."""
+        return flops / (self.processes * self.tflops * 1e12 * self.utilisation) / 3600
 
 
 @dataclass(frozen=True)
@@ -210,21 +210,19 @@ def _passes(recipe: Recipe, facts: Facts, name: str) -> float | None:
 
 
 def _once(recipe: Recipe, facts: Facts, machines: Machines) -> tuple[list[Once], int | str | None]:
-    """The teacher's view of the corpus and the tokenizer's, on one GPU, and the encoders' frames, on all."""
+    """The teacher's view of the corpus, the tokenizer's and the encoders', of which every GPU does its share."""
     card = load_teacher(recipe.teacher)
-    works, known = [], None
+    works: dict[str, float] = {}
+    known: int | str | None = None
     try:
         model = build_unfilled(card)
-        flops = _teacher_flops(model, card, facts)
-        works.append(Once("teacher's features, on one GPU", flops, machines.hours(flops, 1)))
+        works["teacher's features"] = _teacher_flops(model, card, facts)
         known = None if card.trained_here else sum(p.numel() for p in model.parameters())
     except WeightsError as error:
         known = str(error)
-    seen = facts.pictures * _tokenizer_flops(recipe, facts)
-    works.append(Once("pictures' codes or latents, on one GPU", seen, machines.hours(seen, 1)))
-    heard = len(kinds_of_frames(recipe)) * facts.recordings * _encoder_flops(recipe, facts)
-    works.append(Once("encoders' frames, on all GPUs", heard, machines.hours(heard)))
-    return works, known
+    works["pictures' codes or latents"] = facts.pictures * _tokenizer_flops(recipe, facts)
+    works["encoders' frames"] = len(kinds_of_frames(recipe)) * facts.recordings * _encoder_flops(recipe, facts)
+    return [Once(name, flops, machines.hours(flops)) for name, flops in works.items()], known
 
 
 def _teacher_flops(model: nn.Module, card: TeacherCard, facts: Facts) -> float:

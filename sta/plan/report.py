@@ -187,8 +187,8 @@ def conclusions(plan: Plan) -> Iterator[str]:
     held = totals(plan)[2]
     if held * machines.gpus > 0.25 * 2**40:
         yield (
-            f"{machines.gpus} processes on a machine hold {held * machines.gpus / 1e12:.3g} TB of captions and other "
-            "columns in its memory: each reads them whole; all else is mapped, and shared"
+            f"{machines.gpus} processes on a machine hold {held * machines.gpus / 1e12:.3g} TB of numbers, lengths and "
+            "orders of recordings in its memory; all else is mapped, and shared"
         )
     if corpus.rate is not None:
         yield (

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sta.cards import load_teacher
 from sta.data.audio import BANDS, SAMPLE_RATE
 from sta.plan.batches import frames_read
-from sta.plan.corpus import LISTED, ROW, Facts
+from sta.plan.corpus import NUMBERED, ROW, Facts
 from sta.plan.networks import Parameters
 from sta.recipe import GardenCorpus, Recipe
 from sta.training.checkpoint import KEEP
@@ -27,7 +27,7 @@ class Item:
         name: what it is. where: its folder below the runs.
         size: bytes.
         passing: it goes again when the stage that writes it is done.
-        loaded: bytes of it that a training process holds in memory.
+        loaded: bytes that a training process holds in memory to find its way in it; the rest is mapped.
     """
 
     name: str
@@ -46,7 +46,7 @@ def of_corpus(recipe: Recipe, facts: Facts) -> list[Item]:
     return [
         Item("audio", "cache/*/corpus" if facts.holds_audio else "corpus.root", facts.audio_bytes),
         Item("pictures' files", "cache/*/corpus", facts.rows * facts.picture_bytes),
-        Item("captions and other columns", "cache/*/corpus", facts.rows * ROW + truths, loaded=facts.rows * LISTED),
+        Item("captions and other columns", "cache/*/corpus", facts.rows * ROW + truths, loaded=facts.rows * NUMBERED),
         Item("log-mel features" if hears else "samples", "cache/*/features-*", features),
         Item("parts of them, until joined", "cache/*/features-*", features, passing=True),
         Item("pixels", "cache/*/pixels-*", facts.pictures * side * side * 3),

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sta.cards import MARKS, SentencePieceCard
 from sta.data.brought import check_rows
 from sta.data.folder import in_shards, read_manifest
 from sta.data.garden.corpus import Garden
@@ -49,6 +50,8 @@ def prepare(workspace: Workspace, team: Team | None = None) -> Path:
     build_corpus(workspace, team, folders["corpus"])
     team.on_first(lambda: _check_survival(workspace))
     team.build(folders["pieces"], _nothing, lambda partial: _train_pieces(workspace, partial))
+    if workspace.teacher_card.trained_here:
+        team.build(folders["teacher's pieces"], _nothing, lambda partial: _train_teacher_pieces(workspace, partial))
     _build_features(workspace, team)
     _build_pixels(workspace, team)
     final = workspace.stage("prepare") / "final"
@@ -116,8 +119,7 @@ def _build_brought(workspace: Workspace, team: Team, final: Path) -> None:
 
     def join(partial: Path) -> None:
         settle(partial, settings.unreadable, partial.with_name(REPORT))
-        corpus = Corpus(partial)
-        check_rows(f"corpus {settings.name}", corpus.column("id"), corpus.column("split"))
+        check_rows(f"corpus {settings.name}", Corpus(partial).column, languages)
 
     team.build(final, fill, join)
 
@@ -140,12 +142,18 @@ def _check_survival(workspace: Workspace) -> None:
 def _train_pieces(workspace: Workspace, folder: Path) -> None:
     for code, card in workspace.cards.items():
         texts = [workspace.texts[i] for i in _some(workspace.corpus.select("train", code))]
-        train_sentencepiece(texts, card.sentencepiece, folder / f"{code}.model", seed=workspace.recipe.seed)
-    rows = _some(workspace.corpus.select("train"))
-    joint = workspace.cards[workspace.recipe.languages[0]].sentencepiece
-    train_sentencepiece(
-        [workspace.texts[i] for i in rows], joint, folder / "teacher.model", vocab_size=300, seed=workspace.recipe.seed
-    )
+        setting = f"sentencepiece.vocab_size of languages/{code}.yaml"
+        train_sentencepiece(texts, card.sentencepiece, folder / f"{code}.model", workspace.recipe.seed, setting)
+
+
+def _train_teacher_pieces(workspace: Workspace, folder: Path) -> None:
+    """Pieces of all languages together, as many as the text tower of a teacher trained here has ids for."""
+    teacher, cards = workspace.teacher_card, workspace.cards.values()
+    coverage = min(card.sentencepiece.character_coverage for card in cards)
+    joint = SentencePieceCard(vocab_size=teacher.pieces, character_coverage=coverage)
+    texts = [workspace.texts[i] for i in _some(workspace.corpus.select("train"))]
+    setting = f"config.text_cfg.vocab_size of teacher '{teacher.name}', which is {MARKS} more"
+    train_sentencepiece(texts, joint, folder / "teacher.model", workspace.recipe.seed, setting)
 
 
 def _some(rows: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 
 from sta import ranks
-from sta.cards import LanguageCard, load_teacher
+from sta.cards import LanguageCard, TeacherCard, load_teacher
 from sta.data.cache import write_atomically
 from sta.data.garden.corpus import other_speakers, world_of
 from sta.data.garden.grammar import Grammar
@@ -73,12 +73,26 @@ def _same(path: Path, recipe: Recipe) -> bool:
 def _check_names(workspace: Workspace) -> None:
     """Whatever the recipe names must be there, before a folder is made."""
     recipe = workspace.recipe
-    load_teacher(recipe.teacher)
+    _check_teacher(recipe, workspace.teacher_card)
     for card in workspace.cards.values():
         if isinstance(recipe.corpus, GardenCorpus):
             Grammar(card, world_of(recipe.corpus.world))
             if recipe.corpus.other_engines:
                 _check_engines(card)
+
+
+def _check_teacher(recipe: Recipe, card: TeacherCard) -> None:
+    """A published teacher must read the captions that a loss shows it; one trained here learns to."""
+    if card.trained_here:
+        return
+    unread = [code for code in recipe.languages if code not in card.text_languages]
+    losses = [f"stages.{n}.losses.text" for n in ("distill", "decoder") if getattr(recipe.stages, n).losses.get("text")]
+    if unread and losses:
+        raise RecipeError(
+            f"teacher '{card.name}' reads no captions in '{unread[0]}' (text_languages of its card: "
+            f"{', '.join(card.text_languages)}); name one that does, such as teacher=xlm-roberta-base-vit-b-32, or set "
+            f"{' and '.join(losses)} to 0 and keep its view of the pictures"
+        )
 
 
 def _check_engines(card: LanguageCard) -> None:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from sta.cards import LanguageCard, load_language
+from sta.cards import LanguageCard, TeacherCard, load_language, load_teacher
 from sta.data.audio import MARGIN
 from sta.data.cache import key_of
-from sta.data.parquet import version_of
+from sta.data.folder import version_of as version_of_folder
+from sta.data.parquet import version_of as version_of_shards
 from sta.data.rows import Corpus
 from sta.data.store import Ragged
 from sta.data.sums import file_hash
@@ -70,6 +71,10 @@ class Workspace:
         return {code: load_language(code) for code in self.recipe.languages}
 
     @cached_property
+    def teacher_card(self) -> TeacherCard:
+        return load_teacher(self.recipe.teacher)
+
+    @cached_property
     def cache(self) -> Path:
         """The folder of this corpus: everything it depends on is in its key."""
         parts: dict[str, object] = {
@@ -81,19 +86,21 @@ class Workspace:
         if torn_shards():  # a corpus that is damaged on purpose is nobody else's
             parts["torn"] = torn_shards()
         if isinstance(self.recipe.corpus, FolderCorpus):
-            manifest = Path(self.recipe.corpus.root).resolve() / "metadata.jsonl"
-            parts["manifest"] = [str(manifest), file_hash(manifest) if manifest.exists() else None]
+            parts["folder"] = version_of_folder(self.recipe.corpus)
         if isinstance(self.recipe.corpus, ParquetCorpus):
-            parts["shards"] = version_of(self.recipe.corpus)
+            parts["shards"] = version_of_shards(self.recipe.corpus)
         return self.out / "cache" / f"{self.recipe.corpus.name}-{key_of(parts)}"
 
     @property
     def prepared(self) -> dict[str, Path]:
         """The folders that the prepare stage makes in the cache."""
         kind = "logmel" if self.recipe.encoder.backbone is None else "samples"
+        teacher = self.teacher_card
+        own = {"teacher's pieces": self.cache / f"teacher-pieces-{teacher.pieces}"} if teacher.trained_here else {}
         return {
             "corpus": self.cache / "corpus",
             "pieces": self.cache / "pieces",
+            **own,
             "features": self.cache / f"features-{kind}-margin-{1000 * MARGIN:.0f}ms",
             "pixels": self.cache / f"pixels-{self.recipe.corpus.size}",
         }

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sta.bench.reference import Reference, to_diffusers
-from sta.bench.speed import OURS, THEIRS, bench_speed, in_turn, matrix_share, speed_table
+from sta.bench.speed import OURS, THEIRS, bench_speed, in_turn, matrix_rows, matrix_share, speed_table
 from sta.cli import main
 from sta.metrics.rows import Interval, Report, Row
 from sta.models.published import PublishedDecoder
@@ -59,6 +59,13 @@ def test_matrix_products_are_found() -> None:
         matrix_share(lambda: [a.exp() for _ in range(20)]),
     )
     assert mostly > 0.5 > 0.05 > hardly
+
+
+def test_on_a_gpu_no_share_of_the_cpus_time_is_given() -> None:
+    assert [r.metric for r in matrix_rows(lambda: torch.ones(4) @ torch.ones(4, 4), torch.device("cpu"))] == [
+        "matrix_products"
+    ]
+    assert matrix_rows(lambda: pytest.fail("nothing to measure"), torch.device("cuda")) == []
 
 
 def test_the_report_has_every_contestant(published: SpeechToImagePipeline) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from PIL import Image
 
 from sta.data.audio import write_wav
 from sta.data.brought import split_of
-from sta.data.folder import in_shards, read_manifest
+from sta.data.folder import in_shards, read_manifest, version_of
 from sta.data.rows import Corpus
 from sta.data.unreadable import read_report, settle, write_readable
 from sta.errors import CorpusError
@@ -48,9 +49,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def lines() -> Lines:
     return [
-        {"audio": f"{n}{take}.wav", "image": f"{n}.png", "text": f"picture {n}", "language": "en"}
+        {"audio": f"{n}{take}.wav", "image": f"{n}.png", "text": f"picture {n}", "language": language}
         for n in range(20)
-        for take in "ab"
+        for take, language in (("a", "en"), ("b", "ar"))
     ]
 
 
@@ -139,6 +140,31 @@ def test_a_line_that_is_no_json(files: Path, lines: Lines) -> None:
         read_manifest(settings(files), ["en"])
 
 
+def test_a_mended_file_makes_another_version(mine: Path, lines: Lines) -> None:
+    """Else what the mended file sounds or looks like would be looked for in what was made of the old one."""
+    found = [version_of(settings(write(mine, lines)))]
+    assert version_of(settings(write(mine, lines))) == found[0], "a manifest written again says the same"
+    for name in ("3b.wav", "3.png"):
+        data = (mine / name).read_bytes()
+        (mine / name).write_bytes(data + b"\0")
+        found.append(version_of(settings(mine)))
+        (mine / name).write_bytes(data)
+        os.utime(mine / name, ns=(1, 1))
+        found.append(version_of(settings(mine)))
+    (mine / "3.png").unlink()
+    found.append(version_of(settings(mine)))
+    found.append(version_of(settings(write(mine, lines[1:]))))
+    (mine / "metadata.jsonl").unlink()
+    found.append(version_of(settings(mine)))
+    assert len({json.dumps(version) for version in found}) == len(found)
+
+
+def test_the_version_of_a_broken_manifest_is_not_what_says_so(mine: Path, lines: Lines) -> None:
+    write(mine, lines)
+    (mine / "metadata.jsonl").write_bytes(b"{'audio': 3}\n\xff\n")
+    assert version_of(settings(mine)) == version_of(settings(mine))
+
+
 def test_no_manifest(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"metadata\.jsonl: cannot be read .*corpus\.root must hold"):
         read_manifest(settings(tmp_path), ["en"])
@@ -150,6 +176,15 @@ def test_an_empty_split_is_said(files: Path, lines: Lines, split: str) -> None:
     text = refused(files, [line | {"split": other} for line in lines])
     assert f"its 40 rows leave the {split} split empty" in text
     assert "its 0 rows" in refused(files, [])
+
+
+def test_a_language_without_training_rows_is_said(files: Path, lines: Lines) -> None:
+    """It would fail after the whole corpus was read, in SentencePiece; without test rows it is only not evaluated."""
+    split = {"en": "train", "ar": "test"}
+    named = [line | {"split": "validation" if n < 2 else split[line["language"]]} for n, line in enumerate(lines)]
+    assert "the train split has no row in language 'ar'; add rows or name splits" in refused(files, named)
+    trained = [line | {"split": "train"} if line["audio"] == "5b.wav" else line for line in named]
+    assert len(read(files, trained)) == 40
 
 
 # --- unreadable files -----------------------------------------------------------------------------------------

@@ -90,12 +90,12 @@ def test_training_is_deterministic_silent_and_leaves_one_file(
 
 
 def test_vocabulary_shrinks_to_what_there_is(tmp_path: Path) -> None:
-    assert 1 < Pieces.load(train_sentencepiece(TEXTS, CARD, tmp_path / "m", vocab_size=8000)).size < 200
+    assert 1 < Pieces.load(train_sentencepiece(TEXTS, SentencePieceCard(vocab_size=8000), tmp_path / "m")).size < 200
 
 
 def test_vocabulary_below_the_alphabet_is_an_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(RecipeError, match=r"cannot make 5 pieces \(sentencepiece\.vocab_size\) from 8 texts with \d+"):
-        train_sentencepiece(TEXTS, CARD, tmp_path / "m", vocab_size=5)
+    with pytest.raises(RecipeError, match=r"cannot make 5 pieces from 8 texts with \d+ .*: raise the size, or lower"):
+        train_sentencepiece(TEXTS, SentencePieceCard(vocab_size=5), tmp_path / "m", setting="the size")
     assert not list(tmp_path.iterdir())
     assert capfd.readouterr() == ("", "")
 

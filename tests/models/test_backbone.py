@@ -27,25 +27,29 @@ from sta.errors import WeightsError
 from sta.models.backbone import Backbone
 from sta.models.encoder import SpeechEncoder
 
-#: Layer norm over channels, as in the large models: group norm over time (the base ones) sees the padding.
+#: Layer norm over channels, as in the large models.
 WAVEFORM: dict[str, Any] = {
     "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
     "conv_dim": (8, 8), "conv_kernel": (10, 8), "conv_stride": (8, 8), "feat_extract_norm": "layer",
     "do_stable_layer_norm": True, "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2,
     "hidden_dropout": 0.1, "mask_time_prob": 0.0, "mask_feature_prob": 0.0, "layerdrop": 0.0,
 }  # fmt: skip
-KINDS = ["hubert", "wav2vec2", "wavlm", "whisper"]
+#: A norm over time after the first convolution, as in the base models, which would see the padding.
+BASE = {"feat_extract_norm": "group", "do_stable_layer_norm": False}
+KINDS = ["hubert", "hubert-base", "wav2vec2", "wav2vec2-base", "wavlm", "wavlm-base", "whisper"]
 SECOND = 16_000
 
 
 def model(kind: str) -> PreTrainedModel:
     torch.manual_seed(0)
-    if kind == "hubert":
-        return HubertModel(HubertConfig(**WAVEFORM))
-    if kind == "wav2vec2":
-        return Wav2Vec2Model(Wav2Vec2Config(**WAVEFORM))
-    if kind == "wavlm":
-        return WavLMModel(WavLMConfig(**WAVEFORM, num_buckets=16, max_bucket_distance=32))
+    name, _, size = kind.partition("-")
+    settings = WAVEFORM | (BASE if size else {})
+    if name == "hubert":
+        return HubertModel(HubertConfig(**settings))
+    if name == "wav2vec2":
+        return Wav2Vec2Model(Wav2Vec2Config(**settings))
+    if name == "wavlm":
+        return WavLMModel(WavLMConfig(**settings, num_buckets=16, max_bucket_distance=32))
     return WhisperModel(
         WhisperConfig(
             d_model=16, encoder_layers=2, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
@@ -61,7 +65,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for kind, folder in folders.items():
         model(kind).save_pretrained(folder)
         if kind != "whisper":
-            Wav2Vec2FeatureExtractor(do_normalize=kind != "wavlm").save_pretrained(folder)
+            Wav2Vec2FeatureExtractor(do_normalize=not kind.startswith("wavlm")).save_pretrained(folder)
     return folders
 
 
@@ -84,8 +88,8 @@ def waves(*lengths: int) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_described_built_and_run(published: dict[str, Path], kind: str) -> None:
     description, weights = Backbone.describe(str(published[kind]), frozen=True)
-    assert description["config"]["model_type"] == kind
-    assert description["normalise"] == (kind != "wavlm")
+    assert description["config"]["model_type"] == kind.partition("-")[0]
+    assert description["normalise"] == (not kind.startswith("wavlm"))
     made = build(published[kind])
     assert made.model.state_dict().keys() == weights.keys()
     assert made.layer_weights.shape == (3,)
@@ -116,6 +120,18 @@ def test_a_clip_alone_is_the_clip_in_a_batch(published: dict[str, Path], kind: s
         alone, count = made(samples[row : row + 1, :n], lengths[row : row + 1])
         assert int(count[0]) == int(frames[row])
         torch.testing.assert_close(together[row, : int(count[0])], alone[0], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS[:-1])
+@torch.no_grad()
+def test_a_clip_alone_is_heard_as_the_published_model_hears_it(published: dict[str, Path], kind: str) -> None:
+    made, samples = build(published[kind]), waves(9_000)[0].squeeze(-1)
+    wave = (samples - samples.mean()) / (samples.var(unbiased=False) + 1e-7).sqrt() if made.normalise else samples
+    theirs: Any = model(kind).eval()
+    wanted = theirs(wave, output_hidden_states=True).hidden_states
+    found, _ = made._waveform(samples, torch.tensor([9_000]))
+    for ours, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, other, atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()

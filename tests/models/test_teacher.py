@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,16 @@ from torch.nn import functional as F
 from sta.cards import TeacherCard
 from sta.data.text import Pieces
 from sta.errors import StaError, WeightsError
-from sta.models.teacher import PieceTokenizer, Teacher, build_own, load_own, load_published, prepare_pixels, save_own
+from sta.models.teacher import (
+    PieceTokenizer,
+    Preprocessing,
+    Teacher,
+    build_own,
+    load_own,
+    load_published,
+    prepare_pixels,
+    save_own,
+)
 
 CONFIG: dict[str, Any] = {
     "embed_dim": 8,
@@ -46,7 +56,7 @@ def folder(tmp_path: Path, pieces_model: Path) -> Path:
 
 def test_own_teacher_comes_back_the_same(folder: Path, pieces: Pieces, pixels: torch.Tensor) -> None:
     torch.manual_seed(0)
-    made = Teacher(build_own(card()), PieceTokenizer(pieces, 10, 64), card())
+    made = Teacher(build_own(card()), PieceTokenizer(pieces, 10, 64), card(), Preprocessing(16))
     again = load_own(folder)
     assert again.card == card()
     assert again.encode_images(pixels).equal(made.encode_images(pixels))
@@ -93,7 +103,7 @@ def test_piece_tokenizer_needs_room_for_its_marks(pieces: Pieces) -> None:
 
 
 def test_pixels_are_prepared_as_openai_does(pixels: torch.Tensor) -> None:
-    prepared = prepare_pixels(pixels, 16)
+    prepared = prepare_pixels(pixels, Preprocessing(16))
     assert prepared.shape == (3, 3, 16, 16)
     mean, deviation = (
         torch.tensor([0.48145466, 0.4578275, 0.40821073]),
@@ -103,7 +113,7 @@ def test_pixels_are_prepared_as_openai_does(pixels: torch.Tensor) -> None:
     torch.testing.assert_close(prepared[1, :, 2, 3], wanted)
     flat = torch.full((1, 8, 8, 3), 255, dtype=torch.uint8)
     torch.testing.assert_close(
-        prepare_pixels(flat, 16), ((1 - mean) / deviation)[None, :, None, None].expand(1, 3, 16, 16)
+        prepare_pixels(flat, Preprocessing(16)), ((1 - mean) / deviation)[None, :, None, None].expand(1, 3, 16, 16)
     )
 
 
@@ -172,9 +182,53 @@ def test_published_weights_load_from_disk(architecture: str, tmp_path: Path, pix
     teacher = load_published(card(config=None, architecture=architecture, pretrained=str(weights), trained_here=False))
     images, texts = teacher.encode_images(pixels), teacher.encode_texts(TEXTS)
     with torch.no_grad():
-        wanted = original.encode_image(prepare_pixels(pixels, 16))
+        wanted = original.encode_image(prepare_pixels(pixels, Preprocessing(16)))
         read = original.encode_text(open_clip.get_tokenizer(architecture)(TEXTS))
     torch.testing.assert_close(images, F.normalize(wanted, dim=-1))
     torch.testing.assert_close(texts, F.normalize(read, dim=-1))
     assert not any(p.requires_grad for p in teacher.train().parameters())
     assert not teacher.training
+
+
+@pytest.fixture
+def weights(architecture: str, tmp_path: Path) -> Path:
+    torch.manual_seed(5)
+    path = tmp_path / "weights.pt"
+    torch.save(open_clip.create_model(architecture).state_dict(), path)
+    return path
+
+
+def on_disk(architecture: str, weights: Path, **changes: Any) -> TeacherCard:
+    published = {"config": None, "architecture": architecture, "pretrained": str(weights), "trained_here": False}
+    return card(**published | changes)
+
+
+def test_pictures_are_prepared_as_the_model_says(
+    architecture: str, weights: Path, pixels: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SigLIP and others were not trained with OpenAI's mean and deviation."""
+    plain = load_published(on_disk(architecture, weights))
+    create, own = open_clip.create_model, {"mean": (0.5, 0.4, 0.3), "std": (0.5, 0.6, 0.7), "interpolation": "bilinear"}
+    monkeypatch.setattr(open_clip, "create_model", lambda *a, **k: create(*a, force_preprocess_cfg=own, **k))
+    other = load_published(on_disk(architecture, weights))
+    assert other.preprocessing == Preprocessing(16, (0.5, 0.4, 0.3), (0.5, 0.6, 0.7), "bilinear")
+    wanted = (pixels.permute(0, 3, 1, 2) / 255 - torch.tensor(own["mean"])[:, None, None]) / torch.tensor(own["std"])[
+        :, None, None
+    ]
+    torch.testing.assert_close(other.encode_images(pixels), F.normalize(plain.model.encode_image(wanted), dim=-1))
+    assert not other.encode_images(pixels).allclose(plain.encode_images(pixels), atol=1e-4)
+
+
+@pytest.mark.parametrize(("key", "value"), [("embedding_width", 12), ("image_size", 32)])
+def test_a_card_that_says_another_size_is_refused(architecture: str, weights: Path, key: str, value: int) -> None:
+    found = {"embedding_width": 8, "image_size": 16}[key]
+    with pytest.raises(WeightsError, match=f"teacher 'tiny': its card says {key} {value}, and sta-tiny has {found}"):
+        load_published(on_disk(architecture, weights, **{key: value}))
+
+
+def test_weights_that_are_not_the_cards_are_refused(architecture: str, weights: Path) -> None:
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    load_published(on_disk(architecture, weights, sha256=digest))
+    with pytest.raises(WeightsError, match=f"{weights} has the SHA-256 {digest}, and its card says 0000") as error:
+        load_published(on_disk(architecture, weights, sha256="0" * 64))
+    assert "\n" not in str(error.value)

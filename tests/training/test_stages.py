@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 from accelerate.state import AcceleratorState
 
-from sta.errors import CorpusError, StaError, TrainingError
+from sta.errors import CorpusError, RecipeError, StaError, TrainingError
 from sta.recipe import load_recipe
 from sta.training import stages
 from sta.training.workspace import Workspace
 from tests.processes import HOLD, LIMIT, said_by, started
+
+WORDLESS = ("stages.distill.losses.text=0", "stages.decoder.losses.text=0")
 
 
 def test_a_stage_remembers_every_commit_and_machine_it_was_trained_on(
@@ -76,3 +78,25 @@ def test_a_run_without_that_record_still_has_its_minutes(tmp_path: Path) -> None
     log.parent.mkdir(parents=True)
     log.write_text('{"seconds": 12.0}\n')
     assert stages.provenance(workspace) == {"reader": {"seconds": 12.0, "commits": [], "machines": []}}
+
+
+def test_a_teacher_that_cannot_read_a_language_is_refused_before_a_folder_is_made(tmp_path: Path) -> None:
+    """OpenAI's CLIP makes something of Arabic captions, and none of it is what they say."""
+    both = ("teacher=vit-b-32", "languages=[en, ar]")
+    with pytest.raises(RecipeError) as error:
+        stages.open_run(load_recipe("garden-tiny", both), tmp_path)
+    assert "teacher 'vit-b-32' reads no captions in 'ar' (text_languages of its card: en)" in str(error.value)
+    assert "set stages.distill.losses.text and stages.decoder.losses.text to 0" in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("teacher=vit-b-32", "languages=[en]"),
+        ("teacher=vit-b-32", "languages=[en, ar]", *WORDLESS),
+        ("teacher=xlm-roberta-base-vit-b-32", "languages=[en, ar]"),
+    ],
+)
+def test_a_teacher_that_reads_what_it_is_shown_is_not(overrides: tuple[str, ...], tmp_path: Path) -> None:
+    assert stages.open_run(load_recipe("garden-tiny", overrides), tmp_path).folder.exists()

@@ -34,6 +34,16 @@ def test_named_attributes_are_numbered_and_the_unsaid_are_told_apart() -> None:
     assert UNSAID not in (petals[1], size[2])
 
 
+def test_a_mended_recording_makes_a_corpus_of_its_own(tmp_path: Path) -> None:
+    line = '{"audio": "a.wav", "image": "a.png", "text": "a bird", "language": "en"}'
+    (tmp_path / "metadata.jsonl").write_text(line)
+    recipe = load_recipe("garden-tiny", [f"corpus={{name: folder, root: {tmp_path}, size: 16}}"])
+    before, again = (Workspace(recipe, tmp_path).cache for _ in range(2))
+    assert before == again
+    (tmp_path / "a.wav").write_bytes(b"mended")
+    assert Workspace(recipe, tmp_path).cache != before
+
+
 def test_a_corpus_that_does_not_know_its_attributes_says_so() -> None:
     with pytest.raises(StaError, match="does not know what its captions name; only Garden does"):
         workspace_of({}).attributes  # noqa: B018

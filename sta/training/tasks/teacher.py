@@ -15,7 +15,7 @@ from sta.cards import load_teacher
 from sta.data.parts import ITEMS_PER_PART
 from sta.data.text import Pieces
 from sta.models.shared import Share
-from sta.models.teacher import PieceTokenizer, build_own, prepare_pixels, save_own
+from sta.models.teacher import PieceTokenizer, Preprocessing, build_own, prepare_pixels, save_own
 from sta.recipe import Recipe
 from sta.training.loop import Task
 from sta.training.order import build_order
@@ -25,11 +25,11 @@ from sta.training.workspace import Workspace
 class _Clip(nn.Module):
     def __init__(self, model: nn.Module, size: int, share: Share):
         super().__init__()
-        self.clip, self.size = model, size
+        self.clip, self.preprocessing = model, Preprocessing(size)
         self.contrast = ClipLoss(local_loss=True, gather_with_grad=True, rank=share.rank, world_size=share.world)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        out = self.clip(prepare_pixels(batch["pixels"], self.size), batch["texts"])
+        out = self.clip(prepare_pixels(batch["pixels"], self.preprocessing), batch["texts"])
         loss = self.contrast(out["image_features"].float(), out["text_features"].float(), out["logit_scale"])
         return {"clip": loss}
 
@@ -53,7 +53,7 @@ class TeacherTask(Task):
         assert self.card.config is not None
         text = self.card.config["text_cfg"]
         self.module = build_module(workspace.recipe, share)
-        self.pieces = workspace.made("pieces") / "teacher.model"
+        self.pieces = workspace.made("teacher's pieces") / "teacher.model"
         self.tokenize = PieceTokenizer(Pieces.load(self.pieces), text["context_length"], text["vocab_size"])
         rows = workspace.corpus.select("train")
         self.image_of, _ = workspace.corpus.image_index

@@ -1,0 +1,74 @@
+"""The pieces of a teacher that is trained here: as many as its text tower asks for, of all languages together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sta.cards import TeacherCard, load_language, load_teacher
+from sta.data.text import Pieces
+from sta.errors import RecipeError
+from sta.models.teacher import PieceTokenizer
+from sta.recipe import load_recipe
+from sta.training.prepare import _train_teacher_pieces
+from sta.training.workspace import Workspace
+
+#: 900 characters in captions of six.
+CHINESE = ["".join(chr(0x4E00 + 6 * n + k) for k in range(6)) for n in range(150)]
+
+
+def teacher(vocabulary: int) -> TeacherCard:
+    config = load_teacher("garden-clip").config
+    assert config is not None
+    config = config | {"text_cfg": config["text_cfg"] | {"vocab_size": vocabulary}}
+    return load_teacher("garden-clip").model_copy(update={"config": config})
+
+
+def train(folder: Path, captions: list[str], vocabulary: int, coverage: float = 1.0) -> Pieces:
+    english, chinese = load_language("en"), load_language("ar")
+    covering = chinese.sentencepiece.model_copy(update={"character_coverage": coverage})
+    chinese = chinese.model_copy(update={"code": "zh", "sentencepiece": covering})
+    workspace: Any = SimpleNamespace(
+        recipe=load_recipe("garden-tiny"), teacher_card=teacher(vocabulary), texts=captions,
+        cards={"en": english, "zh": chinese}, corpus=SimpleNamespace(select=lambda split: np.arange(len(captions))),
+    )  # fmt: skip
+    _train_teacher_pieces(workspace, folder)
+    return Pieces.load(folder / "teacher.model")
+
+
+def test_a_large_tower_has_room_for_many_characters(tmp_path: Path) -> None:
+    pieces = train(tmp_path, CHINESE, 2000)
+    assert 900 < pieces.size <= 1997
+    assert 0 not in pieces.encode(CHINESE[-1])
+    PieceTokenizer(pieces, 8, 2000)
+
+
+def test_of_a_small_one_the_error_names_what_to_raise(tmp_path: Path) -> None:
+    with pytest.raises(
+        RecipeError, match=r"more than 901: raise config\.text_cfg\.vocab_size of teacher 'garden-clip', which"
+    ):
+        train(tmp_path, CHINESE, 512)
+
+
+def test_the_least_coverage_of_the_languages_holds(tmp_path: Path) -> None:
+    """What the error advises: characters that are rare in a language are left to the unknown piece."""
+    often = [CHINESE[n % 10] for n in range(8000)]
+    assert train(tmp_path, [*often, *CHINESE], 512, coverage=0.98).size < 512
+
+
+def test_a_published_teacher_has_pieces_of_its_own(tmp_path: Path) -> None:
+    for name, wanted in (("garden-clip", True), ("vit-b-32", False)):
+        made = Workspace(load_recipe("garden-tiny", [f"teacher={name}"]), tmp_path).prepared
+        assert ("teacher's pieces" in made) == wanted
+
+
+def test_teachers_of_one_corpus_do_not_share_them(tmp_path: Path) -> None:
+    made = [
+        Workspace(load_recipe("garden-tiny", [f"teacher={t}"]), tmp_path) for t in ("garden-clip", "garden-clip-64")
+    ]
+    assert made[0].cache == made[1].cache
+    assert made[0].prepared["teacher's pieces"] != made[1].prepared["teacher's pieces"]
