@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from sta import yamlfile
+from sta.cards import CODE
 from sta.errors import RecipeError
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -265,7 +267,7 @@ class Recipe(Strict):
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
     seed: Annotated[int, Field(ge=0)] = 0
-    languages: Annotated[list[str], Field(min_length=1)]
+    languages: Annotated[list[str], Field(min_length=1, description="codes of language cards")]
     teacher: str = Field("garden-clip", description="teacher card, by name or path")
     corpus: Annotated[GardenCorpus | FolderCorpus | ParquetCorpus, Field(discriminator="name")]
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto: bf16 where the machine has it")
@@ -276,6 +278,17 @@ class Recipe(Strict):
     stages: Stages
     sampling: Sampling = Sampling()
     evaluation: EvaluationSettings = EvaluationSettings()
+
+    @field_validator("languages")
+    @classmethod
+    def _are_codes(cls, languages: list[str]) -> list[str]:
+        for code in languages:
+            if not re.fullmatch(CODE, code):
+                raise ValueError(
+                    f"'{code}' is not the code of a language, such as en; its file has to lie in "
+                    f"{yamlfile.packaged('languages')} and is named by its code alone, such as sw for sw.yaml"
+                )
+        return languages
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Recipe:

@@ -407,13 +407,13 @@ def test_language_check(sta: Sta, code: str) -> None:
 
 def test_language_check_refuses(sta: Sta, tmp_path: Path) -> None:
     text = (yamlfile.packaged("languages") / "en.yaml").read_text(encoding="utf-8")
-    broken = tmp_path / "xx.yaml"
+    broken = tmp_path / "en.yaml"
     for old, new, words in (
         ("code: en", "code: English", ("code", "English")),
         ("normaliser: [nfc,", "normaliser: [nfcc,", ("nfcc", "did you mean 'nfc'")),
         ("voices: [en-us,", "voices: [en-moon,", ("en-moon",)),
         ("test_voices:", "test_voicse:", ("test_voicse", "did you mean 'test_voices'")),
-        ("native_name: English", "native_name: [", ("xx.yaml",)),
+        ("native_name: English", "native_name: [", ("en.yaml",)),
     ):
         assert old in text
         broken.write_text(text.replace(old, new, 1), encoding="utf-8")

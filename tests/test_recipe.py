@@ -100,6 +100,7 @@ def test_no_is_a_language_and_1e_3_a_number(tmp_path: Path) -> None:
         ("[en]", "[]", ["'languages'", "at least 1"]),
         ("[en]", "[en, ar, en]", ["languages", "names one twice"]),
         ("[en]", "en", ["'languages' is 'en'", "list"]),
+        ("[en]", "[en, sw.yaml]", ["'languages'", "'sw.yaml' is not the code", "languages and is named by its code"]),
         ("  reader: {steps: 1, batch: 1}\n", "", ["'stages.reader' is missing"]),
         ("reader: {steps: 1, ", "reader: {", ["'stages.reader.steps' is missing"]),
         ("name: small", "name: small\nname: other", ["'name' appears twice", "line 2"]),
