@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,9 @@ from sta.errors import RecipeError
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
+
+
+CACHE = "cache"  # the folder beside the runs' own that they share
 
 
 class Strict(BaseModel):
@@ -67,7 +71,7 @@ class FolderCorpus(BroughtCorpus):
     """A folder with `metadata.jsonl`: someone's own recordings and pictures."""
 
     name: Literal["folder"]
-    root: str = Field(description="folder that holds metadata.jsonl; relative paths are relative to it")
+    root: str = Field(description="folder that holds metadata.jsonl, whose relative paths are relative to it")
 
 
 class ParquetCorpus(BroughtCorpus):
@@ -279,6 +283,13 @@ class Recipe(Strict):
     sampling: Sampling = Sampling()
     evaluation: EvaluationSettings = EvaluationSettings()
 
+    @field_validator("name")
+    @classmethod
+    def _is_no_folder_of_all_runs(cls, name: str) -> str:
+        if name == CACHE:
+            raise ValueError("the corpora of all runs lie in the folder of that name; choose another")
+        return name
+
     @field_validator("languages")
     @classmethod
     def _are_codes(cls, languages: list[str]) -> list[str]:
@@ -348,6 +359,9 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
         name_or_path: a path, or the name of a packaged recipe.
         overrides: `key=value` with dots in the key, such as `stages.decoder.steps=500`; values are YAML.
 
+    A corpus's path is relative to the file that names it, or to the current directory in an override, and is absolute
+    in what is returned.
+
     Raises:
         RecipeError: names file, key, value and what would be accepted.
     """
@@ -356,6 +370,7 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     for override in overrides:
         _apply(data, override)
         source = f"{path} with {', '.join(overrides)}"
+    _anchor(data, Path())
     return yamlfile.validate(Recipe, data, source)
 
 
@@ -368,6 +383,7 @@ def _extended(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in seen:
         raise RecipeError(f"{path}: key 'extends' comes back to this file ({' -> '.join(p.name for p in seen)})")
     data = yamlfile.read(path)
+    _anchor(data, path.parent)
     base = data.pop("extends", None)
     if base is None:
         return data
@@ -379,6 +395,14 @@ def _extended(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     except RecipeError as error:
         raise RecipeError(f"{path}: key 'extends': {error}") from error
     return _merge(_extended(parent, (*seen, path.resolve())), data)
+
+
+def _anchor(data: dict[str, Any], folder: Path) -> None:
+    """Make the paths of a corpus, which are relative to a folder, absolute."""
+    corpus = data.get("corpus")
+    for key in ("root", "shards"):
+        if isinstance(corpus, dict) and isinstance(corpus.get(key), str):
+            corpus[key] = os.path.abspath(folder / corpus[key])
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

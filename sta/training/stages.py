@@ -65,7 +65,8 @@ def _make_folder(workspace: Workspace) -> None:
                 f"{path}: this folder holds a run of another recipe; change `name=...`, choose another --out, or "
                 "remove it"
             )
-        shutil.rmtree(workspace.folder)
+        for left in workspace.folder.iterdir():
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
     if not same:
         write_atomically(path, dump_recipe(workspace.recipe).encode())
     write_atomically(workspace.folder / ENVIRONMENT, json.dumps(environment(), indent=2).encode())

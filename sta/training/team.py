@@ -47,7 +47,8 @@ class Team:
         """Make the folder `final`: every rank fills its share of a partial folder, then the first joins what is there.
 
         The folder appears whole or not at all. What an interrupted `fill` left in the partial folder is offered to the
-        next one, on any number of ranks; after an error that left nothing in it, it is gone. Where another launch is making the folder, this one waits for it.
+        next one, on any number of ranks; after an error that left nothing in it, it is gone. Where another launch is
+        making the folder, this one waits for it.
         """
         with Lock(final) as lock:
             if self._is_made(lock):
