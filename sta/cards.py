@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, model_validator
 
 from sta import yamlfile
+from sta.errors import RecipeError
 
 #: One placeholder of a template: `{slot}` or `{slot.form}`.
 PLACEHOLDER = re.compile(r"\{(\w+)(?:\.(\w+))?\}")
@@ -22,6 +23,8 @@ OPTIONAL = re.compile(r"\[([^\[\]]*)\]")
 MARKS = 3
 #: The form that a plain string in the lexicon stands for: it serves wherever a form is not listed.
 EVERY_FORM = "*"
+#: How a language is named: ISO 639.
+CODE = r"^[a-z]{2,3}$"
 
 
 class Card(BaseModel):
@@ -122,7 +125,7 @@ class GardenGrammar(Card):
 class LanguageCard(Card):
     """Everything the package knows about one language; adding a language is writing one of these."""
 
-    code: str = Field(pattern=r"^[a-z]{2,3}$", description="ISO 639")
+    code: str = Field(pattern=CODE, description="ISO 639")
     name: Word
     native_name: Word
     script: str = Field(pattern=r"^[A-Z][a-z]{3}$", description="ISO 15924")
@@ -178,9 +181,22 @@ def load_language(name_or_path: str | Path) -> LanguageCard:
     """Read a language card, by code of a packaged one (`ar`) or by path.
 
     Raises:
-        RecipeError: it does not exist or does not hold.
+        RecipeError: it does not exist, does not hold, or is another language's than its code says.
     """
-    return yamlfile.load(yamlfile.find(name_or_path, "languages"), LanguageCard)
+    path = yamlfile.find(name_or_path, "languages")
+    card = yamlfile.load(path, LanguageCard)
+    if path != Path(name_or_path):
+        check_file_name(card, path)
+    return card
+
+
+def check_file_name(card: LanguageCard, path: Path) -> None:
+    """Refuse a card that lies under another language's code: a copy whose head was not changed would pass for both."""
+    if path.stem != card.code:
+        raise RecipeError(
+            f"{path}: key 'code' is '{card.code}': a language's file is named by its code; write code: {path.stem}, or "
+            f"name the file {card.code}.yaml"
+        )
 
 
 def load_teacher(name_or_path: str | Path) -> TeacherCard:

@@ -59,8 +59,9 @@ def run(options: argparse.Namespace) -> None:
         run_stage(workspace, name)
     from sta.evaluation.report import evaluate as measure
     from sta.modelcard import write_card
-    from sta.release import write_release
+    from sta.release import remove_outdated, write_release
 
+    ranks.on_main(lambda: remove_outdated(workspace))
     release = ranks.on_main(lambda: write_release(workspace))
     report = measure(workspace, release)
     if not ranks.is_main():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,11 +11,15 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from sta import yamlfile
+from sta.cards import CODE
 from sta.errors import RecipeError
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
+
+
+CACHE = "cache"  # the folder beside the runs' own that they share
 
 
 class Strict(BaseModel):
@@ -65,7 +71,7 @@ class FolderCorpus(BroughtCorpus):
     """A folder with `metadata.jsonl`: someone's own recordings and pictures."""
 
     name: Literal["folder"]
-    root: str = Field(description="folder that holds metadata.jsonl; relative paths are relative to it")
+    root: str = Field(description="folder that holds metadata.jsonl, whose relative paths are relative to it")
 
 
 class ParquetCorpus(BroughtCorpus):
@@ -265,7 +271,7 @@ class Recipe(Strict):
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
     seed: Annotated[int, Field(ge=0)] = 0
-    languages: Annotated[list[str], Field(min_length=1)]
+    languages: Annotated[list[str], Field(min_length=1, description="codes of language cards")]
     teacher: str = Field("garden-clip", description="teacher card, by name or path")
     corpus: Annotated[GardenCorpus | FolderCorpus | ParquetCorpus, Field(discriminator="name")]
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto: bf16 where the machine has it")
@@ -276,6 +282,24 @@ class Recipe(Strict):
     stages: Stages
     sampling: Sampling = Sampling()
     evaluation: EvaluationSettings = EvaluationSettings()
+
+    @field_validator("name")
+    @classmethod
+    def _is_no_folder_of_all_runs(cls, name: str) -> str:
+        if name == CACHE:
+            raise ValueError("the corpora of all runs lie in the folder of that name; choose another")
+        return name
+
+    @field_validator("languages")
+    @classmethod
+    def _are_codes(cls, languages: list[str]) -> list[str]:
+        for code in languages:
+            if not re.fullmatch(CODE, code):
+                raise ValueError(
+                    f"'{code}' is not the code of a language, such as en; its file has to lie in "
+                    f"{yamlfile.packaged('languages')} and is named by its code alone, such as sw for sw.yaml"
+                )
+        return languages
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Recipe:
@@ -335,6 +359,9 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
         name_or_path: a path, or the name of a packaged recipe.
         overrides: `key=value` with dots in the key, such as `stages.decoder.steps=500`; values are YAML.
 
+    A corpus's path is relative to the file that names it, or to the current directory in an override, and is absolute
+    in what is returned.
+
     Raises:
         RecipeError: names file, key, value and what would be accepted.
     """
@@ -343,6 +370,7 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     for override in overrides:
         _apply(data, override)
         source = f"{path} with {', '.join(overrides)}"
+    _anchor(data, Path())
     return yamlfile.validate(Recipe, data, source)
 
 
@@ -355,6 +383,7 @@ def _extended(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in seen:
         raise RecipeError(f"{path}: key 'extends' comes back to this file ({' -> '.join(p.name for p in seen)})")
     data = yamlfile.read(path)
+    _anchor(data, path.parent)
     base = data.pop("extends", None)
     if base is None:
         return data
@@ -366,6 +395,14 @@ def _extended(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     except RecipeError as error:
         raise RecipeError(f"{path}: key 'extends': {error}") from error
     return _merge(_extended(parent, (*seen, path.resolve())), data)
+
+
+def _anchor(data: dict[str, Any], folder: Path) -> None:
+    """Make the paths of a corpus, which are relative to a folder, absolute."""
+    corpus = data.get("corpus")
+    for key in ("root", "shards"):
+        if isinstance(corpus, dict) and isinstance(corpus.get(key), str):
+            corpus[key] = os.path.abspath(folder / corpus[key])
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

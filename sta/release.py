@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from sta.training.workspace import Workspace
 
 READER = "reader"
+PARTS = "parts.json"
 PRETRAINED = SHIPPED / "garden"  # what is drawn with where no other release is named
 
 
@@ -57,12 +60,40 @@ def assemble(workspace: Workspace) -> SpeechToImagePipeline:
     return pipe
 
 
+def parts_of(workspace: Workspace) -> dict[str, str]:
+    """Stage -> fingerprint of what it left; what is made of a run's stages keeps it in `PARTS`."""
+    from sta.training.stages import stage_names
+    from sta.training.workspace import fingerprint
+
+    return {name: fingerprint(workspace.final(name)) for name in stage_names(workspace.recipe)[1:]}
+
+
+def remove_outdated(workspace: Workspace) -> None:
+    """Remove the release and the evaluation of stages that were done again since, with a line.
+
+    Those without `PARTS`, which older versions made, stay.
+    """
+    now = parts_of(workspace)
+    for folder in (workspace.folder / "evaluation", workspace.folder / "release"):
+        path = folder / PARTS
+        try:
+            before = json.loads(path.read_bytes()) if path.exists() else now
+        except ValueError:  # cut short
+            before = {}
+        if before == now:
+            continue
+        changed = [name for name in now if before.get(name) != now[name]]
+        print(f"{folder}: made before {', '.join(changed) or 'its stages'} was done again; made anew", file=sys.stderr)
+        shutil.rmtree(folder)
+
+
 def write_release(workspace: Workspace) -> Path:
     """Write `release/` of a run, whole or not at all, and load it back.
 
     Weights are kept in half precision; on Garden the attribute reader goes with them, so that drawings can be marked.
     """
     from sta.training.stages import stage_names
+    from sta.training.workspace import write_json
 
     def fill(folder: Path) -> None:
         assemble(workspace).save_pretrained(folder)
@@ -71,6 +102,7 @@ def write_release(workspace: Workspace) -> Path:
         for path in sorted(folder.rglob("*.safetensors")):
             halve(path)
         shutil.copy(workspace.folder / "recipe.yaml", folder / "recipe.yaml")
+        write_json(folder / PARTS, parts_of(workspace))
         write_sums(folder)
 
     folder = build_folder(workspace.folder / "release", fill)

@@ -352,11 +352,20 @@ def test_a_recipe_file_with_a_misspelt_key(sta: Sta, tmp_path: Path) -> None:
 
 def test_run_in_the_folder_of_another_recipe(sta: Sta) -> None:
     """Found before anything is done, and nothing of the other run is touched."""
-    Path("runs/garden-tiny").mkdir(parents=True)
+    Path("runs/garden-tiny/reader/final").mkdir(parents=True)
+    Path("runs/garden-tiny/reader/final/reader.json").touch()
     Path("runs/garden-tiny/recipe.yaml").write_text("name: garden-tiny\n")
     refused(sta("run", "garden-tiny"), "recipe.yaml", "another recipe", "--out")
-    assert [p.as_posix() for p in Path().rglob("*") if p.is_file()] == ["runs/garden-tiny/recipe.yaml"]
+    files = sorted(p.as_posix() for p in Path().rglob("*") if p.is_file())
+    assert files == ["runs/garden-tiny/reader/final/reader.json", "runs/garden-tiny/recipe.yaml"]
     assert Path("runs/garden-tiny/recipe.yaml").read_text() == "name: garden-tiny\n"
+
+
+def test_a_corpus_that_was_not_found_keeps_no_name_from_the_corrected_one(sta: Sta, tmp_path: Path) -> None:
+    for root in ("birdz", "birdzz"):
+        corpus = ("name=birds", f"corpus={{name: folder, root: {tmp_path / root}}}")
+        refused(sta("run", "garden-tiny", *corpus), root, "metadata.jsonl")
+    assert not list(Path("runs").rglob("*.partial"))
 
 
 def test_run_where_an_engine_of_the_recipe_is_missing(sta: Sta, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -407,13 +416,13 @@ def test_language_check(sta: Sta, code: str) -> None:
 
 def test_language_check_refuses(sta: Sta, tmp_path: Path) -> None:
     text = (yamlfile.packaged("languages") / "en.yaml").read_text(encoding="utf-8")
-    broken = tmp_path / "xx.yaml"
+    broken = tmp_path / "en.yaml"
     for old, new, words in (
         ("code: en", "code: English", ("code", "English")),
         ("normaliser: [nfc,", "normaliser: [nfcc,", ("nfcc", "did you mean 'nfc'")),
         ("voices: [en-us,", "voices: [en-moon,", ("en-moon",)),
         ("test_voices:", "test_voicse:", ("test_voicse", "did you mean 'test_voices'")),
-        ("native_name: English", "native_name: [", ("xx.yaml",)),
+        ("native_name: English", "native_name: [", ("en.yaml",)),
     ):
         assert old in text
         broken.write_text(text.replace(old, new, 1), encoding="utf-8")

@@ -100,6 +100,8 @@ def test_no_is_a_language_and_1e_3_a_number(tmp_path: Path) -> None:
         ("[en]", "[]", ["'languages'", "at least 1"]),
         ("[en]", "[en, ar, en]", ["languages", "names one twice"]),
         ("[en]", "en", ["'languages' is 'en'", "list"]),
+        ("name: small", "name: cache", ["'name' is 'cache'", "the corpora of all runs"]),
+        ("[en]", "[en, sw.yaml]", ["'languages'", "'sw.yaml' is not the code", "languages and is named by its code"]),
         ("  reader: {steps: 1, batch: 1}\n", "", ["'stages.reader' is missing"]),
         ("reader: {steps: 1, ", "reader: {", ["'stages.reader.steps' is missing"]),
         ("name: small", "name: small\nname: other", ["'name' appears twice", "line 2"]),
@@ -291,7 +293,7 @@ def test_lists_are_replaced_not_joined(small: Path) -> None:
 
 def test_another_corpus_replaces_the_whole_section(small: Path) -> None:
     child = write(small.parent, "extends: small\ncorpus: {name: folder, root: here}", "child")
-    assert load_recipe(child).corpus == FolderCorpus(name="folder", root="here")
+    assert load_recipe(child).corpus == FolderCorpus(name="folder", root=str(small.parent / "here"))
     same = write(small.parent, "extends: small\ncorpus: {name: garden, scenes: 3}", "same")
     assert load_recipe(same).corpus == GardenCorpus(name="garden", size=32, scenes=3)
 
@@ -366,3 +368,28 @@ def test_a_later_override_wins(small: Path) -> None:
 )
 def test_mistakes_in_overrides(small: Path, override: str, said: str) -> None:
     assert said in message(small, override)
+
+
+# ---- paths of a corpus --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("corpus", "key"), [("folder", "root"), ("parquet", "shards")])
+def test_a_corpus_lies_where_the_recipe_or_the_command_that_names_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, corpus: str, key: str
+) -> None:
+    """The run's own recipe.yaml means the same corpus from wherever it is read."""
+    parents, children, here = (tmp_path / name for name in ("parents", "children", "here"))
+    for folder in (parents, children, here):
+        folder.mkdir()
+    write(parents, SMALL.replace("{name: garden, size: 32}", f"{{name: {corpus}, {key}: ../birds}}"))
+    child = write(children, f"extends: {parents / 'small.yaml'}\nname: child", "child")
+    monkeypatch.chdir(here)
+    for path, overrides, meant in (
+        (child, (), tmp_path / "birds"),
+        (Path("../children/child.yaml"), (), tmp_path / "birds"),
+        (child, (f"corpus.{key}=birds",), here / "birds"),
+        (child, (f"corpus.{key}=/data/birds",), Path("/data/birds")),
+    ):
+        recipe = load_recipe(path, overrides)
+        assert getattr(recipe.corpus, key) == str(meant)
+        assert load_recipe(write(tmp_path, dump_recipe(recipe), "dumped")) == recipe

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from sta import yamlfile
-from sta.cards import LanguageCard, load_language
+from sta.cards import LanguageCard, check_file_name, load_language
 from sta.data.garden.grammar import Grammar
 from sta.data.garden.prosody import delivery
 from sta.data.garden.world import SLOTS, World
@@ -29,6 +29,7 @@ def check(name_or_path: str) -> Iterator[str]:
     """
     path = yamlfile.find(name_or_path, "languages")
     card = load_language(str(path))
+    check_file_name(card, path)
     yield f"{path}: {card.name} ({card.code}), {card.native_name}, {card.script}, {card.direction}"
     text = _normalised(card, card.test_sentence, path)
     yield f"normaliser: '{card.test_sentence}' -> '{text}'"

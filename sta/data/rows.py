@@ -121,7 +121,16 @@ class Corpus:
         shards = sorted((self.folder / "shards").glob("*.arrow"))
         if not shards:
             raise CorpusError(f"{self.folder}: holds no shards/*.arrow; run the prepare stage again")
-        return [datasets.Dataset.from_file(str(p)) for p in shards]
+        return [self._opened(path) for path in shards]
+
+    def _opened(self, path: Path) -> datasets.Dataset:
+        try:
+            return datasets.Dataset.from_file(str(path))
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise CorpusError(
+                f"{path}: cut or changed ({' '.join(str(error).split()).rstrip('.')}); remove {self.folder} and run "
+                "the prepare stage again"
+            ) from error
 
     @cached_property
     def table(self) -> datasets.Dataset:

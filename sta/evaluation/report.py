@@ -23,7 +23,7 @@ from sta.metrics.page import Example, write_grid, write_page
 from sta.metrics.rows import Report, Row, Where, bootstrap
 from sta.models.vq import to_pixels
 from sta.pipeline import repeat_tokens
-from sta.release import load_release
+from sta.release import PARTS, load_release
 from sta.training.progress import Bar
 from sta.training.stages import environment, provenance
 from sta.training.workspace import Workspace
@@ -40,7 +40,13 @@ def evaluate(workspace: Workspace, release: Path) -> Report:
         ranks.on_main(examiner.fill_caches)
         rows, examples = _rows(examiner), _examples(examiner)
         report = Report(_meta(workspace) | examiner.extractor, rows)
-        ranks.on_main(lambda: build_folder(folder, lambda partial: _write(partial, report, examples)))
+
+        def fill(partial: Path) -> None:
+            _write(partial, report, examples)
+            if (release / PARTS).exists():
+                shutil.copy(release / PARTS, partial / PARTS)
+
+        ranks.on_main(lambda: build_folder(folder, fill))
     return ranks.on_main(lambda: Report.read(folder / "report.json"))
 
 

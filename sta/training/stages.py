@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 import subprocess
 from contextlib import suppress
 from functools import partial
@@ -29,6 +30,8 @@ from sta.training.prepare import is_prepared, prepare
 from sta.training.team import Team
 from sta.training.workspace import Workspace
 
+RECIPE, ENVIRONMENT = "recipe.yaml", "environment.json"
+
 
 def stage_names(recipe: Recipe) -> list[str]:
     """The stages of a recipe, in order; a published teacher needs no stage, and only Garden has a reader."""
@@ -41,6 +44,8 @@ def stage_names(recipe: Recipe) -> list[str]:
 def open_run(recipe: Recipe, out: Path) -> Workspace:
     """Make the run's folder with the recipe as resolved and what it runs on; every process of a launch calls this.
 
+    A folder in which another recipe made nothing is taken over.
+
     Raises:
         RecipeError: the folder holds a run of another recipe.
     """
@@ -52,14 +57,38 @@ def open_run(recipe: Recipe, out: Path) -> Workspace:
 
 def _make_folder(workspace: Workspace) -> None:
     _check_names(workspace)
-    path = workspace.folder / "recipe.yaml"
-    if path.exists() and not _same(path, workspace.recipe):
-        raise RecipeError(
-            f"{path}: this folder holds a run of another recipe; change `name=...`, choose another --out, or remove it"
-        )
-    if not path.exists():
+    path = workspace.folder / RECIPE
+    same = path.exists() and _same(path, workspace.recipe)
+    if path.exists() and not same:
+        if not _holds_nothing(workspace.folder):
+            raise RecipeError(
+                f"{path}: this folder holds a run of another recipe; change `name=...`, choose another --out, or "
+                "remove it"
+            )
+        for left in workspace.folder.iterdir():
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+    if not same:
         write_atomically(path, dump_recipe(workspace.recipe).encode())
-    write_atomically(workspace.folder / "environment.json", json.dumps(environment(), indent=2).encode())
+    write_atomically(workspace.folder / ENVIRONMENT, json.dumps(environment(), indent=2).encode())
+
+
+def _holds_nothing(folder: Path) -> bool:
+    """Whether a run's folder has no checkpoint, no result and nobody at work: its recipe failed before it made any."""
+    return all(_is_nothing(path) for path in folder.iterdir())
+
+
+def _is_nothing(path: Path) -> bool:
+    """Whether a file or folder of a run's folder is there before anything has been made."""
+    if path.is_dir():
+        return all(p.name == "log" or p.suffix == ".lock" or _is_empty(p) for p in path.iterdir())
+    if path.suffix == ".lock":
+        with Lock(path.with_suffix("")) as lock:
+            return lock.take()
+    return path.name in (RECIPE, ENVIRONMENT) or path.suffix == ".partial"
+
+
+def _is_empty(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
 
 
 def _same(path: Path, recipe: Recipe) -> bool:
@@ -164,7 +193,9 @@ def run_stage(workspace: Workspace, name: str) -> Path:
         return final
     accelerator = runtime.start(workspace.recipe.precision)
     if name == "prepare":
-        return prepare(workspace, Team.of(accelerator))
+        with Lock(workspace.stage(name)) as lock:  # says that the run is begun; another launch of it may prepare too
+            ranks.on_main(lock.take)
+            return prepare(workspace, Team.of(accelerator))
     folder, settings = workspace.stage(name), settings_of(workspace.recipe, name)
     with Lock(folder) as lock:
         if not ranks.on_main(lock.take):

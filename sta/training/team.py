@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,20 +47,26 @@ class Team:
         """Make the folder `final`: every rank fills its share of a partial folder, then the first joins what is there.
 
         The folder appears whole or not at all. What an interrupted `fill` left in the partial folder is offered to the
-        next one, on any number of ranks. Where another launch is making the folder, this one waits for it.
+        next one, on any number of ranks; after an error that left nothing in it, it is gone. Where another launch is
+        making the folder, this one waits for it.
         """
         with Lock(final) as lock:
             if self._is_made(lock):
                 return final
             partial = final.with_name(final.name + ".partial")
-            with self.agreed(), writing(final):
-                partial.mkdir(parents=True, exist_ok=True)
-                fill(partial)
-            with self.agreed():
-                if self.share.rank == 0:
-                    with writing(final):
-                        join(partial)
-                        os.replace(partial, final)
+            try:
+                with self.agreed(), writing(final):
+                    partial.mkdir(parents=True, exist_ok=True)
+                    fill(partial)
+                with self.agreed():
+                    if self.share.rank == 0:
+                        with writing(final):
+                            join(partial)
+                            os.replace(partial, final)
+            except Exception:
+                with suppress(OSError):  # it holds what the next launch goes on with, or another rank was faster
+                    partial.rmdir()
+                raise
         return final
 
     def _is_made(self, lock: Lock) -> bool:

@@ -20,7 +20,7 @@ from sta.data.store import Ragged
 from sta.data.sums import file_hash
 from sta.data.text import Pieces, normalise
 from sta.errors import CorpusError, StaError
-from sta.recipe import FolderCorpus, ParquetCorpus, Recipe
+from sta.recipe import CACHE, FolderCorpus, ParquetCorpus, Recipe
 from sta.training.faults import torn_shards
 
 CORPUS_VERSION = 1  # raised when the same recipe would build another corpus
@@ -89,7 +89,7 @@ class Workspace:
             parts["folder"] = version_of_folder(self.recipe.corpus)
         if isinstance(self.recipe.corpus, ParquetCorpus):
             parts["shards"] = version_of_shards(self.recipe.corpus)
-        return self.out / "cache" / f"{self.recipe.corpus.name}-{key_of(parts)}"
+        return self.out / CACHE / f"{self.recipe.corpus.name}-{key_of(parts)}"
 
     @property
     def prepared(self) -> dict[str, Path]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from sta import yamlfile
+from sta.cards import load_language
 from sta.data.language import check
 from sta.errors import RecipeError, VoiceError
 
@@ -16,7 +17,7 @@ PACKAGED = yamlfile.names("languages")
 def broken(folder: Path, old: str, new: str) -> str:
     text = yamlfile.find("en", "languages").read_text(encoding="utf-8")
     assert old in text
-    path = folder / "broken.yaml"
+    path = folder / "en.yaml"
     path.write_text(text.replace(old, new, 1), encoding="utf-8")
     return str(path)
 
@@ -36,9 +37,24 @@ def test_packaged_language_holds(code: str) -> None:
 
 def test_without_a_grammar_it_serves_folders(tmp_path: Path) -> None:
     text = yamlfile.find("en", "languages").read_text(encoding="utf-8")
-    path = tmp_path / "plain.yaml"
+    path = tmp_path / "en.yaml"
     path.write_text(text[: text.index("\ngarden:")], encoding="utf-8")
     assert list(check(str(path)))[-1].startswith("garden: no grammar")
+
+
+def test_a_copy_that_kept_its_code_is_refused_by_path_and_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would pass for Swahili and for English."""
+    path = tmp_path / "sw.yaml"
+    path.write_bytes(yamlfile.find("en", "languages").read_bytes())
+    said = r"sw.yaml: key 'code' is 'en': .* write code: sw, or name the file en.yaml"
+    with pytest.raises(RecipeError, match=said):
+        next(check(str(path)))
+    monkeypatch.setattr(yamlfile, "packaged", lambda folder: tmp_path)
+    for read in (lambda: next(check("sw")), lambda: load_language("sw")):
+        with pytest.raises(RecipeError, match=said):
+            read()
 
 
 @pytest.mark.parametrize(

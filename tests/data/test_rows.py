@@ -128,6 +128,16 @@ def test_no_shards_is_said(tmp_path: Path) -> None:
         len(Corpus(tmp_path))
 
 
+@pytest.mark.parametrize("kept", [0.0, 0.3, 0.9])
+def test_a_cut_shard_is_one_sentence(corpus: Corpus, kept: float) -> None:
+    path = sorted((corpus.folder / "shards").glob("*.arrow"))[0]
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(kept * len(whole))])
+    with pytest.raises(CorpusError, match=f"{path.name}: cut or changed .*; remove {corpus.folder} and") as error:
+        len(Corpus(corpus.folder))
+    assert "\n" not in str(error.value)
+
+
 def test_a_shard_is_whole_or_absent(tmp_path: Path) -> None:
     def interrupted() -> Iterator[dict[str, Any]]:
         yield row("a", "train", "en", "z")

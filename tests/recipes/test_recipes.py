@@ -24,6 +24,7 @@ from sta.data.audio import write_wav
 from sta.data.garden.corpus import speak, world_of
 from sta.data.garden.draw import draw
 from sta.data.garden.grammar import Grammar
+from sta.data.sums import write_sums
 from sta.metrics.rows import SYSTEMS, Report
 from sta.recipe import GardenCorpus, Recipe, WorldSettings, load_recipe
 from sta.release import verify
@@ -184,6 +185,32 @@ def test_training_is_measured_and_the_run_is_left_as_it_was(
     assert state() == before
     assert main(["bench", "train", "garden-tiny", *options, "--stage", "prepare"]) == 2
     assert "teacher, tokenizer, distill-pooled, decoder, reader" in capsys.readouterr().err
+
+
+def test_a_stage_done_again_reaches_release_and_evaluation(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same seed would train the same decoder, so a file of it is changed here instead."""
+    options = ["garden-tiny", *SMALL, *SMALL_GARDEN, "evaluation.conditions=[]", "--out", str(finished.parent)]
+    decoder = finished / "release" / "decoder" / "config.json"
+
+    def again() -> tuple[str, int]:
+        assert main(["run", *options]) == 0
+        return capsys.readouterr().err, decoder.stat().st_mtime_ns
+
+    before, whole = again(), decoder.read_text()
+    assert "made anew" not in before[0]
+    config = finished / "decoder" / "final" / "decoder" / "config.json"
+    config.write_text(config.read_text() + "\n")
+    said, made = again()
+    for folder in ("release", "evaluation"):
+        assert f"{finished / folder}: made before decoder was done again; made anew" in said
+    assert made > before[1]
+    assert decoder.read_text().split() == whole.split()
+    assert again()[0] == before[0]
+    verify(finished / "release")
+    for folder in ("release", "evaluation"):  # as made by versions that kept no record
+        (finished / folder / "parts.json").unlink()
+    write_sums(finished / "release")
+    assert again() == (before[0], made)
 
 
 def test_launches_of_one_and_two_processes_are_measured(

@@ -72,6 +72,49 @@ def test_a_stage_that_another_process_trains_is_refused(tmp_path: Path) -> None:
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
+@pytest.mark.parametrize(
+    ("made", "taken"),
+    [
+        ("environment.json", True),
+        ("tokenizer/log/metrics.jsonl", True),
+        ("prepare/final.partial/", True),
+        ("tokenizer.lock", True),
+        ("tokenizer/step-00000200/", True),
+        ("tokenizer/step-00000200/task.json", False),
+        ("prepare/final/prepare.json", False),
+        ("release/SHA256SUMS", False),
+        ("notes.txt", False),
+    ],
+)
+def test_a_folder_in_which_nothing_was_made_is_taken_over(tmp_path: Path, made: str, taken: bool) -> None:
+    first, second = (load_recipe("garden-tiny", [f"seed={seed}"]) for seed in (1, 2))
+    folder = stages.open_run(first, tmp_path).folder
+    path = folder / made
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.mkdir() if made.endswith("/") else path.touch()
+    if not taken:
+        with pytest.raises(RecipeError, match="holds a run of another recipe"):
+            stages.open_run(second, tmp_path)
+        assert path.exists()
+    else:
+        stages.open_run(second, tmp_path)
+        assert {p.name for p in folder.iterdir()} == {"recipe.yaml", "environment.json"}
+    assert load_recipe(folder / "recipe.yaml") == (second if taken else first)
+
+
+@pytest.mark.parametrize("stage", ["prepare", "tokenizer"])
+def test_a_folder_in_which_another_process_works_is_not(tmp_path: Path, stage: str) -> None:
+    first, second = (load_recipe("garden-tiny", [f"seed={seed}"]) for seed in (1, 2))
+    folder = stages.open_run(first, tmp_path).folder
+    with started(HOLD, folder / stage) as other:
+        assert said_by(other) == "held\n"
+        with pytest.raises(RecipeError, match="holds a run of another recipe"):
+            stages.open_run(second, tmp_path)
+        other.kill()
+        other.wait(LIMIT)
+    assert stages.open_run(second, tmp_path).folder == folder
+
+
 def test_a_run_without_that_record_still_has_its_minutes(tmp_path: Path) -> None:
     workspace = Workspace(load_recipe("garden-mini"), tmp_path)
     log = workspace.stage("reader") / "log" / "metrics.jsonl"

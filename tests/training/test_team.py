@@ -81,6 +81,7 @@ def test_an_error_in_joining_is_the_error_of_all(tmp_path: Path) -> None:
     assert {str(error) for error in errors} == {
         f"{tmp_path / 'made'}: cannot be written (No space left on device); free space or choose another --out"
     }
+    assert list(tmp_path.iterdir()) == [], "nothing was filled"
 
 
 def test_an_error_that_cannot_be_sent_is_sent_in_words() -> None:
