@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import io
 import json
@@ -163,6 +164,31 @@ def test_the_version_of_a_broken_manifest_is_not_what_says_so(mine: Path, lines:
     write(mine, lines)
     (mine / "metadata.jsonl").write_bytes(b"{'audio': 3}\n\xff\n")
     assert version_of(settings(mine)) == version_of(settings(mine))
+
+
+@pytest.mark.parametrize("character", ["\u2028", "\u0085"])
+def test_only_a_newline_ends_a_line(mine: Path, lines: Lines, character: str) -> None:
+    """JSON allows U+2028 and U+0085 inside a string; `str.splitlines` would cut there."""
+    lines[0]["text"] = f"a red{character}bird"
+    lines[1] |= {"id": f"left{character}out", "text": " "}
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    (mine / "metadata.jsonl").write_text(text, encoding="utf-8")
+    rows = read_manifest(settings(mine), ["en", "ar"])
+    assert (rows[0][0]["text"], len(rows), rows[-1][1]) == (lines[0]["text"], 40, "metadata.jsonl, line 40")
+    (mine / "made").mkdir()
+    write_readable(rows, 0, mine / "made")
+    settle(mine / "made", 0.5, mine / "unreadable.jsonl")
+    assert [entry.id for entry in read_report(mine / "made")] == [lines[1]["id"]]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(mine: Path, lines: Lines) -> None:
+    write(mine, lines)
+    manifest = mine / "metadata.jsonl"
+    manifest.write_bytes(codecs.BOM_UTF8 + manifest.read_bytes().replace(b"\n", b"\r\n"))
+    assert len(read_manifest(settings(mine), ["en", "ar"])) == 40
+    before = version_of(settings(mine))
+    (mine / "0a.wav").unlink()  # of the first line
+    assert version_of(settings(mine)) != before
 
 
 def test_no_manifest(tmp_path: Path) -> None:
