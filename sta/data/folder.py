@@ -89,7 +89,7 @@ def version_of(settings: FolderCorpus) -> list[object]:
 def _state_of(root: Path, name: str) -> list[object]:
     try:
         found = (root / name).stat()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a NUL in the name
         return [name, None, None]
     return [name, found.st_size, found.st_mtime_ns]
 

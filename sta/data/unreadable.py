@@ -91,7 +91,7 @@ def hash_of(source: bytes | str | os.PathLike[str] | None) -> str | None:
         return None
     try:
         return hashlib.sha256(source).hexdigest() if isinstance(source, bytes) else file_hash(source)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a path with a NUL in it
         return None
 
 

@@ -258,6 +258,16 @@ def test_each_unreadable_file_is_named_with_its_reason(mine: Path, lines: Lines)
         assert said in reasons[f"{name}.wav"]
 
 
+def test_a_path_with_a_nul_is_set_aside(mine: Path, lines: Lines) -> None:
+    lines[0]["audio"] = "a\0b"
+    lines[2]["image"] = "a\0b"
+    write(mine, lines)
+    assert version_of(settings(mine))
+    reasons = kept(mine, lines)[1]
+    assert set(reasons) == {"a\0b", lines[2]["audio"]}
+    assert all("null" in reason for reason in reasons.values()), reasons
+
+
 def test_png_broken_in_the_middle_is_set_aside(mine: Path, lines: Lines) -> None:
     data = noisy_png(300)
     second = data.index(b"IDAT", data.index(b"IDAT") + 4)
