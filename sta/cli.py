@@ -283,9 +283,12 @@ def _share(text: str) -> float:
     return share
 
 
+MAX_GUIDANCE = 100  # as of the pipeline
+
+
 def _guidance(text: str) -> float:
-    if not 1 <= (scale := _number(text)) < math.inf:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of at least 1")
+    if not 1 <= (scale := _number(text)) <= MAX_GUIDANCE:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number from 1 to {MAX_GUIDANCE:g}")
     return scale
 
 

@@ -191,7 +191,8 @@ def test_draw_the_same_stem_twice(sta: Sta, release: Path, recording: Path, tmp_
     "options",
     [
         ("--pictures", 0), ("--pictures", "²"), ("--steps", 0), ("--steps", 1.5), ("--guidance", 0.5),
-        ("--guidance", "nan"), ("--guidance", "much"), ("--seed", -1), ("--seed", 2**64), ("--start", -1),
+        ("--guidance", "nan"), ("--guidance", "much"), ("--guidance", 1e30), ("--seed", -1), ("--seed", 2**64),
+        ("--start", -1),
         ("--start", "nan"), ("--seconds", 0), ("--seconds", 9), ("--start", 9), ("--moon", 3),
     ],
     ids=lambda o: "=".join(map(str, o)),
@@ -199,6 +200,12 @@ def test_draw_the_same_stem_twice(sta: Sta, release: Path, recording: Path, tmp_
 def test_draw_refuses_an_option(sta: Sta, release: Path, recording: Path, options: tuple[str, object]) -> None:
     refused(sta("draw", recording, "--language", "en", "--weights", release, *options), options[0])
     assert not list(Path().iterdir())
+
+
+def test_draw_refuses_more_steps_than_there_are_times(sta: Sta, release: Path, recording: Path) -> None:
+    said = sta("draw", recording, "--language", "en", "--weights", release, "--steps", 1_000_000)
+    refused(said, "num_inference_steps 1000000", "at most")
+    assert not list(Path().rglob("*.png"))
 
 
 def test_debug_raises(sta: Sta, release: Path, recording: Path, tmp_path: Path) -> None:

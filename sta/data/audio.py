@@ -12,6 +12,7 @@ import math
 import os
 import struct
 from functools import lru_cache
+from numbers import Real
 from pathlib import Path
 from typing import BinaryIO
 
@@ -92,8 +93,9 @@ def read_audio(
         raise AudioError(f"{name} does not exist; give the path of a {ACCEPTED} file.") from None
     except IsADirectoryError:
         raise AudioError(f"{name} is a folder; give the path of a {ACCEPTED} file in it.") from None
-    except OSError as error:
-        raise AudioError(f"{name} cannot be opened ({error.strerror}); give a readable {ACCEPTED} file.") from None
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL in it
+        reason = getattr(error, "strerror", None) or error
+        raise AudioError(f"{name!r} cannot be opened ({reason}); give a readable {ACCEPTED} file.") from None
     except soundfile.SoundFileError as error:
         reason = getattr(error, "error_string", str(error)).strip().rstrip(".")
         raise AudioError(f"{name} is corrupt or cut off ({reason}); copy or record it again, as {ACCEPTED}.") from None
@@ -268,8 +270,8 @@ def check_layout(channels: int, rate: int, name: str) -> None:
     """Refuse surround sound and sampling rates that speech does not come in."""
     if channels > 2:
         raise AudioError(f"{name} has {channels} channels; mix it down to mono or stereo first.")
-    if not MIN_RATE <= rate <= MAX_RATE:
-        raise AudioError(f"{name} has a sampling rate of {rate} Hz; give {MIN_RATE} to {MAX_RATE} Hz.")
+    if not isinstance(rate, Real) or not MIN_RATE <= rate <= MAX_RATE:
+        raise AudioError(f"{name} has a sampling rate of {rate!r} Hz; give {MIN_RATE} to {MAX_RATE} Hz.")
 
 
 def check_request(start: float, seconds: float | None, name: str) -> None:
