@@ -437,6 +437,8 @@ def test_other_rates_are_resampled(pipe: SpeechToImagePipeline, rate: int) -> No
         (np.zeros(0, np.float32), r"shape \(0,\)"),
         (np.array(0.5), "shape"),
         (np.zeros(16_000, np.float32), "silent"),
+        (np.full(16_000, 0.25, np.float32), "silent: every sample is 0.25"),
+        (np.stack([wave(), -wave()]), "opposite phase"),
         (np.full(16_000, np.nan, np.float32), "NaN"),
         (np.arange(16_000), "int64"),
         (wave() * 30_000, "scale floats"),

@@ -314,8 +314,11 @@ def to_mono_16k(frames: Wave, rate: int, name: str) -> Wave:
     peak = float(np.abs(wave).max())
     if not math.isfinite(peak):
         raise AudioError(f"{name} holds samples that are not numbers (NaN or infinite); export it again as 16-bit PCM.")
-    if peak == 0:
-        raise AudioError(f"{name} is silent: every sample is zero; check the microphone and record it again.")
+    if np.ptp(wave) == 0:
+        what = f"every sample is {wave[0]:.3g}" if peak else "every sample is zero"
+        if np.ptp(frames):
+            raise AudioError(f"{name}: its two channels cancel (they are in opposite phase); save one of them as mono.")
+        raise AudioError(f"{name} is silent: {what}; check the microphone and record it again.")
     if peak > MAX_PEAK:
         raise AudioError(f"{name} has samples up to {peak:.4g}; scale floats to [-1, 1] or give int16.")
     if rate != SAMPLE_RATE:

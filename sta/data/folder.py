@@ -59,6 +59,13 @@ def read_manifest(settings: FolderCorpus, languages: Sequence[str]) -> list[tupl
         for number, line in enumerate(lines, 1)
         if line.strip()
     ]
+    lines_of: dict[str, str] = {}
+    for row, where in rows:
+        if (before := lines_of.setdefault(row["id"], where)) != where:
+            raise CorpusError(
+                f"{manifest}: id '{row['id']}' appears twice, in {before} and in {where}; ids must differ (that of a "
+                "row without one is its audio)"
+            )
     check_rows(str(manifest), lambda name: _column([row[name] for row, _ in rows]), languages)
     return rows
 

@@ -120,7 +120,7 @@ def test_shares_are_about_kept() -> None:
         ({"text": None}, ["line 3", "text", "string"]),
         ({"split": "dev"}, ["line 3", "split 'dev'", "train, validation, test"]),
         ({"id": "0a.wav"}, ["'0a.wav' appears twice"]),
-        ({"audio": "0a.wav"}, ["'0a.wav' appears twice"]),
+        ({"audio": "0a.wav"}, ["'0a.wav' appears twice", "line 1 ", "line 3;", "without one is its audio"]),
     ],
 )
 def test_mistake_in_a_line_is_named(files: Path, lines: Lines, change: dict[str, Any], said: list[str]) -> None:
@@ -201,6 +201,7 @@ def test_an_empty_split_is_said(files: Path, lines: Lines, split: str) -> None:
     other = {"train": "validation", "validation": "train"}[split]
     text = refused(files, [line | {"split": other} for line in lines])
     assert f"its 40 rows leave the {split} split empty" in text
+    assert "corpus.validation and corpus.test" in text
     assert "its 0 rows" in refused(files, [])
 
 
