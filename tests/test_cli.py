@@ -295,6 +295,17 @@ def test_speak_and_draw_it(sta: Sta, release: Path) -> None:
     assert sta("draw", "a.wav", "--language", "en", "--weights", release).code == 0
 
 
+def test_speak_says_what_cannot_be_drawn_whole(sta: Sta) -> None:
+    said = sta("speak", "a red bird " * 60, "--language", "en")
+    assert said.code == 0
+    assert "cannot be drawn whole" in said.err
+    assert Path("speech.wav").exists()
+
+
+def test_draw_of_no_name(sta: Sta, release: Path) -> None:
+    refused(sta("draw", "", "--language", "en", "--weights", release), "name is empty")
+
+
 def test_speak_is_the_same_again(sta: Sta) -> None:
     for out in ("a.wav", "b.wav"):
         assert sta("speak", "طائر أحمر", "--language", "ar", "--seed", 3, "--out", out).code == 0
@@ -312,8 +323,21 @@ def test_speak_is_the_same_again(sta: Sta) -> None:
         (("a bird", "--language", "en", "--out", "nowhere/a.wav"), ("nowhere/a.wav",)),
         (("a bird", "--language", "en", "--seed", "-1"), ("--seed",)),
         (("", "--language", "en"), ("no text",)),
+        (("a bird", "--language", "en", "--out", "a.mp3"), ("a.mp3", "such as a.wav")),
+        (("a bird", "--language", "en", "--voice", "x"), ("'x'", "do, such as", "speech.voices")),
     ],
-    ids=["voice", "mood", "language", "below a file", "a folder", "no folder", "seed", "no text"],
+    ids=[
+        "voice",
+        "mood",
+        "language",
+        "below a file",
+        "a folder",
+        "no folder",
+        "seed",
+        "no text",
+        "no WAV",
+        "how to name a voice",
+    ],
 )
 def test_speak_refuses(sta: Sta, options: tuple[str, ...], words: tuple[str, ...]) -> None:
     Path("file").touch()
