@@ -45,6 +45,7 @@ def test_without_a_grammar_it_serves_folders(tmp_path: Path) -> None:
     ("old", "new", "said"),
     [
         ("direction: ltr", "direction: up", "'direction'"),
+        ("voices: [en-us,", "voices: [en-us, en-us,", "en-us twice in voices"),
         ("test_sentence: a small", "test_sentence: '...' # ", "'normaliser'"),
         ("    meadow: in the meadow\n", "", "meadow"),
         ("    red: {plain: red, a: a red}", "    red: {plain: red}", "red"),
