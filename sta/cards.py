@@ -80,6 +80,13 @@ class SpeechCard(Card):
     words_per_minute: int = Field(ge=80, le=450)  # what espeak accepts
 
     @model_validator(mode="after")
+    def _voices_differ(self) -> SpeechCard:
+        for name, voices in (("voices", self.voices), ("test_voices", self.test_voices)):
+            if twice := sorted({voice for voice in voices if voices.count(voice) > 1}):
+                raise ValueError(f"{', '.join(twice)} twice in {name}; name each voice once")
+        return self
+
+    @model_validator(mode="after")
     def _test_voices_unheard(self) -> SpeechCard:
         if both := sorted(set(self.voices) & set(self.test_voices)):
             raise ValueError(f"{', '.join(both)} in both voices and test_voices; a test voice must not be trained on")

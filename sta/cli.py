@@ -21,6 +21,8 @@ from sta.errors import Interrupted, StaError
 from sta.plan.command import plan
 from sta.stopping import interruptible
 
+MAX_GUIDANCE, MAX_SECONDS = 100, 30  # as the pipeline and the recordings have them
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
@@ -241,8 +243,8 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--captions", type=_positive, help="spoken captions of each language (default: the recipe's)")
     parser.add_argument("--languages", type=_positive, help="number of languages (default: the recipe's)")
-    parser.add_argument("--seconds", type=_above_zero, help="mean length of a recording (default: the recipe's)")
-    parser.add_argument("--longest", type=_above_zero, help="longest recording, s (default: twice --seconds)")
+    parser.add_argument("--seconds", type=_recording, help="mean length of a recording (default: the recipe's)")
+    parser.add_argument("--longest", type=_recording, help="longest recording, s (default: twice --seconds, or 30)")
     parser.add_argument("--pictures", type=_positive, help="pictures (default: as many for a caption as in the recipe)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")
 
@@ -284,8 +286,8 @@ def _share(text: str) -> float:
 
 
 def _guidance(text: str) -> float:
-    if not 1 <= (scale := _number(text)) < math.inf:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of at least 1")
+    if not 1 <= (scale := _number(text)) <= MAX_GUIDANCE:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number from 1 to {MAX_GUIDANCE:g}")
     return scale
 
 
@@ -293,6 +295,12 @@ def _above_zero(text: str) -> float:
     if not 0 < (number := _number(text)) < math.inf:
         raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0")
     return number
+
+
+def _recording(text: str) -> float:
+    if (seconds := _above_zero(text)) > MAX_SECONDS:
+        raise argparse.ArgumentTypeError(f"'{text}' is more than {MAX_SECONDS:g} s, which no recording may last")
+    return seconds
 
 
 def _number(text: str) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -112,6 +113,8 @@ def _draw_one(pipe: SpeechToImagePipeline, name: Path, wave: np.ndarray, options
 
 def _picture_names(options: argparse.Namespace) -> list[Path]:
     """Where each recording's picture goes; a folder that cannot be is told before anything slow is done."""
+    if "" in options.files:
+        raise StaError("a recording's name is empty; name a file, such as bird.wav")
     names = [options.out / f"{Path(f).stem}.png" for f in options.files]
     twice = next((n for n in names if names.count(n) > 1), None)
     if twice:
@@ -150,7 +153,7 @@ def speak(options: argparse.Namespace) -> None:
     import numpy as np
 
     from sta.cards import load_language
-    from sta.data.audio import write_wav
+    from sta.data.audio import MAX_SECONDS, SAMPLE_RATE, write_wav
     from sta.data.garden.prosody import delivery
     from sta.data.garden.world import MOODS
     from sta.data.speech import speakers, synthesiser
@@ -159,6 +162,8 @@ def speak(options: argparse.Namespace) -> None:
     card = load_language(options.language)
     if options.out.is_dir():
         raise AudioError(f"--out {options.out} is a folder; name a file in it, such as {options.out / 'speech.wav'}")
+    if options.out.suffix.lower() != ".wav":
+        raise AudioError(f"--out {options.out}: a WAV file is written; name it so, such as {options.out.stem}.wav")
     if options.mood not in MOODS:
         raise VoiceError(f"mood '{options.mood}' is not one of {', '.join(MOODS)}")
     train, test = speakers(card.speech.voices, card.speech.test_voices)
@@ -166,10 +171,20 @@ def speak(options: argparse.Namespace) -> None:
     rng = np.random.default_rng(options.seed)
     name = options.voice or train[int(rng.integers(len(train)))].name
     if name not in by_name:
-        raise VoiceError(f"voice '{name}' does not speak {card.code} (known: {', '.join(sorted(by_name))})")
+        some = ", ".join(list(by_name)[:5])
+        raise VoiceError(
+            f"voice '{name}' does not speak {card.code}; {len(by_name)} do, such as {some}: an accent of the card "
+            "(speech.voices, speech.test_voices), + and a variant of espeak"
+        )
     engine = synthesiser(card.speech.synthesiser)
     wave = engine.speak(options.text, by_name[name], delivery(options.mood, rng), card.speech.words_per_minute)
     write_wav(options.out, wave)
+    if len(wave) > MAX_SECONDS * SAMPLE_RATE:
+        print(
+            f"sta: {options.out} lasts more than {MAX_SECONDS:g} s and cannot be drawn whole; `sta draw` takes a "
+            "window of it with --start and --seconds",
+            file=sys.stderr,
+        )
     print(f"{options.out} ({len(wave) / 16_000:.1f} s, {name}, {options.mood})")
 
 

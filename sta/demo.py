@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from sta.cards import LanguageCard
-from sta.data.audio import wav_bytes
+from sta.data.audio import MAX_SECONDS, SAMPLE_RATE, wav_bytes
 from sta.data.garden.corpus import speak, world_of
 from sta.data.garden.grammar import Grammar
 from sta.data.garden.world import World
@@ -91,6 +91,11 @@ class Demo:
         """Say a sentence in a voice that training never heard, draw it several times and read the drawings."""
         card: LanguageCard = self.pipe.pack(sentence.language).card
         wave, speaker = speak(card, sentence.text, sentence.mood, sentence.seed, True, self.corpus.rate)
+        if len(wave) > MAX_SECONDS * SAMPLE_RATE:
+            raise VoiceError(
+                f"the text takes {len(wave) / SAMPLE_RATE:.0f} s to say, and at most {MAX_SECONDS:g} s are drawn; give "
+                "a shorter text"
+            )
         pictures = self.pipe(
             wave, language=sentence.language, num_images_per_prompt=samples, output_type="pt",
             generator=[torch.Generator().manual_seed(sentence.seed + k) for k in range(samples)],

@@ -14,6 +14,10 @@ class RecipeError(StaError):
     """A recipe or card that does not hold: names the file, the key, the value and what is accepted."""
 
 
+class ArgumentError(StaError, ValueError):
+    """An argument of the pipeline that it cannot take: names the argument, its value and what is accepted."""
+
+
 class AudioError(StaError):
     """A recording that cannot be read or drawn: names the file and what would work."""
 

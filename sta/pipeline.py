@@ -20,12 +20,13 @@ from diffusers.utils import BaseOutput, logging
 from PIL import Image
 from torch import Tensor
 
+from sta import arguments
 from sta.cards import LanguageCard
 from sta.data.audio import SAMPLE_RATE, check_waveform, read_audio
 from sta.data.disturb import at_speed
 from sta.data.store import pad
 from sta.data.text import Pieces, normalise
-from sta.errors import AudioError, CorpusError, WeightsError
+from sta.errors import ArgumentError, AudioError, CorpusError, WeightsError
 from sta.models.bottleneck import SpeechBottleneck, Tokens, mean_tokens
 from sta.models.decoders import DECODERS, Decoder
 from sta.models.encoder import LENGTH_MULTIPLE, SpeechEncoder, read_ctc, spread_pieces
@@ -161,6 +162,12 @@ class SpeechToImagePipeline(DiffusionPipeline):
                 f"{folder}: not a whole release ({_first_line(error)}); copy it again, or make one by `sta run`"
             ) from error
         assert isinstance(pipe, SpeechToImagePipeline)
+        try:
+            for name in ("num_inference_steps", "num_hearings"):
+                arguments.whole(name, pipe.config[name])
+            arguments.guidance(pipe.config["guidance_scale"])
+        except ArgumentError as error:
+            raise WeightsError(f"{folder / 'model_index.json'}: {error}; copy the release again") from error
         dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
         if isinstance(dtype, torch.dtype):
             pipe.to(dtype)
@@ -228,8 +235,11 @@ class SpeechToImagePipeline(DiffusionPipeline):
         """The pack of a language.
 
         Raises:
+            ArgumentError: the language is not one code.
             WeightsError: the release does not know it; names those it knows.
         """
+        if not isinstance(language, str):
+            raise ArgumentError(f"language {language!r} is not one code such as 'en'; a batch has one language")
         if language not in self.languages:
             known = ", ".join(self.languages) or "none"
             raise WeightsError(f"language '{language}' is not in this release (known: {known}); train or add its pack")
@@ -250,7 +260,7 @@ class SpeechToImagePipeline(DiffusionPipeline):
 
         Raises:
             AudioError: a recording cannot be read or drawn.
-            ValueError: the number of hearings is below 1.
+            ArgumentError: the number of hearings is not one, or the language is not one code.
         """
         speeds = _speeds(self.config["num_hearings"] if num_hearings is None else num_hearings)
         pack, waves = self.pack(language), _waves(audio, sampling_rate)
@@ -262,9 +272,15 @@ class SpeechToImagePipeline(DiffusionPipeline):
 
     @torch.no_grad()
     def encode_text(self, text: str | Sequence[str], language: str) -> Tokens:
-        """Written captions to tokens, as a perfect reading would give: nothing is misheard."""
+        """Written captions to tokens, as a perfect reading would give: nothing is misheard.
+
+        Raises:
+            ArgumentError: there is no text.
+        """
         pack = self.pack(language)
-        texts = [text] if isinstance(text, str) else list(text)
+        texts = [text] if isinstance(text, str) else text
+        if not isinstance(texts, list | tuple) or not texts or not all(isinstance(t, str) for t in texts):
+            raise ArgumentError(f"text {text!r} is neither a caption nor a list of captions; give one, or several")
         ids = [
             pack.encoder.shift_pieces(pack.pieces.encode(normalise(t, pack.card.normaliser)), language) for t in texts
         ]
@@ -293,21 +309,20 @@ class SpeechToImagePipeline(DiffusionPipeline):
         """What the sampler starts from: all mask [B, N], noise [B, d, h, w], or the latents given."""
         if latents is None:
             return self.decoder.start(batch, generator, self.device)
-        start = self.decoder.start(batch, None, self.device)
-        if latents.shape != start.shape:
-            raise ValueError(f"latents have shape {tuple(latents.shape)}, expected {tuple(start.shape)}")
-        return latents.to(self.device)
+        return arguments.latents(latents, self.decoder.start(batch, None, self.device)).to(self.device)
 
     def check_inputs(
-        self, output_type: str, callback_tensors: Sequence[str], steps: int, guidance_scale: float
+        self, output_type: str, callback_tensors: Sequence[str], steps: int | None, guidance_scale: float | None
     ) -> None:
         if output_type not in OUTPUT_TYPES:
-            raise ValueError(f"output_type '{output_type}' is not one of {', '.join(OUTPUT_TYPES)}")
+            raise ArgumentError(f"output_type '{output_type}' is not one of {', '.join(OUTPUT_TYPES)}")
         unknown = [name for name in callback_tensors if name not in self._callback_tensor_inputs]
         if unknown:
-            raise ValueError(f"callback tensors {unknown} are not among {self._callback_tensor_inputs}")
-        if not (steps >= 1 and guidance_scale >= 1):  # nor may they be NaN
-            raise ValueError(f"num_inference_steps {steps} and guidance_scale {guidance_scale} must both be at least 1")
+            raise ArgumentError(f"callback tensors {unknown} are not among {self._callback_tensor_inputs}")
+        if steps is not None:
+            arguments.whole("num_inference_steps", steps, self.scheduler.config["num_train_timesteps"])
+        if guidance_scale is not None:
+            arguments.guidance(guidance_scale)
 
     @torch.no_grad()
     def draw_latents(
@@ -405,20 +420,21 @@ class SpeechToImagePipeline(DiffusionPipeline):
         Raises:
             AudioError: a recording cannot be read or drawn.
             WeightsError: the release does not know the language.
-            ValueError: another argument is out of range; names what is accepted.
+            ArgumentError: another argument is out of range; names what is accepted. It is a ValueError too.
         """
-        steps = self.config["num_inference_steps"] if num_inference_steps is None else num_inference_steps
-        scale = self.config["guidance_scale"] if guidance_scale is None else guidance_scale
-        self.check_inputs(output_type, callback_on_step_end_tensor_inputs, steps, scale)
-        if num_images_per_prompt < 1:
-            raise ValueError(f"num_images_per_prompt {num_images_per_prompt} must be at least 1")
+        self.check_inputs(output_type, callback_on_step_end_tensor_inputs, num_inference_steps, guidance_scale)
+        arguments.whole("num_images_per_prompt", num_images_per_prompt)
+        generator = arguments.generators(generator)
         heard = self.encode_speech(audio, language, sampling_rate, num_hearings)
         tokens = repeat_tokens(heard, num_images_per_prompt)
         if isinstance(generator, list) and len(generator) != len(tokens.tokens):
-            raise ValueError(f"{len(generator)} generators were given for {len(tokens.tokens)} pictures; give as many")
+            raise ArgumentError(
+                f"{len(generator)} generators were given for {len(tokens.tokens)} pictures; give as many"
+            )
         latents = self.draw_latents(
-            tokens, steps, scale, generator, latents, callback_on_step_end, callback_on_step_end_tensor_inputs
-        )
+            tokens, num_inference_steps, guidance_scale, generator, latents, callback_on_step_end,
+            callback_on_step_end_tensor_inputs,
+        )  # fmt: skip
         images = self.postprocess(latents, output_type)
         return SpeechToImageOutput(images=images, tokens=tokens) if return_dict else (images, tokens)  # type: ignore[return-value]
 
@@ -442,8 +458,7 @@ def repeat_tokens(tokens: Tokens, times: int) -> Tokens:
 
 def _speeds(hearings: int) -> list[float]:
     """At which speeds a recording is heard: once as it is, several times evenly from slow to fast."""
-    if hearings < 1:
-        raise ValueError(f"num_hearings {hearings} must be at least 1")
+    arguments.whole("num_hearings", hearings)
     return [1.0] if hearings == 1 else np.linspace(SLOWEST, FASTEST, hearings).round(3).tolist()
 
 
@@ -457,7 +472,10 @@ def _waves(audio: Audio | Sequence[Audio], sampling_rate: int) -> list[np.ndarra
 def _wave(audio: Audio, sampling_rate: int) -> np.ndarray:
     if isinstance(audio, str | Path | bytes):
         return read_audio(audio)
-    return check_waveform(np.asarray(audio.detach().cpu() if isinstance(audio, Tensor) else audio), sampling_rate)
+    if isinstance(audio, Tensor):
+        audio = audio.detach().cpu()
+        audio = audio.float() if audio.dtype == torch.bfloat16 else audio  # which NumPy lacks
+    return check_waveform(np.asarray(audio), sampling_rate)
 
 
 def _beside(pack: LanguagePack, others: Sequence[LanguagePack]) -> LanguagePack:

@@ -243,7 +243,7 @@ class Sampling(Strict):
     """Defaults of drawing, found on validation and written into the release."""
 
     steps: Positive = 12
-    guidance: Annotated[float, Field(ge=1)] = 2.0
+    guidance: Annotated[float, Field(ge=1, le=100)] = 2.0
     hearings: Positive = Field(
         1, description="times a recording is heard, at speeds from 0.9 to 1.1; the tokens are the mean of all"
     )

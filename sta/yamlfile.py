@@ -69,13 +69,13 @@ def names(folder: str) -> list[str]:
 
 
 def find(name_or_path: str | Path, folder: str) -> Path:
-    """The file meant by a path, or by the name of a packaged one.
+    """The file meant by a path, or by the name of a packaged one: a name has no suffix and no folder.
 
     Raises:
         RecipeError: neither exists; names the known ones.
     """
     path = Path(name_or_path)
-    if path.is_file():
+    if path.is_file() and (path.suffix or "/" in str(name_or_path)):
         return path
     candidate = packaged(folder) / f"{name_or_path}.yaml"
     if candidate.is_file():

@@ -191,7 +191,8 @@ def test_draw_the_same_stem_twice(sta: Sta, release: Path, recording: Path, tmp_
     "options",
     [
         ("--pictures", 0), ("--pictures", "²"), ("--steps", 0), ("--steps", 1.5), ("--guidance", 0.5),
-        ("--guidance", "nan"), ("--guidance", "much"), ("--seed", -1), ("--seed", 2**64), ("--start", -1),
+        ("--guidance", "nan"), ("--guidance", "much"), ("--guidance", 1e30), ("--seed", -1), ("--seed", 2**64),
+        ("--start", -1),
         ("--start", "nan"), ("--seconds", 0), ("--seconds", 9), ("--start", 9), ("--moon", 3),
     ],
     ids=lambda o: "=".join(map(str, o)),
@@ -199,6 +200,12 @@ def test_draw_the_same_stem_twice(sta: Sta, release: Path, recording: Path, tmp_
 def test_draw_refuses_an_option(sta: Sta, release: Path, recording: Path, options: tuple[str, object]) -> None:
     refused(sta("draw", recording, "--language", "en", "--weights", release, *options), options[0])
     assert not list(Path().iterdir())
+
+
+def test_draw_refuses_more_steps_than_there_are_times(sta: Sta, release: Path, recording: Path) -> None:
+    said = sta("draw", recording, "--language", "en", "--weights", release, "--steps", 1_000_000)
+    refused(said, "num_inference_steps 1000000", "at most")
+    assert not list(Path().rglob("*.png"))
 
 
 def test_debug_raises(sta: Sta, release: Path, recording: Path, tmp_path: Path) -> None:
@@ -288,6 +295,17 @@ def test_speak_and_draw_it(sta: Sta, release: Path) -> None:
     assert sta("draw", "a.wav", "--language", "en", "--weights", release).code == 0
 
 
+def test_speak_says_what_cannot_be_drawn_whole(sta: Sta) -> None:
+    said = sta("speak", "a red bird " * 60, "--language", "en")
+    assert said.code == 0
+    assert "cannot be drawn whole" in said.err
+    assert Path("speech.wav").exists()
+
+
+def test_draw_of_no_name(sta: Sta, release: Path) -> None:
+    refused(sta("draw", "", "--language", "en", "--weights", release), "name is empty")
+
+
 def test_speak_is_the_same_again(sta: Sta) -> None:
     for out in ("a.wav", "b.wav"):
         assert sta("speak", "طائر أحمر", "--language", "ar", "--seed", 3, "--out", out).code == 0
@@ -305,8 +323,21 @@ def test_speak_is_the_same_again(sta: Sta) -> None:
         (("a bird", "--language", "en", "--out", "nowhere/a.wav"), ("nowhere/a.wav",)),
         (("a bird", "--language", "en", "--seed", "-1"), ("--seed",)),
         (("", "--language", "en"), ("no text",)),
+        (("a bird", "--language", "en", "--out", "a.mp3"), ("a.mp3", "such as a.wav")),
+        (("a bird", "--language", "en", "--voice", "x"), ("'x'", "do, such as", "speech.voices")),
     ],
-    ids=["voice", "mood", "language", "below a file", "a folder", "no folder", "seed", "no text"],
+    ids=[
+        "voice",
+        "mood",
+        "language",
+        "below a file",
+        "a folder",
+        "no folder",
+        "seed",
+        "no text",
+        "no WAV",
+        "how to name a voice",
+    ],
 )
 def test_speak_refuses(sta: Sta, options: tuple[str, ...], words: tuple[str, ...]) -> None:
     Path("file").touch()

@@ -94,6 +94,7 @@ def test_score_counts_attributes_and_mood() -> None:
         (["--mood", "sad"], ["--say"]),
         (["--say", "a bird", "--language", "en", "--mood", "angry"], ["'angry'", "neutral, happy, sad"]),
         (["--say", " ", "--language", "en"], ["no words"]),
+        (["--say", "a red bird " * 60, "--language", "en"], ["s to say", "shorter text"]),
         (["--say", "ndege", "--language", "sw"], ["'sw'", "known: ar, en"]),
         (["--language", "sw"], ["'sw'", "known: ar, en"]),
         (["--out", "taken"], ["taken", "not a folder"]),

@@ -20,11 +20,12 @@ ALLOWED: dict[str, set[str]] = {
     "yamlfile": {"errors"},
     "cards": {"errors", "yamlfile"},
     "recipe": {"errors", "yamlfile"},
+    "arguments": {"errors"},
     "data": BASE,
     "models": BASE | {"data"},
     "training": BASE | {"data", "models"},
     "metrics": BASE | {"data"},
-    "pipeline": BASE | {"data", "models"},
+    "pipeline": BASE | {"arguments", "data", "models"},
     "release": BASE | {"data", "models", "training", "pipeline"},
     "evaluation": BASE | {"data", "models", "training", "metrics", "pipeline", "release"},
     "modelcard": BASE | {"data", "models", "training", "metrics", "pipeline", "release"},
@@ -51,7 +52,7 @@ HOMES = {
     "transformers": {"sta/models/backbone.py"},
     "datasets": {"sta/data/rows.py", "sta/metrics/modules"},
     "torch": {"sta/ranks.py", "sta/models", "sta/training", "sta/metrics", "sta/pipeline.py", "sta/evaluation",
-              "sta/release.py", "sta/demo.py", "sta/bench", "sta/plan", "sta/rehearsal.py",
+              "sta/release.py", "sta/demo.py", "sta/bench", "sta/plan", "sta/rehearsal.py", "sta/arguments.py",
               "sta/doctor.py", "sta/commands.py", "sta/cli.py"},
 }  # fmt: skip
 

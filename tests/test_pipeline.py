@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,9 +17,11 @@ from diffusers.utils import logging
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from sta import cli
+from sta.arguments import MAX_GUIDANCE
 from sta.data.disturb import at_speed
 from sta.data.sums import write_sums
-from sta.errors import AudioError, WeightsError
+from sta.errors import ArgumentError, AudioError, WeightsError
 from sta.models.decoders import DECODERS
 from sta.pipeline import SpeechToImageOutput, SpeechToImagePipeline, _waves, repeat_tokens
 from sta.release import load_release, verify
@@ -269,7 +272,7 @@ def test_hearings_are_of_the_release_or_of_the_call(tmp_path: Path) -> None:
 
 def test_no_hearing_is_refused(pipe: SpeechToImagePipeline) -> None:
     for do in (pipe, lambda audio, **named: pipe.encode_speech(audio, "en", **named)):
-        with pytest.raises(ValueError, match="num_hearings 0 must be at least 1"):
+        with pytest.raises(ValueError, match="num_hearings 0 must be a whole number of at least 1"):
             do(wave(), num_hearings=0)
 
 
@@ -334,12 +337,47 @@ def test_a_call_changes_nothing_in_the_pipeline(pipe: SpeechToImagePipeline) -> 
 
 @pytest.mark.parametrize(
     "options",
-    [{"num_inference_steps": 0}, {"guidance_scale": 0.5}, {"guidance_scale": float("nan")}],
+    [
+        *[{"num_inference_steps": n} for n in (0, 1.5, "4", True, 1_000_000)],
+        *[{"guidance_scale": x} for x in (0.5, float("nan"), float("inf"), 1e30, "2")],
+        *[{"num_hearings": n} for n in (0, 1.5, "1")],
+        *[{"num_images_per_prompt": n} for n in (1.5, "1", None)],
+        *[{"generator": g} for g in (3, [None], np.random.default_rng(0))],
+        {"language": ["en", "ar"]}, {"language": None}, {"latents": np.zeros((1, 16))},
+    ],
     ids=str,
-)
+)  # fmt: skip
 def test_values_out_of_range(pipe: SpeechToImagePipeline, options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="must both be at least 1"):
+    """One sentence, which names the argument, of an error that the command line shows as it is."""
+    with pytest.raises(ArgumentError, match=next(iter(options))) as caught:
         pipe(wave(), **options)
+    assert isinstance(caught.value, ValueError)
+    assert "\n" not in str(caught.value)
+
+
+def test_latents_that_are_no_start_are_refused(pipe: SpeechToImagePipeline) -> None:
+    start = pipe.prepare_latents(1, torch.Generator().manual_seed(0))
+    bad = [start * float("nan")] if start.is_floating_point() else [start + 1, -start, start.float()]
+    for given in bad:
+        with pytest.raises(ArgumentError, match="latents"):
+            pipe(wave(), latents=given)
+
+
+def test_the_strongest_guidance_draws(pipe: SpeechToImagePipeline) -> None:
+    assert np.isfinite(draw(pipe, guidance_scale=MAX_GUIDANCE)).all()
+    assert cli.MAX_GUIDANCE == MAX_GUIDANCE
+
+
+def test_generators_may_be_a_tuple(pipe: SpeechToImagePipeline) -> None:
+    options: dict[str, Any] = {"generator": tuple(seeded(0))}
+    given = pipe(wave(), output_type="np", **options).images
+    np.testing.assert_array_equal(given, draw(pipe))
+
+
+@pytest.mark.parametrize("text", [[], None, 3, [3], [None]], ids=str)
+def test_text_that_is_none_is_refused(pipe: SpeechToImagePipeline, text: Any) -> None:
+    with pytest.raises(ArgumentError, match="neither a caption nor a list of captions"):
+        pipe.encode_text(text, "en")
 
 
 def test_pictures_and_generators_that_do_not_match(pipe: SpeechToImagePipeline) -> None:
@@ -368,6 +406,11 @@ def test_audio_in_every_form(pipe: SpeechToImagePipeline, tmp_path: Path) -> Non
         np.testing.assert_allclose(draw(pipe, audio), expected, atol=1e-4, err_msg=name)
 
 
+def test_bfloat16_is_heard(pipe: SpeechToImagePipeline) -> None:
+    given = torch.from_numpy(wave()).bfloat16()
+    np.testing.assert_allclose(draw(pipe, given), draw(pipe, given.float().numpy()), atol=1e-4)
+
+
 def test_mixed_forms_in_one_list(pipe: SpeechToImagePipeline, tmp_path: Path) -> None:
     path = write_wave(tmp_path / "a.flac", wave())
     assert len(draw(pipe, [path, path.read_bytes(), wave(), torch.from_numpy(wave())], 0, 1, 2, 3)) == 4
@@ -394,6 +437,8 @@ def test_other_rates_are_resampled(pipe: SpeechToImagePipeline, rate: int) -> No
         (np.zeros(0, np.float32), r"shape \(0,\)"),
         (np.array(0.5), "shape"),
         (np.zeros(16_000, np.float32), "silent"),
+        (np.full(16_000, 0.25, np.float32), "silent: every sample is 0.25"),
+        (np.stack([wave(), -wave()]), "opposite phase"),
         (np.full(16_000, np.nan, np.float32), "NaN"),
         (np.arange(16_000), "int64"),
         (wave() * 30_000, "scale floats"),
@@ -401,6 +446,7 @@ def test_other_rates_are_resampled(pipe: SpeechToImagePipeline, rate: int) -> No
         (wave(31), "too long"),
         ([], "no recording"),
         ("nowhere.wav", "does not exist"),
+        ("a\0b.wav", "cannot be opened"),
         (b"plain text", "a text file"),
     ],
 )  # fmt: skip
@@ -410,9 +456,9 @@ def test_audio_refused(pipe: SpeechToImagePipeline, audio: Any, said: str) -> No
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("rate", [0, 100, -16_000, 10**9])
+@pytest.mark.parametrize("rate", [0, 100, -16_000, 10**9, "16000", None, [16_000]])
 def test_wrong_sampling_rate(pipe: SpeechToImagePipeline, rate: int) -> None:
-    with pytest.raises(AudioError, match=f"sampling rate of {rate} Hz"):
+    with pytest.raises(AudioError, match=re.escape(f"sampling rate of {rate!r} Hz")):
         pipe(wave(), sampling_rate=rate)
 
 
@@ -566,6 +612,16 @@ def test_broken_release(copied: Path, break_it: Callable[[Path], object], named:
             load(copied)
         assert str(copied) in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("num_inference_steps", 0), ("guidance_scale", "much"), ("num_hearings", None)]
+)
+def test_an_index_whose_defaults_do_not_draw(copied: Path, key: str, value: object) -> None:
+    index = copied / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {key: value}))
+    with pytest.raises(WeightsError, match=f"{index}: {key} {value!r} must be"):
+        SpeechToImagePipeline.from_pretrained(copied)
 
 
 def test_no_weights_are_unpickled(copied: Path) -> None:

@@ -13,8 +13,10 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import nn
 
+from sta import cli
 from sta.cards import load_teacher
 from sta.cli import main
+from sta.data.audio import MAX_SECONDS
 from sta.errors import StaError
 from sta.models.shared import Share
 from sta.models.teacher import build_unfilled
@@ -317,6 +319,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     [
         (["--gpus", "0"], "'0' is not a whole number above 0"), (["--memory", "-1"], "'-1' is not a number above 0"),
         (["--utilisation", "1.5"], "more than 1"), (["--tflops", "fast"], "'fast' is not a number above 0"),
+        (["--seconds", "31"], "'31' is more than 30 s"), (["--longest", "1e9"], "'1e9' is more than 30 s"),
     ],
 )  # fmt: skip
 def test_options_that_mean_nothing(options: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -330,6 +333,7 @@ def test_options_that_mean_nothing(options: list[str], words: str, capsys: pytes
     ("arguments", "words"),
     [
         (["nowhere"], "no file or name 'nowhere'"),
+        (["garden-tiny", "--seconds", "9", "--longest", "8"], "--seconds 9 is above --longest 8"),
         (["garden-tiny", "corpus={name: folder, root: nowhere}"], "nowhere/metadata.jsonl: cannot be read"),
         (["garden-tiny", "encoder.backbone=nowhere/model", "corpus={name: folder, root: nowhere}", "--captions", "9",
           "--seconds", "2"], "encoder.backbone 'nowhere/model': its configuration is not to be had"),
@@ -342,3 +346,29 @@ def test_one_sentence_for_what_is_not_there(
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sta: ")]
     assert len(said) == 1
     assert words in said[0]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 9 TiB"), RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("Storage size calculation overflowed"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_in_memory_is_said(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("sta.plan.plan.plan_of", fail)
+    monkeypatch.setattr("sta.plan.corpus.facts_of", lambda *_: None)
+    assert main(["plan", "garden-tiny"]) == 2
+    assert "recipe 'garden-tiny': its networks are too large" in capsys.readouterr().err
+
+
+def test_no_recording_is_planned_that_may_not_be() -> None:
+    assert cli.MAX_SECONDS == MAX_SECONDS
+    at_hand = AtHand(captions=10, seconds=20.0)
+    recipe = load_recipe("garden-tiny", ["corpus={name: folder, root: nowhere}"])
+    assert facts_of(recipe, at_hand).longest == MAX_SECONDS

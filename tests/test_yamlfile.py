@@ -131,7 +131,7 @@ def test_find_takes_a_path_first_then_a_name(tmp_path: Path, monkeypatch: pytest
     assert packaged == yamlfile.packaged("languages") / "en.yaml"
     monkeypatch.chdir(tmp_path)
     (tmp_path / "en").write_text("code: xx")
-    assert yamlfile.find("en", "languages") == Path("en")
+    assert yamlfile.find("./en", "languages") == Path("en")
     assert yamlfile.find(packaged, "languages") == packaged
 
 
@@ -148,3 +148,10 @@ def test_a_wheel_reads_its_own_folder(monkeypatch: pytest.MonkeyPatch, tmp_path:
     (package / "packaged" / "languages" / "xx.yaml").write_text("code: xx")
     monkeypatch.setattr(yamlfile, "PACKAGE", package)
     assert yamlfile.names("languages") == ["xx"]
+
+
+def test_a_file_does_not_shadow_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("en").write_text("code: xx\n")
+    assert yamlfile.find("en", "languages").name == "en.yaml"
+    assert yamlfile.find(f"{tmp_path}/en", "languages") == tmp_path / "en"

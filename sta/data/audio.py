@@ -12,6 +12,7 @@ import math
 import os
 import struct
 from functools import lru_cache
+from numbers import Real
 from pathlib import Path
 from typing import BinaryIO
 
@@ -92,8 +93,9 @@ def read_audio(
         raise AudioError(f"{name} does not exist; give the path of a {ACCEPTED} file.") from None
     except IsADirectoryError:
         raise AudioError(f"{name} is a folder; give the path of a {ACCEPTED} file in it.") from None
-    except OSError as error:
-        raise AudioError(f"{name} cannot be opened ({error.strerror}); give a readable {ACCEPTED} file.") from None
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL in it
+        reason = getattr(error, "strerror", None) or error
+        raise AudioError(f"{name!r} cannot be opened ({reason}); give a readable {ACCEPTED} file.") from None
     except soundfile.SoundFileError as error:
         reason = getattr(error, "error_string", str(error)).strip().rstrip(".")
         raise AudioError(f"{name} is corrupt or cut off ({reason}); copy or record it again, as {ACCEPTED}.") from None
@@ -268,8 +270,8 @@ def check_layout(channels: int, rate: int, name: str) -> None:
     """Refuse surround sound and sampling rates that speech does not come in."""
     if channels > 2:
         raise AudioError(f"{name} has {channels} channels; mix it down to mono or stereo first.")
-    if not MIN_RATE <= rate <= MAX_RATE:
-        raise AudioError(f"{name} has a sampling rate of {rate} Hz; give {MIN_RATE} to {MAX_RATE} Hz.")
+    if not isinstance(rate, Real) or not MIN_RATE <= rate <= MAX_RATE:
+        raise AudioError(f"{name} has a sampling rate of {rate!r} Hz; give {MIN_RATE} to {MAX_RATE} Hz.")
 
 
 def check_request(start: float, seconds: float | None, name: str) -> None:
@@ -312,8 +314,11 @@ def to_mono_16k(frames: Wave, rate: int, name: str) -> Wave:
     peak = float(np.abs(wave).max())
     if not math.isfinite(peak):
         raise AudioError(f"{name} holds samples that are not numbers (NaN or infinite); export it again as 16-bit PCM.")
-    if peak == 0:
-        raise AudioError(f"{name} is silent: every sample is zero; check the microphone and record it again.")
+    if np.ptp(wave) == 0:
+        what = f"every sample is {wave[0]:.3g}" if peak else "every sample is zero"
+        if np.ptp(frames):
+            raise AudioError(f"{name}: its two channels cancel (they are in opposite phase); save one of them as mono.")
+        raise AudioError(f"{name} is silent: {what}; check the microphone and record it again.")
     if peak > MAX_PEAK:
         raise AudioError(f"{name} has samples up to {peak:.4g}; scale floats to [-1, 1] or give int16.")
     if rate != SAMPLE_RATE:

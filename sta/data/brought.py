@@ -18,6 +18,8 @@ SPLIT_NAMES = ("train", "validation", "test")
 
 def check_row(where: str, language: str | None, split: str | None, languages: Sequence[str]) -> None:
     """Refuse a language that the recipe lacks, and a split that nobody knows."""
+    if language is None:
+        raise CorpusError(f"{where}: has no language; give one of the recipe's ({', '.join(languages)})")
     if language not in languages:
         raise CorpusError(f"{where}: language '{language}' is not in the recipe's languages ({', '.join(languages)})")
     if split not in (None, *SPLIT_NAMES):
@@ -47,9 +49,15 @@ def check_rows(where: str, column: Callable[[str], Column], languages: Sequence[
     count = splits.counts()
     missing = [split for split in SPLIT_NAMES[:2] if not count.get(split)]
     if missing:
-        raise CorpusError(f"{where}: its {len(ids)} rows leave the {missing[0]} split empty; add rows or name splits")
+        raise CorpusError(
+            f"{where}: its {len(ids)} rows leave the {missing[0]} split empty; add rows, name splits, or "
+            "change corpus.validation and corpus.test"
+        )
     if (tested := count.get("test", 0)) < MIN_TESTED:
-        raise CorpusError(f"{where}: the test split has {tested} rows and needs {MIN_TESTED}; add rows or name splits")
+        raise CorpusError(
+            f"{where}: the test split has {tested} rows and needs {MIN_TESTED}; add rows, name splits, or "
+            "raise corpus.test"
+        )
     in_training = column("language").counts(np.flatnonzero(splits.equal("train")))
     if unheard := [code for code in languages if not in_training.get(code)]:
         raise CorpusError(
@@ -58,4 +66,6 @@ def check_rows(where: str, column: Callable[[str], Column], languages: Sequence[
         )
     if pc.count_distinct(ids.values).as_py() < len(ids):
         twice = next(name for name, times in ids.counts().items() if times > 1)
-        raise CorpusError(f"{where}: id '{twice}' appears twice; ids must differ")
+        raise CorpusError(
+            f"{where}: id '{twice}' appears twice; ids must differ (that of a row without one is its audio)"
+        )

@@ -7,6 +7,7 @@ picture's name, so that a picture's recordings stay together.
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,6 +17,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sta.data.brought import check_row, check_rows, split_of
+from sta.data.jsonlines import read_lines
 from sta.data.rows import Column, Row
 from sta.errors import CorpusError
 from sta.recipe import FolderCorpus
@@ -47,7 +49,7 @@ def read_manifest(settings: FolderCorpus, languages: Sequence[str]) -> list[tupl
     """
     manifest = Path(settings.root) / MANIFEST
     try:
-        lines = manifest.read_text(encoding="utf-8").splitlines()
+        lines = read_lines(manifest)
     except (OSError, UnicodeDecodeError) as error:
         raise CorpusError(
             f"{manifest}: cannot be read ({error}); corpus.root must hold a UTF-8 metadata.jsonl"
@@ -57,6 +59,13 @@ def read_manifest(settings: FolderCorpus, languages: Sequence[str]) -> list[tupl
         for number, line in enumerate(lines, 1)
         if line.strip()
     ]
+    lines_of: dict[str, str] = {}
+    for row, where in rows:
+        if (before := lines_of.setdefault(row["id"], where)) != where:
+            raise CorpusError(
+                f"{manifest}: id '{row['id']}' appears twice, in {before} and in {where}; ids must differ (that of a "
+                "row without one is its audio)"
+            )
     check_rows(str(manifest), lambda name: _column([row[name] for row, _ in rows]), languages)
     return rows
 
@@ -77,7 +86,7 @@ def version_of(settings: FolderCorpus) -> list[object]:
         text = manifest.read_bytes()
     except OSError:
         return [str(manifest), None]
-    for line in text.splitlines():
+    for line in text.removeprefix(codecs.BOM_UTF8).split(b"\n"):
         with suppress(ValidationError):
             data = _Line.model_validate_json(line)
             named |= {data.audio, data.image}
@@ -87,7 +96,7 @@ def version_of(settings: FolderCorpus) -> list[object]:
 def _state_of(root: Path, name: str) -> list[object]:
     try:
         found = (root / name).stat()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a NUL in the name
         return [name, None, None]
     return [name, found.st_size, found.st_mtime_ns]
 

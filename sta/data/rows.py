@@ -25,6 +25,7 @@ from datasets.arrow_writer import ArrowWriter
 from PIL import Image
 
 from sta.data.audio import read_audio
+from sta.data.jsonlines import read_values
 from sta.errors import CorpusError
 
 SPLITS = ("train", "validation", "test", "seen", "voice", "combination", "both", "swap")
@@ -186,10 +187,7 @@ class Corpus:
     @cached_property
     def truths(self) -> dict[str, Truth]:
         """Row id -> truth; empty where the corpus does not know it."""
-        path = self.folder / "attributes.jsonl"
-        if not path.exists():
-            return {}
-        records = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+        records = map(json.loads, read_values(self.folder / "attributes.jsonl"))
         return {r["id"]: Truth(r["kind"], r["attributes"], r["said"]) for r in records}
 
 

@@ -151,7 +151,7 @@ def train_sentencepiece(
     except (RuntimeError, OSError) as error:
         characters = len(set("".join(texts)))
         raise RecipeError(
-            f"{path}: SentencePiece cannot make {card.vocab_size} pieces from {len(texts)} texts with {characters} "
+            f"{setting}: SentencePiece cannot make {card.vocab_size} pieces from {len(texts)} texts with {characters} "
             f"different characters; it needs more than {characters + 1}: raise {setting}, or lower the "
             f"sentencepiece.character_coverage of a language ({error})"
         ) from error

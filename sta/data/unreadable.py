@@ -16,6 +16,7 @@ from pathlib import Path
 
 from sta.data.audio import read_audio
 from sta.data.cache import write_atomically
+from sta.data.jsonlines import read_values
 from sta.data.rows import Corpus, Row, payload, read_picture, write_shard
 from sta.data.sums import file_hash
 from sta.errors import AudioError, CorpusError
@@ -90,15 +91,13 @@ def hash_of(source: bytes | str | os.PathLike[str] | None) -> str | None:
         return None
     try:
         return hashlib.sha256(source).hexdigest() if isinstance(source, bytes) else file_hash(source)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a path with a NUL in it
         return None
 
 
 def read_report(folder: Path) -> list[Unreadable]:
     """The entries of a folder's report; none where there is no report."""
-    path = folder / REPORT
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return [Unreadable(**json.loads(line)) for line in lines]
+    return [Unreadable(**json.loads(line)) for line in read_values(folder / REPORT)]
 
 
 def settle(folder: Path, limit: float, beside: Path) -> None:

@@ -131,7 +131,11 @@ Scheduler: TypeAlias = MaskReplaceScheduler | FlowMatchEulerDiscreteScheduler
 
 
 def set_timesteps(scheduler: Scheduler, steps: int, device: torch.device) -> None:
-    """Spread `steps` over all times; the last one ends at the picture, which flow matching has to be told."""
+    """Spread `steps` over all times, of which more are as many as there are times.
+
+    The last one ends at the picture, which flow matching has to be told.
+    """
+    steps = min(steps, scheduler.config["num_train_timesteps"])
     if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
         scheduler.set_timesteps(sigmas=np.linspace(1, 1 / steps, steps), device=device)
     else:

@@ -3,10 +3,29 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+from sta.errors import StaError
 from sta.locate import recipe_of
 
 WIDTH = 105  # of the widest table, where the terminal is narrower or there is none
+NO_MEMORY = ("allocate memory", "not enough memory", "out of memory", "overflow")  # in what torch says
+
+
+@contextmanager
+def _enough_memory(recipe: str) -> Iterator[None]:
+    """Turn what fails for want of memory into one sentence; torch has no error of its own for that."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        said = str(error)
+        if not isinstance(error, MemoryError) and not any(words in said for words in NO_MEMORY):
+            raise
+        raise StaError(
+            f"recipe '{recipe}': its networks are too large to be planned in the memory of this machine; take smaller "
+            "sizes (such as decoder.width) or a smaller stages.*.batch"
+        ) from error
 
 
 def plan(options: argparse.Namespace) -> None:
@@ -20,11 +39,13 @@ def plan(options: argparse.Namespace) -> None:
     from sta.training.progress import Bar
     from sta.training.stages import stage_names
 
+    if options.seconds and options.longest and options.seconds > options.longest:
+        raise StaError(f"--seconds {options.seconds:g} is above --longest {options.longest:g}; a mean is at most that")
     recipe = with_languages(recipe_of(options), options.languages)
     at_hand = AtHand(options.captions, options.languages, options.seconds, options.longest, options.pictures)
     machines = Machines(options.gpus, options.nodes, options.memory * GIB, options.tflops, options.utilisation)
     sections = {name.partition("-")[0] for name in stage_names(recipe)} - {"prepare"}
-    with Bar("planning", 1 + len(sections), "parts") as bar:
+    with Bar("planning", 1 + len(sections), "parts") as bar, _enough_memory(recipe.name):
         facts = facts_of(recipe, at_hand)
         bar.advance()
         made = plan_of(recipe, facts, machines, bar.advance)

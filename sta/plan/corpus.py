@@ -18,7 +18,7 @@ import numpy as np
 import soundfile
 
 from sta.cards import LanguageCard, load_language
-from sta.data.audio import SAMPLE_RATE, read_audio, speech_features
+from sta.data.audio import MAX_SECONDS, SAMPLE_RATE, read_audio, speech_features
 from sta.data.folder import read_manifest
 from sta.data.garden.corpus import Garden, world_of
 from sta.data.parquet import find_shards, rows_of
@@ -153,7 +153,7 @@ def _overridden(recipe: Recipe, facts: Facts, at_hand: AtHand) -> Facts:
         recordings=round(each * len(recipe.languages)), others=round(facts.others * share), pictures=pictures,
         seconds=seconds, raw=at_hand.seconds or facts.raw, full=at_hand.seconds or facts.full,
         phrase=0.0 if at_hand.seconds else facts.phrase,
-        longest=at_hand.longest or max(facts.longest if at_hand.seconds is None else 0, 2 * seconds),
+        longest=at_hand.longest or max(facts.longest if at_hand.seconds is None else 0, min(2 * seconds, MAX_SECONDS)),
         pieces_a_second=facts.pieces_a_second if at_hand.captions is None else PIECES_A_SECOND,
     )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import io
 import json
@@ -119,7 +120,7 @@ def test_shares_are_about_kept() -> None:
         ({"text": None}, ["line 3", "text", "string"]),
         ({"split": "dev"}, ["line 3", "split 'dev'", "train, validation, test"]),
         ({"id": "0a.wav"}, ["'0a.wav' appears twice"]),
-        ({"audio": "0a.wav"}, ["'0a.wav' appears twice"]),
+        ({"audio": "0a.wav"}, ["'0a.wav' appears twice", "line 1 ", "line 3;", "without one is its audio"]),
     ],
 )
 def test_mistake_in_a_line_is_named(files: Path, lines: Lines, change: dict[str, Any], said: list[str]) -> None:
@@ -165,6 +166,31 @@ def test_the_version_of_a_broken_manifest_is_not_what_says_so(mine: Path, lines:
     assert version_of(settings(mine)) == version_of(settings(mine))
 
 
+@pytest.mark.parametrize("character", ["\u2028", "\u0085"])
+def test_only_a_newline_ends_a_line(mine: Path, lines: Lines, character: str) -> None:
+    """JSON allows U+2028 and U+0085 inside a string; `str.splitlines` would cut there."""
+    lines[0]["text"] = f"a red{character}bird"
+    lines[1] |= {"id": f"left{character}out", "text": " "}
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    (mine / "metadata.jsonl").write_text(text, encoding="utf-8")
+    rows = read_manifest(settings(mine), ["en", "ar"])
+    assert (rows[0][0]["text"], len(rows), rows[-1][1]) == (lines[0]["text"], 40, "metadata.jsonl, line 40")
+    (mine / "made").mkdir()
+    write_readable(rows, 0, mine / "made")
+    settle(mine / "made", 0.5, mine / "unreadable.jsonl")
+    assert [entry.id for entry in read_report(mine / "made")] == [lines[1]["id"]]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(mine: Path, lines: Lines) -> None:
+    write(mine, lines)
+    manifest = mine / "metadata.jsonl"
+    manifest.write_bytes(codecs.BOM_UTF8 + manifest.read_bytes().replace(b"\n", b"\r\n"))
+    assert len(read_manifest(settings(mine), ["en", "ar"])) == 40
+    before = version_of(settings(mine))
+    (mine / "0a.wav").unlink()  # of the first line
+    assert version_of(settings(mine)) != before
+
+
 def test_no_manifest(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"metadata\.jsonl: cannot be read .*corpus\.root must hold"):
         read_manifest(settings(tmp_path), ["en"])
@@ -175,6 +201,7 @@ def test_an_empty_split_is_said(files: Path, lines: Lines, split: str) -> None:
     other = {"train": "validation", "validation": "train"}[split]
     text = refused(files, [line | {"split": other} for line in lines])
     assert f"its 40 rows leave the {split} split empty" in text
+    assert "corpus.validation and corpus.test" in text
     assert "its 0 rows" in refused(files, [])
 
 
@@ -230,6 +257,16 @@ def test_each_unreadable_file_is_named_with_its_reason(mine: Path, lines: Lines)
     ]:
         assert str(mine / file) in reasons[f"{name}.wav"]
         assert said in reasons[f"{name}.wav"]
+
+
+def test_a_path_with_a_nul_is_set_aside(mine: Path, lines: Lines) -> None:
+    lines[0]["audio"] = "a\0b"
+    lines[2]["image"] = "a\0b"
+    write(mine, lines)
+    assert version_of(settings(mine))
+    reasons = kept(mine, lines)[1]
+    assert set(reasons) == {"a\0b", lines[2]["audio"]}
+    assert all("null" in reason for reason in reasons.values()), reasons
 
 
 def test_png_broken_in_the_middle_is_set_aside(mine: Path, lines: Lines) -> None:

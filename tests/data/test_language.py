@@ -61,6 +61,7 @@ def test_a_copy_that_kept_its_code_is_refused_by_path_and_by_name(
     ("old", "new", "said"),
     [
         ("direction: ltr", "direction: up", "'direction'"),
+        ("voices: [en-us,", "voices: [en-us, en-us,", "en-us twice in voices"),
         ("test_sentence: a small", "test_sentence: '...' # ", "'normaliser'"),
         ("    meadow: in the meadow\n", "", "meadow"),
         ("    red: {plain: red, a: a red}", "    red: {plain: red}", "red"),

@@ -145,7 +145,7 @@ def test_a_missing_column_is_named(tmp_path: Path, column: str) -> None:
         ({"text": 0.5}, "column 'text' is double; store it as text"),
         ({"speaker": ["anna"]}, "column 'speaker' is list<"),
         ({"language": "de"}, "row 1: language 'de' is not in the recipe's languages (en, ar)"),
-        ({"language": None}, "row 1: language 'None' is not in the recipe's languages"),
+        ({"language": None}, "row 1: has no language; give one of the recipe's (en, ar)"),
         ({"split": "dev"}, "row 1: split 'dev' is not one of train, validation, test"),
     ],
 )
