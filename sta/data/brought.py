@@ -64,8 +64,21 @@ def check_rows(where: str, column: Callable[[str], Column], languages: Sequence[
             f"{where}: the train split has no row in language '{unheard[0]}'; add rows or name splits, or take it from "
             "the recipe's languages"
         )
+    _check_apart(where, column("image_id"), splits)
     if pc.count_distinct(ids.values).as_py() < len(ids):
         twice = next(name for name, times in ids.counts().items() if times > 1)
         raise CorpusError(
             f"{where}: id '{twice}' appears twice; ids must differ (that of a row without one is its audio)"
+        )
+
+
+def _check_apart(where: str, pictures: Column, splits: Column) -> None:
+    """Refuse a picture that is trained on and tested: every measure would be of what was learnt by heart."""
+    trained = pc.equal(splits.values, "train")
+    others = pc.unique(pc.filter(pictures.values, pc.invert(trained)))
+    seen = pc.filter(others, pc.is_in(others, value_set=pc.unique(pc.filter(pictures.values, trained))))
+    if len(seen):
+        raise CorpusError(
+            f"{where}: picture '{seen[0]}' is in the train split and in another; name one split for all rows of a "
+            "picture, or for none"
         )

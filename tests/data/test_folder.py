@@ -208,10 +208,19 @@ def test_an_empty_split_is_said(files: Path, lines: Lines, split: str) -> None:
 def test_a_language_without_training_rows_is_said(files: Path, lines: Lines) -> None:
     """It would fail after the whole corpus was read, in SentencePiece; without test rows it is only not evaluated."""
     split = {"en": "train", "ar": "test"}
-    named = [line | {"split": "validation" if n < 2 else split[line["language"]]} for n, line in enumerate(lines)]
+    kept = [line for n, line in enumerate(lines) if (n < 20) == (line["language"] == "en")]
+    named = [line | {"split": "validation" if n < 2 else split[line["language"]]} for n, line in enumerate(kept)]
     assert "the train split has no row in language 'ar'; add rows or name splits" in refused(files, named)
-    trained = [line | {"split": "train"} if line["audio"] == "5b.wav" else line for line in named]
-    assert len(read(files, trained)) == 40
+    trained = [line | {"split": "train"} if line["audio"] == "15b.wav" else line for line in named]
+    assert len(read(files, trained)) == 20
+
+
+def test_a_picture_that_is_trained_on_is_not_tested(files: Path, lines: Lines) -> None:
+    named = [line | {"split": ["train", "validation", "test"][n // 2 % 3]} for n, line in enumerate(lines)]
+    assert len(read(files, named)) == 40
+    named[1] |= {"split": "test"}
+    text = refused(files, named)
+    assert "picture '0.png' is in the train split and in another; name one split for all rows of a picture" in text
 
 
 # --- unreadable files -----------------------------------------------------------------------------------------
