@@ -19,7 +19,7 @@ ALLOWED: dict[str, set[str]] = {
     "ranks": {"errors"},
     "yamlfile": {"errors"},
     "cards": {"errors", "yamlfile"},
-    "recipe": {"errors", "yamlfile"},
+    "recipe": {"errors", "yamlfile", "cards"},
     "arguments": {"errors"},
     "data": BASE,
     "models": BASE | {"data"},
