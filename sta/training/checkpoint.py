@@ -209,4 +209,3 @@ def _load(accelerator: Accelerator, checkpoint: Path) -> None:
             f"{checkpoint}: does not load ({str(error).splitlines()[0]}); it was saved by {processes} process(es), "
             "remove it to start the stage again"
         ) from error
-    accelerator.step = 0  # the parts that were done, which the state counts, may have been larger: a step begins here

@@ -197,6 +197,7 @@ def _gradient(
     """
     rank, whole = Share(accelerator.process_index, accelerator.num_processes), step_seed(seed, task.name, step)
     means: dict[str, Tensor] = {}
+    accelerator.step = 0  # of the parts, which it counts over all steps and saves: then a resumed run would differ
     for share, batch in zip(rank.in_parts(len(batches)), batches, strict=True):
         faults.strike("forward", step + 1)
         with accelerator.accumulate(model):
@@ -232,7 +233,7 @@ def _halve(
     if accelerator.num_processes > 1 or accelerator.distributed_type == DistributedType.DEEPSPEED:
         raise TrainingError(f"{told}: run the same command again to go on from the last checkpoint") from error
     print(f"sta: {told}", file=sys.stderr)
-    accelerator.gradient_accumulation_steps, accelerator.step = parts.count, 0
+    accelerator.gradient_accumulation_steps = parts.count
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return smaller

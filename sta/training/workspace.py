@@ -96,7 +96,7 @@ class Workspace:
         """The folders that the prepare stage makes in the cache."""
         kind = "logmel" if self.recipe.encoder.backbone is None else "samples"
         teacher = self.teacher_card
-        own = {"teacher's pieces": self.cache / f"teacher-pieces-{teacher.pieces}"} if teacher.trained_here else {}
+        own = {"teacher's pieces": self.cache / f"pieces-teacher-{teacher.pieces}"} if teacher.trained_here else {}
         return {
             "corpus": self.cache / "corpus",
             "pieces": self.cache / "pieces",

@@ -106,7 +106,7 @@ def test_killed_and_started_again_is_as_never_killed(
 
 
 def test_a_torn_write_costs_one_checkpoint(straight: Path, tmp_path: Path) -> None:  # noqa: F811
-    assert start(tmp_path, "torn@rename:6; kill@step:9").returncode == -signal.SIGKILL
+    assert start(tmp_path, "torn@rename:6; kill@prune:6").returncode == -signal.SIGKILL
     assert checkpoint.all_of(tmp_path / "checkpoints")[0][0] == 6
     again = start(tmp_path)
     assert again.returncode == 0, again.stderr
