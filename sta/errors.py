@@ -51,3 +51,8 @@ class Interrupted(BaseException):
 
 #: EX_SOFTWARE of sysexits.h: training did not move for too long, and this process ended itself.
 STALLED = 70
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what a library's error says, or its class where it says nothing: for use in one sentence."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -24,8 +24,8 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
 
 def release_of(given: Path | None) -> Path:
     """The release meant: the one given, $STA_WEIGHTS, the newest below runs/, or the one that ships."""
-    from sta.pipeline import packaged
     from sta.release import PRETRAINED
+    from sta.weights import packaged
 
     named = given or (Path(os.environ["STA_WEIGHTS"]) if os.environ.get("STA_WEIGHTS") else None)
     if named is not None:

@@ -7,39 +7,35 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import BaseOutput, logging
 from PIL import Image
 from torch import Tensor
 
-from sta import arguments
-from sta.cards import LanguageCard
+from sta import arguments, weights
 from sta.data.audio import SAMPLE_RATE, check_waveform, read_audio
 from sta.data.disturb import at_speed
 from sta.data.store import pad
-from sta.data.text import Pieces, normalise
-from sta.errors import ArgumentError, AudioError, CorpusError, WeightsError
-from sta.models.bottleneck import SpeechBottleneck, Tokens, mean_tokens
+from sta.data.text import normalise
+from sta.errors import ArgumentError, AudioError, WeightsError, first_line
+from sta.models.bottleneck import Tokens, mean_tokens
 from sta.models.decoders import DECODERS, Decoder
-from sta.models.encoder import LENGTH_MULTIPLE, SpeechEncoder, read_ctc, spread_pieces
+from sta.models.encoder import LENGTH_MULTIPLE, read_ctc, spread_pieces
 from sta.models.loading import load_network
 from sta.models.scheduler import Generators, Scheduler, set_timesteps
 from sta.models.vq import VQTokenizer, to_pixels
+from sta.packs import LanguagePack, Networks, beside, read_pack, write_packs
 
 Audio = str | Path | bytes | np.ndarray | Tensor
 SLOWEST, FASTEST = 0.9, 1.1  # speeds at which a recording is heard where it is heard several times
-SHIPPED = Path(__file__).parent / "pretrained"  # releases that come with the package, by name
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
-OF_THE_HUB = ("revision", "token", "cache_dir", "force_download", "local_files_only")  # what a download takes
-Networks = tuple[SpeechEncoder, SpeechBottleneck]
 
 
 @dataclass
@@ -48,21 +44,6 @@ class SpeechToImageOutput(BaseOutput):
 
     images: Any
     tokens: Tokens
-
-
-@dataclass
-class LanguagePack:
-    """What the pipeline needs to hear one language: its encoder, which languages may share, and its text side.
-
-    Attributes:
-        group: name of encoder and bottleneck; packs of one group share them, and only these.
-    """
-
-    card: LanguageCard
-    pieces: Pieces
-    group: str
-    encoder: SpeechEncoder
-    bottleneck: SpeechBottleneck
 
 
 class SpeechToImagePipeline(DiffusionPipeline):
@@ -117,22 +98,10 @@ class SpeechToImagePipeline(DiffusionPipeline):
         with TemporaryDirectory(prefix=".partial-", dir=folder) as written:
             partial = Path(written)
             super().save_pretrained(written, *args, **kwargs)
-            self._save_languages(partial / "languages")
+            write_packs(partial / "languages", self.languages, self.config["token_space"])
             _forget_paths(partial)
             for part in partial.iterdir():
                 _replace(part, folder / part.name)
-
-    def _save_languages(self, folder: Path) -> None:
-        folder.mkdir()  # also of no languages, so that it takes the place of another release's
-        for code, pack in self.languages.items():
-            (folder / code).mkdir()
-            index = {"code": code, "encoder": pack.group, "token_space": self.config["token_space"]}
-            (folder / code / "language.json").write_text(json.dumps(index, indent=2) + "\n")
-            (folder / code / "card.json").write_text(pack.card.model_dump_json(indent=2) + "\n", encoding="utf-8")
-            (folder / code / "pieces.model").write_bytes(pack.pieces.serialized())
-        for group, pack in {pack.group: pack for pack in self.languages.values()}.items():
-            pack.encoder.save_pretrained(folder / group / "encoder")
-            pack.bottleneck.save_pretrained(folder / group / "bottleneck")
 
     @classmethod
     def from_pretrained(
@@ -147,8 +116,8 @@ class SpeechToImagePipeline(DiffusionPipeline):
         Raises:
             WeightsError: the release is missing, incomplete, truncated, or its parts do not belong together.
         """
-        download = {name: kwargs.pop(name) for name in OF_THE_HUB if name in kwargs}
-        folder = _local(str(pretrained_model_name_or_path), **download)
+        download = {name: kwargs.pop(name) for name in weights.OF_THE_HUB if name in kwargs}
+        folder = weights.local(str(pretrained_model_name_or_path), **download)
         if not (folder / "model_index.json").exists():
             raise WeightsError(f"{folder}: not a release, it has no model_index.json; `sta run RECIPE` makes one")
         # Loaded here because diffusers would fill weights that a file lacks with fresh ones, or unpickle a .bin.
@@ -159,7 +128,7 @@ class SpeechToImagePipeline(DiffusionPipeline):
                 pipe = super().from_pretrained(str(folder), **parts, **kwargs)
         except Exception as error:  # diffusers raises many kinds for a broken folder
             raise WeightsError(
-                f"{folder}: not a whole release ({_first_line(error)}); copy it again, or make one by `sta run`"
+                f"{folder}: not a whole release ({first_line(error)}); copy it again, or make one by `sta run`"
             ) from error
         assert isinstance(pipe, SpeechToImagePipeline)
         try:
@@ -173,7 +142,7 @@ class SpeechToImagePipeline(DiffusionPipeline):
             pipe.to(dtype)
         loaded: dict[Path, Networks] = {}
         for path in sorted((folder / "languages").glob("*/language.json")):
-            pipe.add_pack(pipe._read_pack(path.parent, loaded))
+            pipe.add_pack(read_pack(path.parent, pipe.config["token_space"], loaded))
         return pipe
 
     def add_language(self, folder: str | Path) -> None:
@@ -182,35 +151,7 @@ class SpeechToImagePipeline(DiffusionPipeline):
         Raises:
             WeightsError: a file is missing or broken, or the language speaks another token space.
         """
-        self.add_pack(self._read_pack(Path(folder), {}))
-
-    def _read_pack(self, folder: Path, loaded: dict[Path, Networks]) -> LanguagePack:
-        """A language pack from its folder; networks already `loaded` are not loaded again."""
-        try:
-            index = json.loads((folder / "language.json").read_text())
-            card = LanguageCard.model_validate_json((folder / "card.json").read_text(encoding="utf-8"))
-            shared = folder.parent / index["encoder"]
-            if shared not in loaded:
-                encoder = load_network(SpeechEncoder, shared / "encoder")
-                loaded[shared] = encoder, load_network(SpeechBottleneck, shared / "bottleneck")
-            encoder, bottleneck = loaded[shared]
-            pieces = Pieces.load(folder / "pieces.model")
-            token_space = index["token_space"]
-        except (OSError, ValueError, KeyError, TypeError, CorpusError) as error:
-            raise WeightsError(
-                f"{folder}: not a whole language pack ({_first_line(error)}); copy the release again"
-            ) from error
-        if token_space != self.config["token_space"]:
-            raise WeightsError(
-                f"{folder}: speaks token space {token_space}, this decoder reads {self.config['token_space']}; "
-                "use the language pack released for this decoder"
-            )
-        if card.code not in encoder.languages:
-            raise WeightsError(
-                f"{folder}: its encoder '{index['encoder']}' hears {', '.join(encoder.languages)}, not {card.code}; "
-                "copy the release again"
-            )
-        return LanguagePack(card, pieces, index["encoder"], encoder, bottleneck)
+        self.add_pack(read_pack(Path(folder), self.config["token_space"]))
 
     def add_pack(self, pack: LanguagePack) -> None:
         """Add a language whose networks are in memory.
@@ -218,7 +159,7 @@ class SpeechToImagePipeline(DiffusionPipeline):
         It shares the networks of another pack where they are the same; where only the group's name is, it gets another.
         """
         code = pack.card.code
-        pack = _beside(pack, [other for known, other in self.languages.items() if known != code])
+        pack = beside(pack, [other for known, other in self.languages.items() if known != code])
         pack.encoder.to(self.device).eval()  # type: ignore[arg-type]
         pack.bottleneck.to(self.device).eval()  # type: ignore[arg-type]
         self.languages[code] = pack
@@ -478,31 +419,6 @@ def _wave(audio: Audio, sampling_rate: int) -> np.ndarray:
     return check_waveform(np.asarray(audio), sampling_rate)
 
 
-def _beside(pack: LanguagePack, others: Sequence[LanguagePack]) -> LanguagePack:
-    """The pack as it goes with others: a group's name stands for one encoder and bottleneck."""
-    for other in others:
-        if _equal(pack.encoder, other.encoder) and _equal(pack.bottleneck, other.bottleneck):
-            return replace(pack, group=other.group, encoder=other.encoder, bottleneck=other.bottleneck)
-    taken = {other.group for other in others}
-    names = (pack.group, *(f"{pack.group}-{number}" for number in range(2, len(others) + 2)))
-    return replace(pack, group=next(name for name in names if name not in taken))
-
-
-def _equal(one: ModelMixin, other: ModelMixin) -> bool:
-    """Whether two networks are built alike and have the same weights."""
-    if one is other:
-        return True
-    if _built(one) != _built(other):
-        return False
-    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
-    return all(x.dtype == y.dtype and torch.equal(x.cpu(), y.cpu()) for x, y in pairs)
-
-
-def _built(network: ModelMixin) -> dict[str, Any]:
-    """How a network is built, without where it came from."""
-    return {name: value for name, value in dict(network.config).items() if not name.startswith("_")}
-
-
 def _replace(path: Path, target: Path) -> None:
     """Move a file or a folder to where another may be."""
     if target.is_dir():
@@ -527,35 +443,4 @@ def _decoder_kind(folder: Path) -> type[Decoder]:
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise WeightsError(
             f"{folder}: its model_index.json names no decoder of these: {', '.join(kinds)}; copy the release again"
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
-
-
-def packaged(path: Path) -> Path:
-    """The release that ships under a name such as `garden`, where no folder of that name is here; else the path."""
-    shipped = SHIPPED / path
-    return shipped if not path.is_dir() and shipped.is_dir() else path
-
-
-def _local(name_or_path: str, **download: Any) -> Path:
-    """The release's folder: the path itself, what ships by that name, or where the Hub's files were downloaded to.
-
-    Args:
-        download: how, as of huggingface_hub's `snapshot_download`.
-    """
-    folder = packaged(Path(name_or_path))
-    if folder.is_dir():
-        return folder
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(name_or_path, **download))
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise WeightsError(
-            f"{name_or_path}: no such release folder, and no such name on the Hub that this machine can reach "
-            f"({_first_line(error)})"
         ) from error

@@ -19,7 +19,9 @@ from sta.models.flow import TIMESTEPS
 from sta.models.loading import load_network
 from sta.models.scheduler import FlowMatchEulerDiscreteScheduler, MaskReplaceScheduler, Scheduler
 from sta.models.vq import VQTokenizer
-from sta.pipeline import SHIPPED, LanguagePack, SpeechToImagePipeline
+from sta.packs import LanguagePack
+from sta.pipeline import SpeechToImagePipeline
+from sta.weights import SHIPPED
 
 if TYPE_CHECKING:
     from sta.training.workspace import Workspace

@@ -23,7 +23,8 @@ from sta.models.encoder import SpeechEncoder
 from sta.models.reader import AttributeReader
 from sta.models.scheduler import FlowMatchEulerDiscreteScheduler, MaskReplaceScheduler, Scheduler
 from sta.models.vq import VQTokenizer
-from sta.pipeline import LanguagePack, SpeechToImagePipeline
+from sta.packs import LanguagePack
+from sta.pipeline import SpeechToImagePipeline
 from sta.recipe import GardenCorpus, dump_recipe, load_recipe
 from sta.training.tasks.reader import slots_read
 from tests.conftest import scatter

@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from sta.errors import WeightsError
+from sta.errors import WeightsError, first_line
 from sta.models.layers import length_mask
 
 SAMPLE_RATE = 16_000
@@ -61,7 +61,7 @@ class Backbone(nn.Module):
             where = "folder" if Path(name_or_path).exists() else "name"
             raise WeightsError(
                 f"encoder.backbone '{name_or_path}': this {where} does not load as a transformers speech model "
-                f"({str(error).splitlines()[0]})"
+                f"({first_line(error)})"
             ) from error
         config = model.config.to_dict()
         speech = config["model_type"] == "whisper" or hasattr(model, "feature_extractor")
@@ -90,7 +90,7 @@ class Backbone(nn.Module):
             config = AutoConfig.from_pretrained(name_or_path).to_dict()
         except (OSError, ValueError) as error:
             raise WeightsError(
-                f"encoder.backbone '{name_or_path}': its configuration is not to be had ({str(error).splitlines()[0]})"
+                f"encoder.backbone '{name_or_path}': its configuration is not to be had ({first_line(error)})"
             ) from error
         return {"config": config, "normalise": True, "frozen": frozen}
 

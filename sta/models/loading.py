@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from diffusers.models.modeling_utils import ModelMixin
 
-from sta.errors import WeightsError
+from sta.errors import WeightsError, first_line
 
 Network = TypeVar("Network", bound=ModelMixin)
 
@@ -27,7 +27,7 @@ def load_network(kind: type[Network], folder: Path) -> Network:
             folder, output_loading_info=True, low_cpu_mem_usage=False, use_safetensors=True
         )
     except Exception as error:  # safetensors, JSON, torch and diffusers each raise their own for a broken file
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        first = first_line(error)
         raise WeightsError(f"{folder}: not a whole {kind.__name__} ({first}); make it again") from error
     wrong = [name for part in ("missing_keys", "unexpected_keys", "mismatched_keys") for name in info.get(part, [])]
     if wrong:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from sta.cards import MARKS, TeacherCard
 from sta.data.text import Pieces
-from sta.errors import CorpusError, WeightsError
+from sta.errors import CorpusError, WeightsError, first_line
 
 
 class PieceTokenizer:
@@ -120,7 +120,7 @@ def build_unfilled(card: TeacherCard) -> Any:
         try:
             return open_clip.create_model(card.architecture, device="meta", **towers)
         except (OSError, RuntimeError, ValueError) as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise WeightsError(f"teacher '{card.name}': {card.architecture} cannot be built ({reason})") from error
 
 
@@ -144,9 +144,7 @@ def load_own(folder: Path) -> Teacher:
         model.load_state_dict(load_file(folder / "model.safetensors"))
         pieces = Pieces.load(folder / "pieces.model")
     except (OSError, RuntimeError, ValueError, SafetensorError, CorpusError) as error:
-        raise WeightsError(
-            f"{folder}: not a whole teacher ({str(error).splitlines()[0]}); train its stage again"
-        ) from error
+        raise WeightsError(f"{folder}: not a whole teacher ({first_line(error)}); train its stage again") from error
     assert card.config is not None
     text = card.config["text_cfg"]
     tokenize = PieceTokenizer(pieces, text["context_length"], text["vocab_size"])
@@ -168,7 +166,7 @@ def load_published(card: TeacherCard) -> Teacher:
     except Exception as error:  # open_clip and the Hub raise RuntimeError, OSError, ValueError and HTTP errors here
         raise WeightsError(
             f"teacher '{card.name}': open_clip cannot load {card.architecture} with weights '{card.pretrained}' "
-            f"({str(error).splitlines()[0]}); put the weights on disk and name their path in the card's `pretrained`"
+            f"({first_line(error)}); put the weights on disk and name their path in the card's `pretrained`"
         ) from error
     _check_sizes(teacher)
     return teacher

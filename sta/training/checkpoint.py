@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 
 from sta import ranks
 from sta.data.sums import first_fault, write_sums
-from sta.errors import TrainingError
+from sta.errors import TrainingError, first_line
 from sta.training.faults import Faults
 
 KEEP = 2  # newest
@@ -124,7 +124,7 @@ class Checkpoints:
             if ranks.lost_another(error):  # under DeepSpeed the ranks meet while they save
                 raise
             shutil.rmtree(partial, ignore_errors=True)
-            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            reason = getattr(error, "strerror", None) or first_line(error)
             raise TrainingError(
                 f"{partial.with_suffix('')}: cannot be written ({reason}); the checkpoint before it is whole"
             ) from error
@@ -206,6 +206,6 @@ def _load(accelerator: Accelerator, checkpoint: Path) -> None:
         accelerator.load_state(str(checkpoint))
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         raise TrainingError(
-            f"{checkpoint}: does not load ({str(error).splitlines()[0]}); it was saved by {processes} process(es), "
+            f"{checkpoint}: does not load ({first_line(error)}); it was saved by {processes} process(es), "
             "remove it to start the stage again"
         ) from error

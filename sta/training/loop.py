@@ -23,7 +23,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset
 
 from sta.data.cache import build_folder
-from sta.errors import Interrupted, StaError, TrainingError
+from sta.errors import Interrupted, StaError, TrainingError, first_line
 from sta.models.shared import Share, sharing
 from sta.recipe import Optimisation
 from sta.stopping import deferred_signals
@@ -228,7 +228,7 @@ def _halve(
     """
     smaller = [task.batch(step, part) for part in share.in_parts(parts.halved())]
     parts.halve()
-    told = f"stage {task.name}: out of memory at step {step + 1} ({str(error).splitlines()[0]}); from now on the batch "
+    told = f"stage {task.name}: out of memory at step {step + 1} ({first_line(error)}); from now on the batch "
     told += f"is done {parts.share // parts.count} items at a time on each process ({parts.path})"
     if accelerator.num_processes > 1 or accelerator.distributed_type == DistributedType.DEEPSPEED:
         raise TrainingError(f"{told}: run the same command again to go on from the last checkpoint") from error
@@ -249,7 +249,7 @@ def _update(optimizer: torch.optim.Optimizer, stage: str) -> None:
         optimizer.step()
     except torch.OutOfMemoryError as error:
         raise TrainingError(
-            f"stage {stage}: out of memory in the optimizer ({str(error).splitlines()[0]}); take a smaller model, or "
+            f"stage {stage}: out of memory in the optimizer ({first_line(error)}); take a smaller model, or "
             "share its state out among more processes with a launch file of ZeRO"
         ) from error
 
