@@ -98,7 +98,23 @@ class Trunk(nn.Module):
         return normed
 
 
-class CodeDecoder(ModelMixin, ConfigMixin):
+class Drafting(ModelMixin, ConfigMixin):
+    """What both decoders have: a trunk that may hold a draft."""
+
+    config_name = "config.json"
+    trunk: Trunk
+
+    def draft(self, tokens: Tensor) -> Tensor | None:
+        """What tokens [B, K, C] alone say of the picture [B, P, D], for `forward`; None without a draft."""
+        return self.trunk.drafted(tokens)
+
+    def draft_loss(self, drafted: Tensor, latents: Tensor) -> Tensor:
+        """Weighted squared error of the latents [B, d, h, w] that a draft [B, P, D] predicts: scalar."""
+        assert self.trunk.draft is not None
+        return self.trunk.draft.loss(drafted, latents)
+
+
+class CodeDecoder(Drafting):
     """VQ-Diffusion (Gu et al. 2022): belief in a picture's codes x_0 given noisy codes x_t.
 
     Args:
@@ -109,8 +125,6 @@ class CodeDecoder(ModelMixin, ConfigMixin):
         draft: layers of the draft of the picture that the tokens alone give; 0: none.
         channels: d of the tokenizer's latents, which the draft predicts.
     """
-
-    config_name = "config.json"
 
     @register_to_config
     def __init__(
@@ -138,15 +152,6 @@ class CodeDecoder(ModelMixin, ConfigMixin):
         )
         self.out = nn.Linear(width, members * width // 2)
         self.classify = nn.Linear(width // 2, codebook)
-
-    def draft(self, tokens: Tensor) -> Tensor | None:
-        """What tokens [B, K, C] alone say of the picture [B, P, D], for `forward`; None without a draft."""
-        return self.trunk.drafted(tokens)
-
-    def draft_loss(self, drafted: Tensor, latents: Tensor) -> Tensor:
-        """Weighted squared error of the latents [B, d, h, w] that a draft [B, P, D] predicts: scalar."""
-        assert self.trunk.draft is not None
-        return self.trunk.draft.loss(drafted, latents)
 
     def forward(
         self, codes: Tensor, t: Tensor, tokens: Tensor, embedding: Tensor, drop: Tensor | None = None,
@@ -189,7 +194,7 @@ class CodeDecoder(ModelMixin, ConfigMixin):
         return tokenizer.decode(tokenizer.encode(pictures))
 
 
-class LatentDecoder(ModelMixin, ConfigMixin):
+class LatentDecoder(Drafting):
     """Latent diffusion by flow matching: velocity of the tokenizer's latents at x_t (Lipman et al. 2023).
 
     Args:
@@ -199,8 +204,6 @@ class LatentDecoder(ModelMixin, ConfigMixin):
         token_width: C. embedding_width: E. tokens: K.
         draft: layers of the draft of the picture that the tokens alone give; 0: none.
     """
-
-    config_name = "config.json"
 
     @register_to_config
     def __init__(
@@ -226,15 +229,6 @@ class LatentDecoder(ModelMixin, ConfigMixin):
         self.out = nn.Linear(width, group * group * channels)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
-
-    def draft(self, tokens: Tensor) -> Tensor | None:
-        """What tokens [B, K, C] alone say of the picture [B, P, D], for `forward`; None without a draft."""
-        return self.trunk.drafted(tokens)
-
-    def draft_loss(self, drafted: Tensor, latents: Tensor) -> Tensor:
-        """Weighted squared error of the latents [B, d, h, w] that a draft [B, P, D] predicts: scalar."""
-        assert self.trunk.draft is not None
-        return self.trunk.draft.loss(drafted, latents)
 
     def forward(
         self, latents: Tensor, t: Tensor, tokens: Tensor, embedding: Tensor, drop: Tensor | None = None,
