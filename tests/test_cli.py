@@ -504,7 +504,16 @@ def test_doctor_launches_on_any_number_of_gpus(gpus: int) -> None:
 
 def test_doctor_says_what_is_missing(sta: Sta, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sta.doctor.PACKAGES", ("torch", "no-such-package"))
-    assert "no-such-package missing" in sta("doctor").out
+    monkeypatch.setattr("sta.data.pico.find_spec", lambda name: None)
+    said = sta("doctor").out
+    assert "no-such-package missing" in said
+    assert "English (en), where a recipe asks for them (corpus.other_engines): pico is not installed" in said
+
+
+def test_doctor_knows_the_other_engines(sta: Sta, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sta.data.pico.find_spec", lambda name: object())
+    said = [line for line in sta("doctor").out.splitlines() if line.startswith("other voices")]
+    assert said == ["other voices: English (en), 32 to train, of pico"]
 
 
 def test_help(sta: Sta) -> None:
