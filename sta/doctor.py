@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 
 from sta import yamlfile
-from sta.cards import load_language
+from sta.cards import LanguageCard, load_language
+from sta.data.garden.corpus import other_speakers
 from sta.data.speech import speakers, synthesiser
-from sta.errors import StaError
+from sta.errors import StaError, VoiceError
 from sta.training.runtime import has_fast_bf16
 
 PACKAGES = ("torch", "transformers", "open_clip_torch", "diffusers", "accelerate", "deepspeed", "datasets", "evaluate")
@@ -63,5 +64,15 @@ def _voices() -> Iterator[str]:
             synthesiser(card.speech.synthesiser)
             train, test = speakers(card.speech.voices, card.speech.test_voices)
             yield f"voices: {card.name} ({code}), {len(train)} to train and {len(test)} to test"
+            if card.speech.other_engines:
+                yield f"other voices: {card.name} ({code}), {_other_voices(card)}"
         except StaError as error:
             yield f"voices: {code}: {error}"
+
+
+def _other_voices(card: LanguageCard) -> str:
+    """The voices of the engines that a recipe may train on beside the language's own, or which of them is missing."""
+    try:
+        return f"{len(other_speakers(card))} to train, of {', '.join(card.speech.other_engines)}"
+    except VoiceError as error:
+        return f"where a recipe asks for them (corpus.other_engines): {error}"

@@ -35,8 +35,13 @@ def release_of(given: Path | None) -> Path:
 
 
 def finished_run(folder: Path) -> Workspace:
-    """The run that a folder, or the release in it, belongs to."""
+    """The run that a folder, or the release in it, belongs to.
+
+    Raises:
+        StaError: it is no run's folder, or its release is not there or was made before a stage was done again.
+    """
     from sta.recipe import load_recipe
+    from sta.release import outdated
     from sta.training.workspace import Workspace
 
     folder = folder.parent if folder.name == "release" else folder
@@ -47,4 +52,6 @@ def finished_run(folder: Path) -> Workspace:
         raise StaError(f"{folder}: holds the run '{workspace.recipe.name}'; give the folder that name again")
     if not (folder / "release").exists():
         raise StaError(f"{folder}: has no release/ yet; `sta run` finishes it")
+    if words := outdated(workspace, workspace.folder / "release"):
+        raise StaError(f"{words}; `sta run` makes it anew")
     return workspace

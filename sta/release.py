@@ -70,23 +70,31 @@ def parts_of(workspace: Workspace) -> dict[str, str]:
     return {name: fingerprint(workspace.final(name)) for name in stage_names(workspace.recipe)[1:]}
 
 
-def remove_outdated(workspace: Workspace) -> None:
-    """Remove the release and the evaluation of stages that were done again since, with a line.
+def outdated(workspace: Workspace, folder: Path) -> str | None:
+    """Which stages were done again since a folder was made of a run's stages, in words; None if none was.
 
-    Those without `PARTS`, which older versions made, stay.
+    One without `PARTS`, which an older version made, passes for new.
     """
+    path = folder / PARTS
+    if not path.exists():
+        return None
     now = parts_of(workspace)
+    try:
+        before = json.loads(path.read_bytes())
+    except ValueError:  # cut short
+        before = {}
+    if before == now:
+        return None
+    changed = [name for name in now if before.get(name) != now[name]]
+    return f"{folder}: made before {', '.join(changed) or 'its stages'} was done again"
+
+
+def remove_outdated(workspace: Workspace) -> None:
+    """Remove the release and the evaluation of stages that were done again since, with a line."""
     for folder in (workspace.folder / "evaluation", workspace.folder / "release"):
-        path = folder / PARTS
-        try:
-            before = json.loads(path.read_bytes()) if path.exists() else now
-        except ValueError:  # cut short
-            before = {}
-        if before == now:
-            continue
-        changed = [name for name in now if before.get(name) != now[name]]
-        print(f"{folder}: made before {', '.join(changed) or 'its stages'} was done again; made anew", file=sys.stderr)
-        shutil.rmtree(folder)
+        if words := outdated(workspace, folder):
+            print(f"{words}; made anew", file=sys.stderr)
+            shutil.rmtree(folder)
 
 
 def write_release(workspace: Workspace) -> Path:

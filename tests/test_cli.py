@@ -20,6 +20,10 @@ from sta import yamlfile
 from sta.cli import main
 from sta.doctor import launch_options
 from sta.errors import AudioError, WeightsError
+from sta.recipe import dump_recipe, load_recipe
+from sta.release import parts_of
+from sta.training.stages import stage_names
+from sta.training.workspace import Workspace
 from tests.release_fixtures import SIZE, wave, write_tiny_release, write_wave
 
 ROOT = Path(__file__).parent.parent
@@ -423,6 +427,22 @@ def test_evaluate_what_is_no_run(sta: Sta, tmp_path: Path, release: Path) -> Non
     refused(sta("evaluate", "runs/moved"), "runs/moved", "'garden-tiny'")
 
 
+@pytest.mark.parametrize("command", [("evaluate",), ("bench", "sampling")], ids=" ".join)
+def test_a_release_from_before_a_stage_was_done_again_is_not_measured(sta: Sta, command: tuple[str, ...]) -> None:
+    run, recipe = Path("runs/garden-tiny"), load_recipe("garden-tiny")
+    for name in ("release", *(f"{stage}/final" for stage in stage_names(recipe))):
+        (run / name).mkdir(parents=True)
+        (run / name / "config.json").write_text("{}")
+    (run / "recipe.yaml").write_text(dump_recipe(recipe))
+    (run / "release" / "parts.json").write_text(json.dumps(parts_of(Workspace(recipe, Path("runs")))))
+    refused(sta(*command, run), "SHA256SUMS")
+    (run / "decoder" / "final" / "config.json").write_text("{} ")
+    refused(sta(*command, run), "release: made before decoder was done again; `sta run` makes it anew")
+    (run / "decoder" / "final" / "config.json").unlink()
+    (run / "decoder" / "final").rmdir()
+    refused(sta(*command, run), "decoder/final: not there", "sta run")
+
+
 def test_evaluate_keeps_the_old_report_when_it_fails(sta: Sta) -> None:
     run = Path("runs/garden-tiny")
     for name in ("release", "evaluation"):
@@ -484,7 +504,16 @@ def test_doctor_launches_on_any_number_of_gpus(gpus: int) -> None:
 
 def test_doctor_says_what_is_missing(sta: Sta, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sta.doctor.PACKAGES", ("torch", "no-such-package"))
-    assert "no-such-package missing" in sta("doctor").out
+    monkeypatch.setattr("sta.data.pico.find_spec", lambda name: None)
+    said = sta("doctor").out
+    assert "no-such-package missing" in said
+    assert "English (en), where a recipe asks for them (corpus.other_engines): pico is not installed" in said
+
+
+def test_doctor_knows_the_other_engines(sta: Sta, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sta.data.pico.find_spec", lambda name: object())
+    said = [line for line in sta("doctor").out.splitlines() if line.startswith("other voices")]
+    assert said == ["other voices: English (en), 32 to train, of pico"]
 
 
 def test_help(sta: Sta) -> None:

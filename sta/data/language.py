@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from sta.data.garden.grammar import Grammar
 from sta.data.garden.prosody import delivery
 from sta.data.garden.world import SLOTS, World
 from sta.data.speech import speakers, synthesiser
-from sta.data.text import normalise
+from sta.data.text import normalise, train_sentencepiece
 from sta.errors import RecipeError
 
 FULL_WORLD = World({slot: values for slot, (_, values) in SLOTS.items()})
@@ -40,10 +41,13 @@ def check(name_or_path: str) -> Iterator[str]:
     seconds = len(wave) / 16_000
     yield f"speech: {len(train)} training and {len(test)} test speakers; the test sentence takes {seconds:.1f} s"
     if card.garden is None:
+        _check_pieces(card, [text], path)
         yield "garden: no grammar, so this language trains on folders only"
         return
     texts = list(_sentences(card, path))
-    characters = sorted({c for t in texts for c in _normalised(card, t, path)})
+    normalised = [_normalised(card, t, path) for t in texts]
+    _check_pieces(card, normalised, path)
+    characters = set("".join(normalised))
     yield f"garden: {len(set(texts))} of {len(texts)} sentences differ, {len(characters)} characters after normalising"
     yield from (f"  {t}" for t in texts[:3])
 
@@ -54,6 +58,13 @@ def _sentences(card: LanguageCard, path: Path) -> Iterator[str]:
         scene = FULL_WORLD.sample(rng)
         said = {s: v for s, v in scene.attributes.items() if rng.random() > 0.3}
         yield grammar.describe(scene.kind, said, rng)
+
+
+def _check_pieces(card: LanguageCard, texts: Sequence[str], path: Path) -> None:
+    """Refuse a `vocab_size` that is too small for the characters of normalised texts, as the prepare stage would."""
+    with TemporaryDirectory() as folder:
+        setting = f"sentencepiece.vocab_size of {path}"
+        train_sentencepiece(texts, card.sentencepiece, Path(folder) / "pieces.model", setting=setting)
 
 
 def _normalised(card: LanguageCard, text: str, path: Path) -> str:

@@ -149,10 +149,11 @@ def train_sentencepiece(
             minloglevel=4,
         )
     except (RuntimeError, OSError) as error:
-        characters = len(set("".join(texts)))
+        characters = set("".join(texts))
+        least = len(characters | {" "}) + 1  # a piece for each, for where words begin, and for what is unknown
         raise RecipeError(
-            f"{setting}: SentencePiece cannot make {card.vocab_size} pieces from {len(texts)} texts with {characters} "
-            f"different characters; it needs more than {characters + 1}: raise {setting}, or lower the "
+            f"{setting}: SentencePiece cannot make {card.vocab_size} pieces from {len(texts)} texts with "
+            f"{len(characters)} different characters; it needs at least {least}: raise {setting}, or lower the "
             f"sentencepiece.character_coverage of a language ({error})"
         ) from error
     path = Path(path)

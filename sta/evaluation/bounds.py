@@ -58,10 +58,13 @@ def _written(examiner: Examiner, rows: np.ndarray, language: str) -> dict[str, l
 
 def _reconstruct(examiner: Examiner, rows: np.ndarray) -> Tensor:
     """The pictures through what the decoder draws: codes or latents."""
-    with torch.no_grad():
-        return examiner.pipe.decoder.reconstruct(
-            examiner.real(rows).to(examiner.pipe.device), examiner.pipe.tokenizer
-        ).cpu()
+    pipe = examiner.pipe
+
+    @torch.no_grad()
+    def reconstruct(pictures: Tensor) -> Tensor:
+        return pipe.decoder.reconstruct(pictures.to(pipe.device), pipe.tokenizer).cpu()
+
+    return torch.cat(list(ranks.share_out(examiner.real(rows).split(BATCH), reconstruct)))
 
 
 def _probe(examiner: Examiner, tokens: Tokens, rows: np.ndarray, language: str, split: str) -> list[Row]:
@@ -70,22 +73,23 @@ def _probe(examiner: Examiner, tokens: Tokens, rows: np.ndarray, language: str, 
     known = np.random.default_rng(examiner.seed).permutation(known)[:PROBE_ROWS]
     said = [{**s, "mood": examiner.moods[r]} for s, r in zip(examiner.said(known), known, strict=True)]
     slots = examiner.judge.reader.config.slots
-    readings = probe(_heard_in_training(examiner, known, language).cpu(), said, tokens.tokens.cpu(), slots)
+    readings = probe(_heard_in_training(examiner, known, language), said, tokens.tokens.cpu(), slots)
     return examiner.marks(readings, rows, language=language, split=split, condition="clean", system="tokens-probe")
 
 
-@torch.no_grad()
 def _heard_in_training(examiner: Examiner, rows: np.ndarray, language: str) -> Tensor:
     """Tokens [n, K, C] of training rows, from the frames that the decoder stage cached."""
-    pack = examiner.pipe.pack(language)
-    frames = cached_frames(examiner.workspace, pack.group, examiner.pipe.device)
+    pack, device = examiner.pipe.pack(language), examiner.pipe.device
+    frames = cached_frames(examiner.workspace, pack.group, device)
     places = np.searchsorted(group_rows(examiner.workspace, pack.group), rows)
-    parts = []
-    for start in range(0, len(places), BATCH):
+
+    @torch.no_grad()
+    def hear(start: int) -> Tensor:
         values, lengths = frames.padded(places[start : start + BATCH].tolist(), 1)
-        mask = length_mask(torch.from_numpy(lengths), values.shape[1]).to(examiner.pipe.device)
-        parts.append(pack.bottleneck(torch.from_numpy(values).float().to(examiner.pipe.device), mask).tokens)
-    return torch.cat(parts)
+        mask = length_mask(torch.from_numpy(lengths), values.shape[1]).to(device)
+        return pack.bottleneck(torch.from_numpy(values).float().to(device), mask).tokens.cpu()
+
+    return torch.cat(list(ranks.share_out(range(0, len(places), BATCH), hear)))
 
 
 def swapped_rows(examiner: Examiner, language: str) -> list[Row]:

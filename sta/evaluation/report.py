@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from torch import Tensor
 from sta import ranks
 from sta.data.audio import wav_bytes
 from sta.data.cache import build_folder
+from sta.data.lock import Lock
+from sta.errors import StaError
 from sta.evaluation.bounds import bound_rows, swapped_rows
 from sta.evaluation.examiner import Examiner
 from sta.evaluation.spoken import condition_rows, every_mood_rows
@@ -33,21 +36,38 @@ def evaluate(workspace: Workspace, release: Path) -> Report:
     """Measure a run's release; writes `evaluation/report.json`, `report.html` and `grid.png`.
 
     Every process of a launch calls this, and the main one writes.
+
+    Raises:
+        StaError: another launch measures the run now.
     """
     folder = workspace.folder / "evaluation"
     if not ranks.on_main(folder.exists):
-        examiner = Examiner(workspace, load_release(release))
-        ranks.on_main(examiner.fill_caches)
-        rows, examples = _rows(examiner), _examples(examiner)
-        report = Report(_meta(workspace) | examiner.extractor, rows)
-
-        def fill(partial: Path) -> None:
-            _write(partial, report, examples)
-            if (release / PARTS).exists():
-                shutil.copy(release / PARTS, partial / PARTS)
-
-        ranks.on_main(lambda: build_folder(folder, fill))
+        with _measuring(folder):
+            _measure(workspace, release, folder)
     return ranks.on_main(lambda: Report.read(folder / "report.json"))
+
+
+@contextmanager
+def _measuring(folder: Path) -> Iterator[None]:
+    """Let no other launch make a run's evaluation in the block."""
+    with Lock(folder) as lock:
+        if not ranks.on_main(lock.take):
+            raise StaError(f"{folder}: another process measures this run now; wait for it")
+        yield
+
+
+def _measure(workspace: Workspace, release: Path, folder: Path) -> None:
+    examiner = Examiner(workspace, load_release(release))
+    ranks.on_main(examiner.fill_caches)
+    rows, examples = _rows(examiner), _examples(examiner)
+    report = Report(_meta(workspace) | examiner.extractor, rows)
+
+    def fill(partial: Path) -> None:
+        _write(partial, report, examples)
+        if (release / PARTS).exists():
+            shutil.copy(release / PARTS, partial / PARTS)
+
+    ranks.on_main(lambda: build_folder(folder, fill))
 
 
 def _rows(examiner: Examiner) -> list[Row]:
@@ -133,14 +153,20 @@ def _write(folder: Path, report: Report, examples: Sequence[Example]) -> None:
 
 
 def evaluate_again(workspace: Workspace) -> Report:
-    """Measure a finished run anew; the report that it has stays until there is another."""
+    """Measure a finished run anew; the report that it has stays until there is another.
+
+    Raises:
+        StaError: another launch measures it now.
+    """
     new, old = workspace.folder / "evaluation", workspace.folder / "evaluation.old"
-    ranks.on_main(lambda: _set_aside(new, old))
-    try:
-        return evaluate(workspace, workspace.folder / "release")
-    finally:
-        if ranks.is_main() and old.exists():
-            shutil.rmtree(old) if new.exists() else old.replace(new)
+    with _measuring(new):
+        ranks.on_main(lambda: _set_aside(new, old))
+        try:
+            _measure(workspace, workspace.folder / "release", new)
+        finally:
+            if ranks.is_main() and old.exists():
+                shutil.rmtree(old) if new.exists() else old.replace(new)
+        return ranks.on_main(lambda: Report.read(new / "report.json"))
 
 
 def _set_aside(new: Path, old: Path) -> None:

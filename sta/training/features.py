@@ -20,7 +20,7 @@ from sta.models.augment import augment_mel, disturb_mel
 from sta.models.bottleneck import SpeechBottleneck
 from sta.models.encoder import LENGTH_MULTIPLE, SpeechEncoder
 from sta.models.loading import load_network
-from sta.models.teacher import Teacher, load_own, load_published
+from sta.models.teacher import Teacher, load_own, load_published, version_of
 from sta.models.vq import VQTokenizer, to_unit_range
 from sta.recipe import GardenCorpus
 from sta.training.progress import Bar
@@ -52,7 +52,7 @@ def teacher_features(workspace: Workspace, device: torch.device) -> tuple[np.nda
 def cache_teacher(workspace: Workspace, device: torch.device, team: Team | None = None) -> Path:
     """Compute what `teacher_features` gives, each rank of the team its share."""
     card: TeacherCard = load_teacher(workspace.recipe.teacher)
-    name = fingerprint(workspace.final("teacher")) if card.trained_here else key_of(card.model_dump(mode="json"))
+    name = fingerprint(workspace.final("teacher")) if card.trained_here else _key_of_published(card)
     teacher = cache(lambda: load_teacher_of(workspace).to(device))
     pixels, texts = workspace.pixels, workspace.texts
 
@@ -66,6 +66,11 @@ def cache_teacher(workspace: Workspace, device: torch.device, team: Team | None 
 
     arrays = {"image": (len(pixels), see), "text": (len(texts), read)}
     return _cache_arrays(workspace.cache / f"teacher-{name}", arrays, "teacher's view", team)
+
+
+def _key_of_published(card: TeacherCard) -> str:
+    said, files = card.model_dump(mode="json"), version_of(card)
+    return key_of([said, files] if files else said)
 
 
 def picture_codes(workspace: Workspace, device: torch.device) -> np.ndarray:

@@ -35,11 +35,19 @@ def test_packaged_language_holds(code: str) -> None:
     assert lines[4].startswith("  ")
 
 
+def test_the_fewest_pieces_that_an_error_asks_for_are_enough(tmp_path: Path) -> None:
+    assert len(list(check(broken(tmp_path, "vocab_size: 500", "vocab_size: 24")))) == 7
+
+
 def test_without_a_grammar_it_serves_folders(tmp_path: Path) -> None:
     text = yamlfile.find("en", "languages").read_text(encoding="utf-8")
     path = tmp_path / "en.yaml"
-    path.write_text(text[: text.index("\ngarden:")], encoding="utf-8")
+    head = text[: text.index("\ngarden:")]
+    path.write_text(head, encoding="utf-8")
     assert list(check(str(path)))[-1].startswith("garden: no grammar")
+    path.write_text(head.replace("vocab_size: 500", "vocab_size: 10"), encoding="utf-8")
+    with pytest.raises(RecipeError, match=r"vocab_size of .*en.yaml: .* cannot make 10 pieces from 1 texts"):
+        list(check(str(path)))
 
 
 def test_a_copy_that_kept_its_code_is_refused_by_path_and_by_name(
@@ -66,6 +74,7 @@ def test_a_copy_that_kept_its_code_is_refused_by_path_and_by_name(
         ("    meadow: in the meadow\n", "", "meadow"),
         ("    red: {plain: red, a: a red}", "    red: {plain: red}", "red"),
         ("strip_invisible", "strip_invisble", "did you mean 'strip_invisible'?"),
+        ("vocab_size: 500", "vocab_size: 23", "with 23 different characters; it needs at least 24"),
     ],
 )
 def test_a_broken_copy_is_refused(tmp_path: Path, old: str, new: str, said: str) -> None:
@@ -77,8 +86,12 @@ def test_a_broken_copy_is_refused(tmp_path: Path, old: str, new: str, said: str)
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [("    meadow: in the meadow\n", ""), ("strip_invisible", "strip_invisble")],
-    ids=["grammar", "step"],
+    [
+        ("    meadow: in the meadow\n", ""),
+        ("strip_invisible", "strip_invisble"),
+        ("vocab_size: 500", "vocab_size: 20"),
+    ],
+    ids=["grammar", "step", "pieces"],
 )
 def test_the_error_names_the_file_that_was_checked(tmp_path: Path, old: str, new: str) -> None:
     path = broken(tmp_path, old, new)

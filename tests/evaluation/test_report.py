@@ -1,7 +1,8 @@
-"""What a report is made of where a language has no recordings to test with."""
+"""What a report is made of where a language has no recordings to test with, and that one launch makes it at a time."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from sta.errors import StaError
 from sta.evaluation import report
-from sta.metrics.rows import Interval, Row
+from sta.metrics.rows import Interval, Report, Row
 from sta.models.bottleneck import Tokens
 from sta.recipe import load_recipe
+from tests.processes import HOLD, said_by, started
 
 TESTED = {"en": np.arange(3), "ar": np.arange(0)}
 
@@ -64,3 +67,29 @@ def test_a_language_without_test_rows_is_left_out_in_a_line(
     assert heard == ["en"]
     assert "the test split has no row in language 'ar', left out" in capsys.readouterr().err
     assert report._examples(examiner) == ["en", "en"]
+
+
+def test_a_run_that_another_process_measures_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[Path] = []
+
+    def measure(workspace: Any, release: Path, folder: Path) -> None:
+        measured.append(folder)
+        folder.mkdir()
+        Report({}, []).write(folder / "report.json")
+
+    monkeypatch.setattr(report, "_measure", measure)
+    workspace: Any = SimpleNamespace(folder=tmp_path)
+    evaluation, release = tmp_path / "evaluation", tmp_path / "release"
+    with started(HOLD, evaluation) as other:
+        assert said_by(other) == "held\n"
+        with pytest.raises(StaError, match="evaluation: another process measures this run now; wait for it"):
+            report.evaluate(workspace, release)
+        evaluation.mkdir()
+        (evaluation / "report.json").write_text("{}")
+        with pytest.raises(StaError, match="another process measures this run now"):
+            report.evaluate_again(workspace)
+        assert (evaluation / "report.json").read_text() == "{}"
+    assert measured == []
+    assert report.evaluate_again(workspace).rows == []
+    assert measured == [evaluation]
+    assert list(tmp_path.iterdir()) == [evaluation]

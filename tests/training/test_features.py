@@ -186,6 +186,42 @@ def teacher(workspace: Any, monkeypatch: pytest.MonkeyPatch) -> _Names:
     return teacher
 
 
+PUBLISHED = """
+name: on-disk
+embedding_width: 2
+image_size: 32
+text_languages: [en]
+licence: MIT
+source: here
+"""
+
+
+@pytest.mark.parametrize(
+    ("weights", "hashed", "sees_again"),
+    [
+        ("architecture: RN50\npretrained: {folder}/weights.pt", False, True),
+        ("architecture: RN50\npretrained: {folder}/weights.pt", True, False),
+        ("architecture: local-dir:{folder}", True, True),
+        ("architecture: RN50\npretrained: openai", False, False),
+    ],
+    ids=["file", "file with its hash", "folder", "downloaded"],
+)
+def test_another_file_of_the_same_name_is_another_teacher(
+    workspace: Any, teacher: _Names, tmp_path: Path, weights: str, hashed: bool, sees_again: bool
+) -> None:
+    """Where the card says its hash, `load_published` refuses another one."""
+    folder, card = tmp_path / "teacher", tmp_path / "on-disk.yaml"
+    folder.mkdir()
+    (folder / "weights.pt").write_bytes(b"these")
+    said = PUBLISHED + weights.format(folder=folder) + f"\nsha256: {'a' * 64}" * hashed
+    card.write_text(said, encoding="utf-8")
+    workspace.recipe = workspace.recipe.model_copy(update={"teacher": str(card)})
+    before = features.cache_teacher(workspace, CPU)
+    assert features.cache_teacher(workspace, CPU) == before
+    (folder / "weights.pt").write_bytes(b"those others")
+    assert (features.cache_teacher(workspace, CPU) != before) == sees_again
+
+
 @pytest.mark.parametrize("world", [1, 2, 5, 9])
 def test_any_number_of_ranks_asks_the_teacher(workspace: Any, teacher: _Names, world: int) -> None:
     """In parts: three of pictures and two of captions, so of nine ranks four have nothing to do."""

@@ -49,7 +49,7 @@ def test_a_large_tower_has_room_for_many_characters(tmp_path: Path) -> None:
 
 def test_of_a_small_one_the_error_names_what_to_raise(tmp_path: Path) -> None:
     with pytest.raises(
-        RecipeError, match=r"more than 901: raise config\.text_cfg\.vocab_size of teacher 'garden-clip', which"
+        RecipeError, match=r"at least 902: raise config\.text_cfg\.vocab_size of teacher 'garden-clip', which"
     ):
         train(tmp_path, CHINESE, 512)
 
