@@ -84,7 +84,9 @@ def remove_outdated(workspace: Workspace) -> None:
             continue
         changed = [name for name in now if before.get(name) != now[name]]
         print(f"{folder}: made before {', '.join(changed) or 'its stages'} was done again; made anew", file=sys.stderr)
-        shutil.rmtree(folder)
+        outdated = folder.with_name(folder.name + ".partial")  # half of it must not pass for one of an older version
+        shutil.rmtree(outdated, ignore_errors=True)
+        shutil.rmtree(folder.replace(outdated))
 
 
 def write_release(workspace: Workspace) -> Path:
