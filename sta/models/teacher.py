@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sta.cards import MARKS, TeacherCard
+from sta.data.sums import file_hash
 from sta.data.text import Pieces
 from sta.errors import CorpusError, WeightsError
 
@@ -178,8 +178,7 @@ def _check_file(card: TeacherCard) -> None:
     """Refuse weights on disk that are not the card's; what open_clip downloads it checks itself."""
     if card.sha256 is None or card.pretrained is None or not Path(card.pretrained).is_file():
         return
-    with Path(card.pretrained).open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = file_hash(card.pretrained)
     if found != card.sha256:
         raise WeightsError(
             f"teacher '{card.name}': {card.pretrained} has the SHA-256 {found}, and its card says {card.sha256}; take "
