@@ -94,7 +94,9 @@ def remove_outdated(workspace: Workspace) -> None:
     for folder in (workspace.folder / "evaluation", workspace.folder / "release"):
         if words := outdated(workspace, folder):
             print(f"{words}; made anew", file=sys.stderr)
-            shutil.rmtree(folder)
+            aside = folder.with_name(folder.name + ".partial")  # half of it must not pass for one of an older version
+            shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(folder.replace(aside))
 
 
 def write_release(workspace: Workspace) -> Path:

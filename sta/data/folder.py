@@ -1,7 +1,7 @@
 """The corpus that users bring: a folder with `metadata.jsonl`, one object per recording.
 
 Keys: audio, image, text, language; optional id, speaker, mood, label, image_id, split (train, validation
-or test). Paths are relative to the folder. Where no row names a split, one is drawn by the hash of the
+or test). Paths are relative to the folder. Where a row names no split, one is drawn by the hash of its
 picture's name, so that a picture's recordings stay together.
 """
 

@@ -158,11 +158,10 @@ class _PaddedNorm(nn.GroupNorm):
             layer.layer_norm = _PaddedNorm(norm, layer.conv.kernel_size[0], layer.conv.stride[0])
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise [B, C, S]."""
+        """Normalise [B, C, S], the largest tensor of the network, of which autograd keeps one copy."""
         frames = (self.samples - self.kernel) // self.stride + 1
-        mask = length_mask(frames, x.shape[-1])[:, None]
-        wide, count = x.float(), frames[:, None, None]
-        mean = (wide * mask).sum(-1, keepdim=True) / count
-        variance = ((wide - mean).pow(2) * mask).sum(-1, keepdim=True) / count
-        normal = (wide - mean) * torch.rsqrt(variance + self.eps)
-        return (normal * self.weight[:, None] + self.bias[:, None]).to(x.dtype)
+        own, count = x * length_mask(frames, x.shape[-1])[:, None], frames[:, None, None]
+        mean = own.sum(-1, keepdim=True, dtype=torch.float) / count
+        square = torch.linalg.vector_norm(own, dim=-1, keepdim=True, dtype=torch.float).square() / count
+        scale = self.weight[:, None] * torch.rsqrt((square - mean.square()).clamp_min(0) + self.eps)
+        return torch.addcmul(self.bias[:, None] - mean * scale, x, scale).to(x.dtype)

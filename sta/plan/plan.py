@@ -144,7 +144,7 @@ def plan_of(recipe: Recipe, facts: Facts, machines: Machines, tick: Callable[[],
 
 @contextmanager
 def _quiet_random() -> Iterator[None]:
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         yield
 
 

@@ -265,7 +265,7 @@ def cache_frames(
 
     parts = cache(lambda: _in_parts("frames", batches(), hear))
     title = f"{'disturbed ' * disturbed}frames of {group}"
-    with torch.random.fork_rng():
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
         return _build_parts(
             folder, parts, lambda partial: _join_frames(partial, parts()), title, "recordings", team or Team()
         )

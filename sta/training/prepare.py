@@ -38,6 +38,7 @@ from sta.training.faults import VARIABLE, torn_shards
 from sta.training.team import Team
 from sta.training.workspace import Workspace, write_json
 
+SUMMARY = "prepare.json"
 MIN_SURVIVAL, CAPTIONS_READ = 0.99, 1_000_000
 TORN_ON_PURPOSE = Unreadable(None, "a shard", f"the shard is torn, as {VARIABLE} asks", None, None)
 
@@ -55,7 +56,7 @@ def prepare(workspace: Workspace, team: Team | None = None) -> Path:
     _build_features(workspace, team)
     _build_pixels(workspace, team)
     final = workspace.stage("prepare") / "final"
-    team.build(final, _nothing, lambda partial: write_json(partial / "prepare.json", _summary(workspace)))
+    team.on_first(lambda: write_json(final / SUMMARY, _summary(workspace)))  # there may be one, of an older corpus
     return final
 
 
@@ -65,8 +66,8 @@ def _nothing(partial: Path) -> None:
 
 def is_prepared(workspace: Workspace) -> bool:
     """Whether the run and its cache hold all that `prepare` makes."""
-    final = workspace.stage("prepare") / "final"
-    return all(folder.exists() for folder in (final, *workspace.prepared.values()))
+    summary = workspace.stage("prepare") / "final" / SUMMARY
+    return all(path.exists() for path in (summary, *workspace.prepared.values()))
 
 
 def _summary(workspace: Workspace) -> dict[str, object]:

@@ -61,15 +61,18 @@ def _make_folder(workspace: Workspace) -> None:
     same = path.exists() and _same(path, workspace.recipe)
     if path.exists() and not same:
         if not _holds_nothing(workspace.folder):
-            raise RecipeError(
-                f"{path}: this folder holds a run of another recipe; change `name=...`, choose another --out, or "
-                "remove it"
-            )
+            raise _of_another_recipe(path)
         for left in workspace.folder.iterdir():
             shutil.rmtree(left) if left.is_dir() else left.unlink()
     if not same:
         write_atomically(path, dump_recipe(workspace.recipe).encode())
     write_atomically(workspace.folder / ENVIRONMENT, json.dumps(environment(), indent=2).encode())
+
+
+def _of_another_recipe(path: Path) -> RecipeError:
+    return RecipeError(
+        f"{path}: this folder holds a run of another recipe; change `name=...`, choose another --out, or remove it"
+    )
 
 
 def _holds_nothing(folder: Path) -> bool:
@@ -180,7 +183,7 @@ def run_stage(workspace: Workspace, name: str) -> Path:
     """Do one stage unless it is done; every process of a launch calls this.
 
     Raises:
-        RecipeError: no such stage; names those of the recipe.
+        RecipeError: no such stage; names those of the recipe. Or another recipe has taken the folder over.
         TrainingError: another launch trains it now.
     """
     known = stage_names(workspace.recipe)
@@ -194,11 +197,11 @@ def run_stage(workspace: Workspace, name: str) -> Path:
     accelerator = runtime.start(workspace.recipe.precision)
     if name == "prepare":
         with Lock(workspace.stage(name)) as lock:  # says that the run is begun; another launch of it may prepare too
-            ranks.on_main(lock.take)
+            ranks.on_main(lambda: _take(lock, workspace))
             return prepare(workspace, Team.of(accelerator))
     folder, settings = workspace.stage(name), settings_of(workspace.recipe, name)
     with Lock(folder) as lock:
-        if not ranks.on_main(lock.take):
+        if not ranks.on_main(lambda: _take(lock, workspace)):
             raise TrainingError(
                 f"{folder}: another process trains this stage now; wait for it, or change `name=...` or --out"
             )
@@ -207,6 +210,14 @@ def run_stage(workspace: Workspace, name: str) -> Path:
             _fill_caches(workspace, name, accelerator)
         task = build_task(workspace, name, accelerator)
         return train(task, settings, folder, workspace.recipe.seed, accelerator)
+
+
+def _take(lock: Lock, workspace: Workspace) -> bool:
+    """Take a stage's lock, with which no other recipe takes the run's folder over; it may have done so before."""
+    taken, path = lock.take(), workspace.folder / RECIPE
+    if path.exists() and not _same(path, workspace.recipe):
+        raise _of_another_recipe(path)
+    return taken
 
 
 def _fill_caches(workspace: Workspace, name: str, accelerator: Accelerator) -> None:

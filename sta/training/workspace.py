@@ -12,7 +12,7 @@ import numpy as np
 
 from sta.cards import LanguageCard, TeacherCard, load_language, load_teacher
 from sta.data.audio import MARGIN
-from sta.data.cache import key_of
+from sta.data.cache import key_of, write_atomically
 from sta.data.folder import version_of as version_of_folder
 from sta.data.parquet import version_of as version_of_shards
 from sta.data.rows import Corpus
@@ -181,4 +181,4 @@ def fingerprint(folder: Path) -> str:
 
 
 def write_json(path: Path, data: object) -> None:
-    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_atomically(path, (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())

@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from sta.errors import WeightsError
-from sta.models.backbone import Backbone
+from sta.models.backbone import Backbone, _PaddedNorm
 from sta.models.encoder import SpeechEncoder
 
 #: Layer norm over channels, as in the large models.
@@ -120,6 +120,24 @@ def test_a_clip_alone_is_the_clip_in_a_batch(published: dict[str, Path], kind: s
         alone, count = made(samples[row : row + 1, :n], lengths[row : row + 1])
         assert int(count[0]) == int(frames[row])
         torch.testing.assert_close(together[row, : int(count[0])], alone[0], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_norm_over_time_keeps_one_of_its_inputs_for_the_backward_pass(dtype: torch.dtype) -> None:
+    """Its input is the largest tensor of the network: each more that is kept of it is a batch that does not fit."""
+    norm = _PaddedNorm(torch.nn.GroupNorm(8, 8), 10, 5)
+    norm.samples = torch.tensor([8_000, 5_000])
+    x = torch.randn(2, 8, 1_599, dtype=dtype, requires_grad=True)
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        norm(x)
+    del kept[x.untyped_storage().data_ptr()]
+    assert sum(storage.nbytes() for storage in kept.values()) < 1.3 * x.untyped_storage().nbytes()
 
 
 @pytest.mark.parametrize("kind", KINDS[:-1])

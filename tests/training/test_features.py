@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -60,6 +61,13 @@ def test_disturbed_frames_are_kept_by_how_they_were_disturbed(workspace: Any) ->
     features.cached_frames(workspace, "pooled", CPU, True)
     assert len(list(workspace.cache.glob("disturbed-frames-*"))) == 2
     assert not list(workspace.cache.glob("frames-*"))
+
+
+def test_frames_made_on_one_device_leave_the_others_alone(workspace: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)  # torch warns of forking the state of them all
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        features.cached_frames(workspace, "pooled", CPU)
 
 
 def test_clean_frames_leave_the_random_state_alone(workspace: Any) -> None:

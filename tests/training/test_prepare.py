@@ -102,6 +102,23 @@ def test_the_summary_counts_what_was_set_aside(ready: Workspace, capsys: pytest.
     assert str(ready.cache / "corpus" / "unreadable.jsonl") in said
 
 
+def test_the_summary_is_of_the_corpus_that_was_prepared_last(
+    ready: Workspace, damaged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A changed shard makes another corpus of the same run."""
+    out, shards = tmp_path / "runs", tmp_path / "shards"
+    shutil.copytree(ready.out, out)
+    shutil.copytree(damaged, shards)
+    changed = ready.recipe.corpus.model_copy(update={"shards": str(shards)})
+    made = Workspace(ready.recipe.model_copy(update={"corpus": changed}), out)
+    (shards / "00.parquet").unlink()
+    prepare(made)
+    summary = json.loads((made.final("prepare") / "prepare.json").read_text())
+    assert summary["cache"] == str(made.cache)
+    assert sum(summary["rows"].values()) == len(made.corpus) < len(ready.corpus)
+    assert str(made.cache / "corpus" / "unreadable.jsonl") in capsys.readouterr().err
+
+
 def test_above_the_limit_it_stops_with_one_sentence(damaged: Path, tmp_path: Path) -> None:
     made = workspace(damaged, tmp_path, 0.05)
     with pytest.raises(CorpusError) as error:

@@ -115,6 +115,19 @@ def test_a_folder_in_which_another_process_works_is_not(tmp_path: Path, stage: s
     assert stages.open_run(second, tmp_path).folder == folder
 
 
+@pytest.mark.parametrize("stage", ["prepare", "tokenizer"])
+def test_a_launch_whose_folder_was_taken_over_goes_no_further(tmp_path: Path, stage: str) -> None:
+    """Two launches that begin at once, as those of a sweep whose runs were all given one name."""
+    first, second = (
+        stages.open_run(load_recipe("garden-tiny", [f"seed={seed}", "languages=[en]"]), tmp_path) for seed in (1, 2)
+    )
+    with pytest.raises(RecipeError, match="holds a run of another recipe"):
+        stages.run_stage(first, stage)
+    assert load_recipe(second.folder / "recipe.yaml") == second.recipe
+    assert {p.name for p in second.folder.iterdir()} == {"recipe.yaml", "environment.json"}
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
 def test_a_run_without_that_record_still_has_its_minutes(tmp_path: Path) -> None:
     workspace = Workspace(load_recipe("garden-mini"), tmp_path)
     log = workspace.stage("reader") / "log" / "metrics.jsonl"
