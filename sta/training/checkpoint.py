@@ -58,12 +58,13 @@ class Checkpoints:
         if kind is None:
             self.wait()
 
-    def save(self, step: int, loss: float | None) -> None:
+    def save(self, step: int, loss: float | None, turned: bool = True) -> None:
         """Save everything that the next step depends on.
 
         Args:
             step: how many are done.
             loss: what the steps since the last checkpoint came to; the one with the lowest is kept beside the newest.
+            turned: whether the task's `turn` is past; losses before and after it are not compared.
 
         Raises:
             TrainingError: this checkpoint, or the one before it, cannot be written.
@@ -82,7 +83,7 @@ class Checkpoints:
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             processes, kind = self.accelerator.num_processes, self.accelerator.distributed_type.value
-            state = {"step": step, "processes": processes, "kind": kind, "loss": loss}
+            state = {"step": step, "processes": processes, "kind": kind, "loss": loss, "turned": turned}
             self.pending = self.beside.submit(self._put_in_place, partial, state)
 
     def wait(self) -> None:
@@ -131,12 +132,16 @@ class Checkpoints:
 
 
 def _superfluous(folder: Path) -> list[Path]:
-    """All but the newest checkpoints and the one with the lowest loss."""
-    newest, older = all_of(folder)[:KEEP], all_of(folder)[KEEP:]
-    losses = {path: _state(path).get("loss") for _, path in (*newest, *older)}
-    known = {path: loss for path, loss in losses.items() if loss is not None}
+    """All but the newest checkpoints and the one with the lowest loss of those that compare with the newest."""
+    every = {path: _state(path) for _, path in all_of(folder)}
+    older, last = list(every)[KEEP:], next(iter(every.values()), {})
+    known = {
+        path: state["loss"]
+        for path, state in every.items()
+        if state.get("loss") is not None and state.get("turned") == last.get("turned")
+    }
     best = min(known, key=lambda path: (known[path], path), default=None)
-    return [path for _, path in older if path != best]
+    return [path for path in older if path != best]
 
 
 def _state(checkpoint: Path) -> dict[str, Any]:

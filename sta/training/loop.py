@@ -43,11 +43,13 @@ class Task(ABC):
         name: the stage's name, such as `distill-pooled`.
         module: takes a batch and returns named losses, each a mean over the batch.
         weights: weight of each loss; a loss without one is only logged.
+        turn: the step from which the sum of the losses is not to be compared with that of earlier steps.
     """
 
     name: str
     module: nn.Module
     weights: Mapping[str, float]
+    turn: int = 0
 
     @abstractmethod
     def batch(self, step: int, share: Share) -> dict[str, Tensor]:
@@ -176,13 +178,15 @@ def train(task: Task, settings: Optimisation, folder: Path, seed: int, accelerat
             bar.advance(note=f"loss {log.last:.3f}" if log.last is not None else "")
             leaving = stop_anywhere(accelerator, stop)
             if leaving or (done % settings.save_every == 0 and done < settings.steps):
-                checkpoints.save(done, log.loss_since_save())
+                checkpoints.save(done, log.loss_since_save(), done > task.turn)
             if leaving:
                 checkpoints.wait()
                 accelerator.wait_for_everyone()  # a launcher soon kills the others once one has left
                 raise Interrupted(
                     f"stage {task.name}: stopped at step {done} of {settings.steps} and saved; run it again"
                 )
+            if done == task.turn:
+                log.loss_since_save()
             watchdog.seen()
     return _finish(task, accelerator, model, average, folder)
 

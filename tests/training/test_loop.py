@@ -359,6 +359,31 @@ def test_the_newest_two_checkpoints_are_kept(tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-0000006", "step-0000008"]
 
 
+class Told(nn.Module):
+    """Its error is what the batch says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"mse": batch["error"] + 0 * self.weight.sum()}
+
+
+@pytest.mark.parametrize(("turn", "best"), [(0, 2), (3, 6), (4, 6)])
+def test_the_best_checkpoint_is_kept_of_those_that_compare(turn: int, best: int, tmp_path: Path) -> None:
+    class Errors(Line):
+        def batch(self, step: int, share: Share) -> dict[str, Tensor]:
+            error = torch.tensor([1.0, 1.0, 0.1, 3.5, 2.0, 2.0, 6.0, 6.0, 6.0, 6.0][step])
+            return {"error": terminate(error) if step == 9 else error}
+
+    task = Errors()
+    task.module, task.turn = Told(), turn
+    with pytest.raises(Interrupted):
+        run(task, tmp_path, steps=11, save_every=2)
+    assert [step for step, _ in checkpoint.all_of(tmp_path / "checkpoints")] == [10, 8, best]
+
+
 def test_half_a_checkpoint_is_passed_over(tmp_path: Path) -> None:
     for name in ("step-0000002", "step-0000009.partial", "step-0000005"):
         (tmp_path / name).mkdir()

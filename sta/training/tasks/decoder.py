@@ -198,6 +198,7 @@ class DecoderTask(Task):
     def __init__(self, workspace: Workspace, device: torch.device):
         self.workspace, self.stage = workspace, workspace.recipe.stages.decoder
         self.weights, self.groups = {k: v for k, v in self.stage.losses.items()}, list(workspace.recipe.groups)
+        self.turn = int(self.stage.draft_first * self.stage.steps)
         pictures = picture_latents if workspace.recipe.decoder.kind == "latent-diffusion" else picture_codes
         self.pictures, (_, self.text) = pictures(workspace, device), teacher_features(workspace, device)
         self.latents = picture_latents(workspace, device) if workspace.recipe.decoder.draft else None
@@ -264,7 +265,7 @@ class DecoderTask(Task):
             "text": torch.from_numpy(self.text[shown]),
             "text_bank": torch.from_numpy(self.text[bank]),
         }
-        if step >= int(self.stage.draft_first * self.stage.steps):
+        if step >= self.turn:
             batch["x0"] = torch.from_numpy(self.pictures[self.image_of[shown]])
         if self.latents is not None:
             batch["latents"] = torch.from_numpy(self.latents[self.image_of[shown]])

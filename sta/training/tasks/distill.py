@@ -137,6 +137,7 @@ class DistillTask(Task):
         heard = self._heard(lengths)
         full, short = ~self.short & heard, self.short & heard
         self.phrases = self._order(short)
+        self.turn = int(self.stage.phrases_first * self.stage.steps) if len(self.phrases.items) else 0
         self.mixed = self._order(self._with_phrases(full, short))
         self.written = Shuffled(self.rows, workspace.recipe.seed + 1)
 
@@ -187,8 +188,7 @@ class DistillTask(Task):
 
     def _rows_of(self, step: int) -> np.ndarray:
         """The step's global batch: short phrases only at first, then all."""
-        first = int(self.stage.phrases_first * self.stage.steps) if len(self.phrases.items) else 0
-        order, turn = (self.phrases, step) if step < first else (self.mixed, step - first)
+        order, turn = (self.phrases, step) if step < self.turn else (self.mixed, step - self.turn)
         return order.take(turn * self.stage.batch, self.stage.batch)
 
     def items(self, step: int) -> list[str]:
