@@ -83,8 +83,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     made = Run(open_run(recipe, tmp_path_factory.mktemp("runs")), facts_of(recipe, AtHand()))
     save = Checkpoints.save
 
-    def weighed(self: Checkpoints, step: int, loss: float | None) -> None:
-        save(self, step, loss)
+    def weighed(self: Checkpoints, step: int, loss: float | None, turned: bool = True) -> None:
+        save(self, step, loss, turned)
         self.wait()
         made.checkpoints[self.folder.parent.name] = size_of(self.folder / f"step-{step:07d}")
 
