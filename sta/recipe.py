@@ -142,7 +142,9 @@ class Optimisation(Strict):
     weight_decay: Weight = 0.01
     clip: Annotated[float, Field(gt=0)] = Field(1.0, description="largest gradient norm")
     ema: Share = Field(0.0, description="decay of the average of the weights; 0: none")
-    workers: Annotated[int, Field(ge=0)] = Field(0, description="data-loading processes per rank")
+    workers: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="data-loading processes per rank; by default none, and for a GPU up to 4 of the cores"
+    )
     log_every: Positive = 25
     save_every: Positive = 200
     patience: Annotated[float, Field(gt=0)] = Field(
@@ -225,6 +227,9 @@ class DecoderStage(Optimisation):
         0.0, description="share of the recordings heard with the distill stage's augmentation and noise (log-mel)"
     )
     tune_bottleneck: bool = Field(True, description="let the denoising loss reach the bottleneck (encoder frozen)")
+    compile: Literal["never", "gpu", "always"] = Field(
+        "never", description="torch.compile the decoder's layers: pays on a GPU, after a minute at each start"
+    )
 
 
 class ReaderStage(Optimisation):

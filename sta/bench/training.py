@@ -95,6 +95,9 @@ class _FromTheMiddle(Task):
     def items(self, step: int) -> list[str]:
         return self.task.items(self.first + step)
 
+    def compile(self, module: nn.Module, device: torch.device) -> None:
+        self.task.compile(module, device)
+
     def export(self, module: nn.Module, folder: Path) -> None:
         """Nothing is kept of a benchmark."""
 
@@ -135,6 +138,7 @@ class _Bench:
         With `bare` only forward and backward; in either case on batches in memory, and with nothing exchanged.
         """
         module = copy.deepcopy(self.task.module).to(self.accelerator.device).train()
+        self.task.compile(module, self.accelerator.device)
         parameters = [p for p in module.parameters() if p.requires_grad]
         optimizer = build_optimizer(module, settings)
         average = (

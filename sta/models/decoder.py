@@ -102,6 +102,7 @@ class Drafting(ModelMixin, ConfigMixin):
     """What both decoders have: a trunk that may hold a draft."""
 
     config_name = "config.json"
+    _repeated_blocks = ["DecoderLayer", "_DraftLayer"]  # noqa: RUF012 - what diffusers' `compile_repeated_blocks` compiles
     trunk: Trunk
 
     def draft(self, tokens: Tensor) -> Tensor | None:

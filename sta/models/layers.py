@@ -1,7 +1,7 @@
 """Transformer parts shared by the speech and the picture side.
 
-Attention is written as two matrix products and a softmax: on CPU in bfloat16, with a mask and short
-sequences, the fused kernel is slower.
+On a CPU attention is two matrix products and a softmax: in bfloat16, with a mask and short sequences, the fused kernel
+is slower there.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sta.models import shared
@@ -35,10 +36,17 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, heads: int, mask: Tens
     """Scaled dot-product attention (Vaswani et al. 2017, Eq. 1) of [B, Q, D] to [B, S, D], mask [B, S] -> [B, Q, D]."""
     b, q, d = queries.shape
     queries, keys, values = (x.reshape(b, -1, heads, d // heads).transpose(1, 2) for x in (queries, keys, values))
+    if _fuses_attention(queries.device):
+        fused = F.scaled_dot_product_attention(queries, keys, values, None if mask is None else mask[:, None, None])
+        return fused.transpose(1, 2).reshape(b, q, d)
     scores = queries @ keys.transpose(-1, -2) / math.sqrt(d // heads)  # [B, h, Q, S]
     if mask is not None:
         scores = scores.masked_fill(~mask[:, None, None, :], torch.finfo(scores.dtype).min)
     return (scores.softmax(-1) @ values).transpose(1, 2).reshape(b, q, d)
+
+
+def _fuses_attention(device: torch.device) -> bool:
+    return device.type != "cpu"
 
 
 def feed_forward(width: int, factor: int = 4, dropout: float = 0.0) -> nn.Sequential:

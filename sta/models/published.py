@@ -129,6 +129,7 @@ class PublishedDecoder(ModelMixin, ConfigMixin):
     """
 
     config_name = "config.json"
+    _repeated_blocks = ["_Block"]  # noqa: RUF012 - what diffusers' `compile_repeated_blocks` compiles
 
     @register_to_config
     def __init__(

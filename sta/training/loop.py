@@ -32,7 +32,7 @@ from sta.training.checkpoint import Checkpoints
 from sta.training.faults import Faults
 from sta.training.progress import Bar
 from sta.training.record import Log, Parts, Skipped
-from sta.training.runtime import step_seed, stop_anywhere
+from sta.training.runtime import loading_processes, step_seed, stop_anywhere
 from sta.training.watchdog import Watchdog
 
 
@@ -59,6 +59,9 @@ class Task(ABC):
     def items(self, step: int) -> list[str]:
         """Names of what the step's whole batch holds, for a record of what went wrong."""
 
+    def compile(self, module: nn.Module, device: torch.device) -> None:  # noqa: B027 - most stages compile nothing
+        """Have `torch.compile` make kernels for the layers of the module, or a copy, where the stage asks for it."""
+
     @abstractmethod
     def export(self, module: nn.Module, folder: Path) -> None:
         """Write the trained weights as the next stage reads them."""
@@ -80,13 +83,15 @@ class _Steps(Dataset[Batches | StaError]):
             return error
 
 
-def _steps(task: Task, share: Share, parts: Parts, first: int, settings: Optimisation) -> Iterator[tuple[int, Batches]]:
+def _steps(
+    task: Task, share: Share, parts: Parts, first: int, settings: Optimisation, device: torch.device
+) -> Iterator[tuple[int, Batches]]:
     """Each step from `first` on and what this rank does in it; the loading begins anew when the parts have changed."""
-    step = first
+    step, workers = first, loading_processes(device) if settings.workers is None else settings.workers
     while step < settings.steps:
         count = parts.count
         steps = _Steps(task, share.in_parts(count))
-        loader = DataLoader(steps, None, sampler=range(step, settings.steps), num_workers=settings.workers)  # type: ignore[arg-type, unused-ignore]
+        loader = DataLoader(steps, None, sampler=range(step, settings.steps), num_workers=workers)  # type: ignore[arg-type, unused-ignore]
         for batches in loader:
             if isinstance(batches, StaError):
                 raise batches
@@ -139,7 +144,7 @@ def train(task: Task, settings: Optimisation, folder: Path, seed: int, accelerat
     bar = Bar(task.name, settings.steps, "steps", first, main)
     watchdog = Watchdog(settings.patience, task.name)
     with deferred_signals() as stop, bar, log, watchdog, checkpoints:
-        for step, batches in _steps(task, share, parts, first, settings):
+        for step, batches in _steps(task, share, parts, first, settings, accelerator.device):
             # ---- one step -------------------------------------------------------------------------------
             faults.strike("step", step + 1)
             for group in optimizer.param_groups:
@@ -267,6 +272,7 @@ def _prepare(
     average = (
         AveragedModel(task.module, multi_avg_fn=_averaging(settings.ema), use_buffers=True) if settings.ema else None
     )
+    task.compile(task.module, accelerator.device)
     model, optimizer = accelerator.prepare(task.module, build_optimizer(task.module, settings))
     zero.gather_own_parameters(accelerator, task.module)
     if average is not None:

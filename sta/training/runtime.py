@@ -92,6 +92,14 @@ def start(precision: str = "auto") -> Accelerator:
     return accelerator
 
 
+def loading_processes(device: torch.device) -> int:
+    """How many processes make batches for each rank: a GPU must not wait, on the CPU they would take the cores."""
+    if device.type == "cpu":
+        return 0
+    neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return min(4, max(0, len(os.sched_getaffinity(0)) // neighbours - 1))
+
+
 def step_seed(seed: int, stage: str, step: int, rank: int | None = None) -> int:
     """The seed of everything random in one step, on all ranks or one: a resumed run draws what it would have drawn."""
     return zlib.crc32(f"{seed}/{stage}/{step}/{'all' if rank is None else rank}".encode())

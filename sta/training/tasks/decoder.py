@@ -286,6 +286,11 @@ class DecoderTask(Task):
         chance = np.random.default_rng([self.workspace.recipe.seed, step, int(place)]).random()
         return disturbed[0][place] if disturbed and chance < self.stage.disturbed else clean[place]
 
+    def compile(self, module: nn.Module, device: torch.device) -> None:
+        assert isinstance(module, _Denoising)
+        if self.stage.compile == "always" or (self.stage.compile == "gpu" and device.type == "cuda"):
+            module.objective.decoder.compile_repeated_blocks()
+
     def export(self, module: nn.Module, folder: Path) -> None:
         assert isinstance(module, _Denoising)
         module.objective.decoder.save_pretrained(folder / "decoder")
