@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sta.models import shared
+from sta.models import layers, shared
 from sta.models.layers import (
     Attention,
     TransformerLayer,
@@ -23,7 +23,14 @@ from tests.conftest import scatter
 
 @pytest.mark.parametrize("memory_width", [None, 6])
 @pytest.mark.parametrize("masked", [False, True])
-def test_attention_is_that_of_torch(memory_width: int | None, masked: bool, generator: torch.Generator) -> None:
+@pytest.mark.parametrize("fused", [False, True])
+def test_attention_is_that_of_torch(
+    memory_width: int | None, masked: bool, fused: bool, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the CPU, and as on a GPU."""
+    assert not layers._fuses_attention(torch.device("cpu"))
+    assert layers._fuses_attention(torch.device("cuda"))
+    monkeypatch.setattr(layers, "_fuses_attention", lambda device: fused)
     attention = Attention(8, 2, memory_width)
     query = torch.randn(3, 4, 8, generator=generator)
     memory = torch.randn(3, 5, memory_width or 8, generator=generator)

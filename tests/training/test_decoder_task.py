@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +16,8 @@ from sta.models.bottleneck import SpeechBottleneck, Tokens
 from sta.models.captioner import Captioner
 from sta.models.decoder import CodeDecoder, LatentDecoder
 from sta.models.diffusion import linear_schedule
-from sta.models.shared import Share
+from sta.models.published import PublishedDecoder
+from sta.models.shared import Share, sharing
 from sta.recipe import load_recipe
 from sta.training.tasks import decoder as decoder_task
 from sta.training.tasks.decoder import DecoderTask, _Denoising, _FlowMatching, _MaskAndReplace, written_places
@@ -155,3 +157,40 @@ def test_a_written_caption_takes_its_own_place_in_the_batch() -> None:
     read = encoder.encode_text(pieces, lengths)
     torch.testing.assert_close(tokens[[0, 2]], bottleneck(frames, mask).tokens)
     torch.testing.assert_close(tokens[1:2], bottleneck(read.frames, read.mask).tokens)
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "compiles"),
+    [("never", "cuda", False), ("gpu", "cpu", False), ("gpu", "cuda", True), ("always", "cpu", True)],
+)
+@pytest.mark.parametrize("kind", ["latent-diffusion", "published"])
+def test_the_layers_that_repeat_are_compiled_where_it_is_asked(
+    asked: str, device: str, compiles: bool, kind: str
+) -> None:
+    task: Any = object.__new__(DecoderTask)
+    task.stage = load_recipe("garden-mini", [f"stages.decoder.compile={asked}"]).stages.decoder
+    made: PublishedDecoder | LatentDecoder = PublishedDecoder(2, 8, 3, 3, 9, 4, null_length=2)
+    if kind == "latent-diffusion":
+        made = LatentDecoder(4, 3, 2, token_width=3, embedding_width=3, width=16, layers=3, heads=2, draft=2)
+    module: Any = object.__new__(_Denoising)
+    torch.nn.Module.__init__(module)
+    module.objective = SimpleNamespace(decoder=made)
+    task.compile(module, torch.device(device))
+    compiled = [type(m).__name__ for m in made.modules() if m._compiled_call_impl is not None]
+    wanted = ["_Block"] * 3 if kind == "published" else ["_DraftLayer"] * 2 + ["DecoderLayer"] * 3
+    assert compiled == (wanted if compiles else [])
+
+
+@pytest.mark.slow
+def test_compiled_layers_give_the_same_gradient() -> None:
+    loss, x0 = objective("latent-diffusion")
+    tokens = Tokens(torch.randn(16, 2, 3), torch.randn(16, 3), torch.zeros(16))
+    found: list[list[torch.Tensor | None]] = []
+    for module in (loss, copy.deepcopy(loss)):
+        if found:
+            module.decoder.compile_repeated_blocks()
+        with sharing(Share(), 16, seed=1):
+            module(x0, tokens, torch.zeros(16, dtype=torch.bool), None)["flow"].backward()
+        found.append([p.grad for p in module.parameters()])
+    for plain, compiled in zip(*found, strict=True):
+        torch.testing.assert_close(compiled, plain, atol=1e-6, rtol=1e-4)
