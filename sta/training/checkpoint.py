@@ -20,8 +20,17 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.checkpointing import save_accelerator_state
+from accelerate.utils import (
+    OPTIMIZER_NAME,
+    SAFE_WEIGHTS_NAME,
+    DistributedType,
+    broadcast_object_list,
+    recursively_apply,
+    save,
+)
 from safetensors import SafetensorError
+from torch import Tensor
 
 from sta import ranks
 from sta.data.sums import first_fault, write_sums
@@ -41,12 +50,14 @@ def all_of(folder: Path) -> list[tuple[int, Path]]:
 class Checkpoints:
     """The checkpoints that one stage writes; all ranks call the same methods in the same order.
 
-    Training waits while a checkpoint is written. Hashing it, bringing it to the disk and putting it in its place is
-    done beside the steps that follow; `wait`, or the end of the block, returns when it is.
+    Training waits while a checkpoint is copied into the main memory, which takes as much of it again. Writing it,
+    hashing it, bringing it to the disk and putting it in its place is done beside the steps that follow; `wait`, or the
+    end of the block, returns when it is. DeepSpeed's ranks write theirs at once, while all wait.
     """
 
     def __init__(self, accelerator: Accelerator, folder: Path, faults: Faults):
         self.accelerator, self.folder, self.faults = accelerator, folder, faults
+        self.snapshot = Snapshot()
         self.beside = ThreadPoolExecutor(1, "checkpoint")
         self.pending: Future[None] | None = None
 
@@ -78,13 +89,26 @@ class Checkpoints:
                 self.folder.mkdir(parents=True, exist_ok=True)
         self.accelerator.wait_for_everyone()
         with self._told(partial):
-            self.accelerator.save_state(str(partial))
-            self.faults.strike("save", step)
+            files = self._write_now(partial)
+            if not files:
+                self.faults.strike("save", step)
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             processes, kind = self.accelerator.num_processes, self.accelerator.distributed_type.value
             state = {"step": step, "processes": processes, "kind": kind, "loss": loss, "turned": turned}
-            self.pending = self.beside.submit(self._put_in_place, partial, state)
+            self.pending = self.beside.submit(self._put_in_place, partial, state, files)
+
+    def _write_now(self, partial: Path) -> dict[str, Any]:
+        """Write what only this rank has; returns the files that are to be written beside the steps that follow."""
+        accelerator = self.accelerator
+        if accelerator.distributed_type == DistributedType.DEEPSPEED:
+            accelerator.save_state(str(partial))
+            return {}
+        partial.mkdir(parents=True, exist_ok=True)
+        save_accelerator_state(str(partial), [], [], [], [], accelerator.process_index, accelerator.step)
+        if not accelerator.is_main_process:
+            return {}
+        return self.snapshot.take(files_of(accelerator))
 
     def wait(self) -> None:
         """Return when the last checkpoint is in its place; the other ranks do not wait.
@@ -96,9 +120,13 @@ class Checkpoints:
         if pending is not None:
             pending.result()
 
-    def _put_in_place(self, partial: Path, state: dict[str, Any]) -> None:
+    def _put_in_place(self, partial: Path, state: dict[str, Any], files: dict[str, Any]) -> None:
         step, final = state["step"], partial.with_suffix("")
         with self._told(partial):
+            for name, content in files.items():
+                save(content, partial / name, safe_serialization=name.endswith(".safetensors"))
+            if files:
+                self.faults.strike("save", step)
             (partial / "state.json").write_text(json.dumps(state), encoding="utf-8")
             write_sums(partial)
             for path in (*partial.rglob("*"), partial):
@@ -129,6 +157,36 @@ class Checkpoints:
             raise TrainingError(
                 f"{partial.with_suffix('')}: cannot be written ({reason}); the checkpoint before it is whole"
             ) from error
+
+
+class Snapshot:
+    """A copy of tensors in the main memory, whose place the next copy takes; from a GPU it is page-locked, so fast."""
+
+    def __init__(self) -> None:
+        self.copies: list[Tensor] = []
+
+    def take(self, content: Any) -> Any:
+        """The same dicts and lists, whose tensors later steps do not change."""
+        given: list[Tensor] = []
+        recursively_apply(lambda tensor: given.append(tensor.detach()), content)
+        if [(t.shape, t.dtype) for t in given] != [(c.shape, c.dtype) for c in self.copies]:
+            self.copies = [torch.empty(t.shape, dtype=t.dtype, pin_memory=t.is_cuda) for t in given]
+        for copy, tensor in zip(self.copies, given, strict=True):
+            copy.copy_(tensor, non_blocking=True)
+        if any(tensor.is_cuda for tensor in given):
+            torch.cuda.synchronize()
+        copies = iter(self.copies)
+        return recursively_apply(lambda _: next(copies), content)
+
+
+def files_of(accelerator: Accelerator) -> dict[str, Any]:
+    """What `Accelerator.load_state` reads on every rank, by the file's name: weights, optimizer, average."""
+    (model,), (optimizer,) = accelerator._models, accelerator._optimizers
+    files = {SAFE_WEIGHTS_NAME: accelerator.get_state_dict(model, unwrap=False)}
+    files[f"{OPTIMIZER_NAME}.bin"] = optimizer.state_dict()
+    for number, custom in enumerate(accelerator._custom_objects):
+        files[f"custom_checkpoint_{number}.pkl"] = custom.state_dict()
+    return files
 
 
 def _superfluous(folder: Path) -> list[Path]:

@@ -303,15 +303,14 @@ def test_a_gradient_that_is_not_finite_stops_before_it_is_saved(steps: int, tmp_
 
 def fail_at(count: int, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     """Let the `count`-th save write something and then fail."""
-    calls, save = iter(range(1, 99)), Accelerator.save_state
+    calls, save = iter(range(1, 99)), checkpoint.save
 
-    def save_state(self: Accelerator, folder: str, *args: Any, **kwargs: Any) -> Any:
-        done = save(self, folder, *args, **kwargs)
-        if next(calls) == count:
+    def and_fail(content: Any, path: Path, **how: Any) -> None:
+        save(content, path, **how)
+        if path.name == "model.safetensors" and next(calls) == count:
             raise error
-        return done
 
-    monkeypatch.setattr(Accelerator, "save_state", save_state)
+    monkeypatch.setattr(checkpoint, "save", and_fail)
 
 
 def test_a_save_that_fails_leaves_the_one_before(
@@ -339,18 +338,36 @@ def test_a_full_disk_as_the_libraries_tell_it(
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-0000003"]
 
 
-@pytest.mark.parametrize("where", ["save_state", "wait_for_everyone"])
-def test_a_lost_process_is_not_a_full_disk(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("where", [(checkpoint, "save_accelerator_state"), (Accelerator, "wait_for_everyone")])
+def test_a_lost_process_is_not_a_full_disk(
+    where: tuple[Any, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The ranks meet before, and under DeepSpeed while they save: the command line says that another is gone."""
 
-    def lost(self: Accelerator, *args: Any, **kwargs: Any) -> None:
+    def lost(*args: Any, **kwargs: Any) -> None:
         raise RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:14")
 
-    monkeypatch.setattr(Accelerator, where, lost)
+    monkeypatch.setattr(*where, lost)
     monkeypatch.setattr(ranks, "_joined", lambda: True)
     with pytest.raises(RuntimeError, match="Connection closed by peer") as error:
         run(Line(), tmp_path)
     assert ranks.lost_another(error.value)
+
+
+def test_what_is_saved_is_what_was_there_when_it_was_asked_for(tmp_path: Path) -> None:
+    """Whatever the steps that follow do to the weights meanwhile; and no other one's place is taken before."""
+    snapshot, weight, step = checkpoint.Snapshot(), torch.zeros(3), torch.tensor(1.0)
+    content = {"weights": {"a": weight, "b": nn.Parameter(torch.ones(2, 3).T)}, "state": [step, "kept", 7]}
+    first = snapshot.take(content)
+    weight += 5
+    torch.testing.assert_close(first["weights"], {"a": torch.zeros(3), "b": torch.ones(3, 2)})
+    assert first["weights"]["b"].is_contiguous()
+    assert first["state"] == [torch.tensor(1.0), "kept", 7]
+    places = [first["weights"]["a"].data_ptr()]
+    second = snapshot.take(content)
+    assert second["weights"]["a"].tolist() == [5, 5, 5]
+    assert [second["weights"]["a"].data_ptr()] == places, "as much memory again as a checkpoint takes, not twice"
+    assert snapshot.take({"c": weight})["c"].tolist() == [5, 5, 5], "of other tensors"
 
 
 def test_the_newest_two_checkpoints_are_kept(tmp_path: Path) -> None:
