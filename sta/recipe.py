@@ -161,6 +161,10 @@ class Optimisation(Strict):
         return {**cls.model_fields["losses"].default, **given} if isinstance(given, dict) else given
 
 
+#: Settings of a stage that change nothing of what it learns.
+OF_THE_MACHINE = ("workers", "log_every", "save_every", "patience", "skips")
+
+
 class TeacherStage(Optimisation):
     """Training of a teacher whose card says `trained_here`; ignored for a published one."""
 
@@ -377,6 +381,19 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
         source = f"{path} with {', '.join(overrides)}"
     _anchor(data, Path())
     return yamlfile.validate(Recipe, data, source)
+
+
+def makes_the_same(one: Recipe, other: Recipe) -> bool:
+    """Whether two recipes make the same weights and results; how a stage loads, logs, saves and waits is its own."""
+    return _of_results(one) == _of_results(other)
+
+
+def _of_results(recipe: Recipe) -> dict[str, Any]:
+    said = recipe.model_dump()
+    for stage in said["stages"].values():
+        for name in OF_THE_MACHINE:
+            del stage[name]
+    return said
 
 
 def dump_recipe(recipe: Recipe) -> str:

@@ -16,7 +16,17 @@ from sta.errors import RecipeError
 from sta.models.bottleneck import SpeechBottleneck
 from sta.models.layers import similarity_distillation, sinusoids
 from sta.models.vq import VQTokenizer
-from sta.recipe import DecoderStage, DistillStage, FolderCorpus, GardenCorpus, dump_recipe, load_recipe
+from sta.recipe import (
+    OF_THE_MACHINE,
+    DecoderStage,
+    DistillStage,
+    FolderCorpus,
+    GardenCorpus,
+    Stages,
+    dump_recipe,
+    load_recipe,
+    makes_the_same,
+)
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted(p.stem for p in (ROOT / "recipes").glob("*.yaml"))
@@ -65,6 +75,16 @@ def test_packaged_recipe_comes_back_from_its_dump(name: str, tmp_path: Path) -> 
     again = load_recipe(write(tmp_path, dump_recipe(recipe), "dumped"))
     assert again == recipe
     assert dump_recipe(again) == dump_recipe(recipe)
+
+
+@pytest.mark.parametrize("stage", Stages.model_fields)
+def test_what_loads_logs_and_saves_makes_the_same(stage: str) -> None:
+    recipe = load_recipe("garden-tiny")
+    for name in OF_THE_MACHINE:
+        assert makes_the_same(recipe, load_recipe("garden-tiny", [f"stages.{stage}.{name}=3"]))
+    for name in ("steps", "batch", "warmup"):
+        assert not makes_the_same(recipe, load_recipe("garden-tiny", [f"stages.{stage}.{name}=3"]))
+    assert not makes_the_same(recipe, load_recipe("garden-tiny", ["corpus.scenes=61"]))
 
 
 @pytest.mark.parametrize("override", ["languages=[no, yes, on]", "stages.distill.lr=1e-9", "seed=7", "name='1e3'"])

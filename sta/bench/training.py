@@ -122,7 +122,9 @@ class _Bench:
             "data": made,
             BARE: self._by_hand(settings, bare=True),
             HAND: self._by_hand(settings),
-            MEMORY: self._loop(_FromTheMiddle(self.task, first, self.batches), settings),
+            MEMORY: self._loop(
+                _FromTheMiddle(self.task, first, self.batches), settings.model_copy(update={"workers": 0})
+            ),
             LOOP: self._loop(_FromTheMiddle(self.task, first), settings),
             "save": self._save(_FromTheMiddle(self.task, first, self.batches), settings),
         }

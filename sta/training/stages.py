@@ -23,7 +23,7 @@ from sta.data.garden.grammar import Grammar
 from sta.data.lock import Lock
 from sta.errors import RecipeError, TrainingError, VoiceError
 from sta.models.shared import Share
-from sta.recipe import GardenCorpus, Optimisation, Recipe, dump_recipe, load_recipe
+from sta.recipe import GardenCorpus, Optimisation, Recipe, dump_recipe, load_recipe, makes_the_same
 from sta.training import runtime
 from sta.training.loop import Task, train
 from sta.training.prepare import is_prepared, prepare
@@ -58,14 +58,14 @@ def open_run(recipe: Recipe, out: Path) -> Workspace:
 def _make_folder(workspace: Workspace) -> None:
     _check_names(workspace)
     path = workspace.folder / RECIPE
-    same = path.exists() and _same(path, workspace.recipe)
-    if path.exists() and not same:
+    if path.exists() and not _makes_the_same(path, workspace.recipe):
         if not _holds_nothing(workspace.folder):
             raise _of_another_recipe(path)
         for left in workspace.folder.iterdir():
             shutil.rmtree(left) if left.is_dir() else left.unlink()
-    if not same:
-        write_atomically(path, dump_recipe(workspace.recipe).encode())
+    said = dump_recipe(workspace.recipe).encode()
+    if not path.exists() or path.read_bytes() != said:
+        write_atomically(path, said)
     write_atomically(workspace.folder / ENVIRONMENT, json.dumps(environment(), indent=2).encode())
 
 
@@ -94,10 +94,10 @@ def _is_empty(path: Path) -> bool:
     return path.is_dir() and not any(path.iterdir())
 
 
-def _same(path: Path, recipe: Recipe) -> bool:
-    """Whether a run's recipe is this one; settings that came after it was written have their defaults."""
+def _makes_the_same(path: Path, recipe: Recipe) -> bool:
+    """Whether a run's recipe is as good as this; settings that came after it was written have their defaults."""
     try:
-        return load_recipe(path) == recipe
+        return makes_the_same(load_recipe(path), recipe)
     except RecipeError:  # cut short, or of a version that had other settings
         return False
 
@@ -215,7 +215,7 @@ def run_stage(workspace: Workspace, name: str) -> Path:
 def _take(lock: Lock, workspace: Workspace) -> bool:
     """Take a stage's lock, with which no other recipe takes the run's folder over; it may have done so before."""
     taken, path = lock.take(), workspace.folder / RECIPE
-    if path.exists() and not _same(path, workspace.recipe):
+    if path.exists() and not _makes_the_same(path, workspace.recipe):
         raise _of_another_recipe(path)
     return taken
 

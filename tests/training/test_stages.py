@@ -102,6 +102,15 @@ def test_a_folder_in_which_nothing_was_made_is_taken_over(tmp_path: Path, made: 
     assert load_recipe(folder / "recipe.yaml") == (second if taken else first)
 
 
+def test_a_run_goes_on_with_other_settings_of_the_machine(tmp_path: Path) -> None:
+    folder = stages.open_run(load_recipe("garden-tiny"), tmp_path).folder
+    (folder / "notes.txt").touch()
+    changed = load_recipe("garden-tiny", ["stages.decoder.save_every=7", "stages.distill.workers=2"])
+    assert stages.open_run(changed, tmp_path).folder == folder
+    assert load_recipe(folder / "recipe.yaml") == changed
+    assert (folder / "notes.txt").exists()
+
+
 @pytest.mark.parametrize("stage", ["prepare", "tokenizer"])
 def test_a_folder_in_which_another_process_works_is_not(tmp_path: Path, stage: str) -> None:
     first, second = (load_recipe("garden-tiny", [f"seed={seed}"]) for seed in (1, 2))
