@@ -339,7 +339,7 @@ class SpeechToImagePipeline(DiffusionPipeline):
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
-        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        callback_on_step_end_tensor_inputs: Sequence[str] | None = ("latents",),
     ) -> SpeechToImageOutput:
         """Draw what is said in one recording or several.
 
@@ -357,13 +357,15 @@ class SpeechToImagePipeline(DiffusionPipeline):
             output_type: `pil`, `np` [B, H, W, 3] in [0, 1], `pt` [B, 3, H, W] in [0, 1], or `latent`.
             return_dict: False gives the tuple (images, tokens).
             callback_on_step_end: called as `(pipe, step, timestep, {"latents": ...})`; may return others.
+            callback_on_step_end_tensor_inputs: what it is given, `latents` or nothing.
 
         Raises:
             AudioError: a recording cannot be read or drawn.
             WeightsError: the release does not know the language.
             ArgumentError: another argument is out of range; names what is accepted. It is a ValueError too.
         """
-        self.check_inputs(output_type, callback_on_step_end_tensor_inputs, num_inference_steps, guidance_scale)
+        callback_tensors = callback_on_step_end_tensor_inputs or ()
+        self.check_inputs(output_type, callback_tensors, num_inference_steps, guidance_scale)
         arguments.whole("num_images_per_prompt", num_images_per_prompt)
         generator = arguments.generators(generator)
         heard = self.encode_speech(audio, language, sampling_rate, num_hearings)
@@ -373,8 +375,7 @@ class SpeechToImagePipeline(DiffusionPipeline):
                 f"{len(generator)} generators were given for {len(tokens.tokens)} pictures; give as many"
             )
         latents = self.draw_latents(
-            tokens, num_inference_steps, guidance_scale, generator, latents, callback_on_step_end,
-            callback_on_step_end_tensor_inputs,
+            tokens, num_inference_steps, guidance_scale, generator, latents, callback_on_step_end, callback_tensors,
         )  # fmt: skip
         images = self.postprocess(latents, output_type)
         return SpeechToImageOutput(images=images, tokens=tokens) if return_dict else (images, tokens)  # type: ignore[return-value]

@@ -172,6 +172,7 @@ def test_callback_inputs(pipe: SpeechToImagePipeline) -> None:
     assert [t for _, t in seen] == sorted((t for _, t in seen), reverse=True)
     np.testing.assert_array_equal(drawn, draw(pipe))
     draw(pipe, callback_on_step_end=lambda *_: None, callback_on_step_end_tensor_inputs=[])
+    draw(pipe, callback_on_step_end=lambda *_: None, callback_on_step_end_tensor_inputs=None)
     with pytest.raises(ValueError, match="'codes'.*latents"):
         draw(pipe, callback_on_step_end=look, callback_on_step_end_tensor_inputs=["codes"])
 
