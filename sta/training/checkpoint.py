@@ -110,6 +110,15 @@ class Checkpoints:
             return {}
         return self.snapshot.take(files_of(accelerator))
 
+    def look(self) -> None:
+        """Stop where the last checkpoint turns out not to be written, rather than at the next one.
+
+        Raises:
+            TrainingError: see `wait`.
+        """
+        if self.pending is not None and self.pending.done():
+            self.wait()
+
     def wait(self) -> None:
         """Return when the last checkpoint is in its place; the other ranks do not wait.
 

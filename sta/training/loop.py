@@ -192,6 +192,7 @@ def train(task: Task, settings: Optimisation, folder: Path, seed: int, accelerat
                 )
             if done == task.turn:
                 log.loss_since_save()
+            checkpoints.look()
             watchdog.seen()
     return _finish(task, accelerator, model, average, folder)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -324,6 +325,22 @@ def test_a_save_that_fails_leaves_the_one_before(
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-0000003"]
     run(Line(), tmp_path, ema=0.9)
     assert_as_straight(tmp_path, straight)
+
+
+def test_a_failed_save_is_known_before_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fail_at(1, monkeypatch, OSError(28, "No space left on device"))
+    reached = []
+
+    class Slow(Line):
+        def batch(self, step: int, share: Share) -> dict[str, Tensor]:
+            reached.append(step)
+            while step == 3 and (tmp_path / "checkpoints" / "step-0000003.partial").exists():
+                time.sleep(0.01)  # what failed is removed
+            return super().batch(step, share)
+
+    with pytest.raises(TrainingError, match="step-0000003: cannot be written"):
+        run(Slow(), tmp_path)
+    assert reached[-1] < 5, "the next one is after step 6"
 
 
 @pytest.mark.parametrize(
