@@ -247,7 +247,7 @@ def _kill_once(run: _Run, target: int, number: int, almost: str, rng: np.random.
     found = checkpoint.all_of(run.checkpoints)
     outcome.kills += 1
     outcome.in_save += in_save
-    outcome.without_checkpoint += (there or reached >= 2 * every) and not run.whole_checkpoint()
+    outcome.without_checkpoint += (there or reached > 2 * every) and not run.whole_checkpoint()
     outcome.redone += reached - (found[0][0] if found else 0)
 
 

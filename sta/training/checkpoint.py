@@ -26,6 +26,7 @@ from accelerate.utils import (
     SAFE_WEIGHTS_NAME,
     DistributedType,
     broadcast_object_list,
+    clean_state_dict_for_safetensors,
     recursively_apply,
     save,
 )
@@ -50,9 +51,10 @@ def all_of(folder: Path) -> list[tuple[int, Path]]:
 class Checkpoints:
     """The checkpoints that one stage writes; all ranks call the same methods in the same order.
 
-    Training waits while a checkpoint is copied into the main memory, which takes as much of it again. Writing it,
-    hashing it, bringing it to the disk and putting it in its place is done beside the steps that follow; `wait`, or the
-    end of the block, returns when it is. DeepSpeed's ranks write theirs at once, while all wait.
+    Training waits while a checkpoint is copied into the main memory, which takes as much of it again (from a GPU up to
+    twice as much, as torch rounds page-locked blocks up). Writing it, hashing it, bringing it to the disk and putting
+    it in its place is done beside the steps that follow; `wait`, or the end of the block, returns when it is.
+    DeepSpeed's ranks write theirs at once, while all wait.
     """
 
     def __init__(self, accelerator: Accelerator, folder: Path, faults: Faults):
@@ -89,20 +91,25 @@ class Checkpoints:
                 self.folder.mkdir(parents=True, exist_ok=True)
         self.accelerator.wait_for_everyone()
         with self._told(partial):
-            files = self._write_now(partial)
-            if not files:
-                self.faults.strike("save", step)
+            files = self._write_now(partial, step)
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             processes, kind = self.accelerator.num_processes, self.accelerator.distributed_type.value
             state = {"step": step, "processes": processes, "kind": kind, "loss": loss, "turned": turned}
             self.pending = self.beside.submit(self._put_in_place, partial, state, files)
+        elif not self._is_deepspeed():
+            with self._told(partial, clears=False):  # the main rank is writing there now
+                self.faults.strike("save", step)
 
-    def _write_now(self, partial: Path) -> dict[str, Any]:
+    def _is_deepspeed(self) -> bool:
+        return bool(self.accelerator.distributed_type == DistributedType.DEEPSPEED)
+
+    def _write_now(self, partial: Path, step: int) -> dict[str, Any]:
         """Write what only this rank has; returns the files that are to be written beside the steps that follow."""
         accelerator = self.accelerator
-        if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        if self._is_deepspeed():
             accelerator.save_state(str(partial))
+            self.faults.strike("save", step)
             return {}
         partial.mkdir(parents=True, exist_ok=True)
         save_accelerator_state(str(partial), [], [], [], [], accelerator.process_index, accelerator.step)
@@ -148,8 +155,8 @@ class Checkpoints:
             shutil.rmtree(old, ignore_errors=True)
 
     @contextmanager
-    def _told(self, partial: Path) -> Iterator[None]:
-        """An error while a checkpoint is written is one sentence, and nothing is left of it."""
+    def _told(self, partial: Path, clears: bool = True) -> Iterator[None]:
+        """An error while a checkpoint is written is one sentence, and nothing is left of it where this rank clears."""
         try:
             yield
         except torch.OutOfMemoryError:
@@ -161,7 +168,8 @@ class Checkpoints:
         ) as error:  # torch and safetensors have their own for a full disk
             if ranks.lost_another(error):  # under DeepSpeed the ranks meet while they save
                 raise
-            shutil.rmtree(partial, ignore_errors=True)
+            if clears:
+                shutil.rmtree(partial, ignore_errors=True)
             reason = getattr(error, "strerror", None) or first_line(error)
             raise TrainingError(
                 f"{partial.with_suffix('')}: cannot be written ({reason}); the checkpoint before it is whole"
@@ -181,7 +189,7 @@ class Snapshot:
         if [(t.shape, t.dtype) for t in given] != [(c.shape, c.dtype) for c in self.copies]:
             self.copies = [torch.empty(t.shape, dtype=t.dtype, pin_memory=t.is_cuda) for t in given]
         for copy, tensor in zip(self.copies, given, strict=True):
-            copy.copy_(tensor, non_blocking=True)
+            copy.copy_(tensor, non_blocking=tensor.is_cuda)
         if any(tensor.is_cuda for tensor in given):
             torch.cuda.synchronize()
         copies = iter(self.copies)
@@ -191,7 +199,8 @@ class Snapshot:
 def files_of(accelerator: Accelerator) -> dict[str, Any]:
     """What `Accelerator.load_state` reads on every rank, by the file's name: weights, optimizer, average."""
     (model,), (optimizer,) = accelerator._models, accelerator._optimizers
-    files = {SAFE_WEIGHTS_NAME: accelerator.get_state_dict(model, unwrap=False)}
+    weights = accelerator.get_state_dict(model, unwrap=False)
+    files = {SAFE_WEIGHTS_NAME: clean_state_dict_for_safetensors(weights)}  # tensors of two names have one in it
     files[f"{OPTIMIZER_NAME}.bin"] = optimizer.state_dict()
     for number, custom in enumerate(accelerator._custom_objects):
         files[f"custom_checkpoint_{number}.pkl"] = custom.state_dict()

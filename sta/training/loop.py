@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import signal
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +27,7 @@ from sta.data.cache import build_folder
 from sta.errors import Interrupted, StaError, TrainingError, first_line
 from sta.models.shared import Share, sharing
 from sta.recipe import Optimisation
-from sta.stopping import deferred_signals
+from sta.stopping import SIGNALS, deferred_signals
 from sta.training import checkpoint, zero
 from sta.training.checkpoint import Checkpoints
 from sta.training.faults import Faults
@@ -83,6 +84,12 @@ class _Steps(Dataset[Batches | StaError]):
             return error
 
 
+def _ignore_signals(worker: int) -> None:
+    """A launcher signals all processes of a rank: this one has to make batches until the rank has saved."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _steps(
     task: Task, share: Share, parts: Parts, first: int, settings: Optimisation, device: torch.device
 ) -> Iterator[tuple[int, Batches]]:
@@ -91,7 +98,10 @@ def _steps(
     while step < settings.steps:
         count = parts.count
         steps = _Steps(task, share.in_parts(count))
-        loader = DataLoader(steps, None, sampler=range(step, settings.steps), num_workers=workers)  # type: ignore[arg-type, unused-ignore]
+        loader = DataLoader(
+            steps, None, sampler=range(step, settings.steps), num_workers=workers, worker_init_fn=_ignore_signals,  # type: ignore[arg-type, unused-ignore]
+            multiprocessing_context="fork" if workers else None,  # a task is not to be pickled
+        )  # fmt: skip
         for batches in loader:
             if isinstance(batches, StaError):
                 raise batches

@@ -26,6 +26,7 @@ from sta.recipe import Optimisation
 from sta.stopping import SIGNALS
 from sta.training import checkpoint, runtime
 from sta.training.loop import Task, build_optimizer, learning_rate, train
+from tests.processes import LIMIT, said_by, started, wait_for
 
 STEPS = 9
 
@@ -155,6 +156,35 @@ def test_each_signal_saves(number: signal.Signals, tmp_path: Path) -> None:
     with pytest.raises(Interrupted, match=r"stopped at step 3 of \d+ and saved"):
         run(Line(2, ask), tmp_path)
     assert checkpoint.all_of(tmp_path / "checkpoints")[0] == (3, tmp_path / "checkpoints" / "step-0000003")
+
+
+#: Trains for long in a process group of its own, with processes that load; leaves with the code of what stopped it.
+LONG = """
+import os, sys
+from pathlib import Path
+from sta.errors import Interrupted
+from tests.training.test_loop import Line, run
+
+os.setpgrp()
+print("ready", file=sys.stderr, flush=True)
+try:
+    run(Line(), Path(sys.argv[1]), steps=100_000, workers=2)
+except Interrupted as error:
+    sys.exit(error.exit_code)
+"""
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_to_all_processes_of_a_rank_saves(number: signal.Signals, tmp_path: Path) -> None:
+    """Launchers send it so: those that load go on until the rank has saved."""
+    with started(LONG, tmp_path) as process:
+        assert said_by(process) == "ready\n"
+        wait_for(lambda: bool(checkpoint.all_of(tmp_path / "checkpoints")))
+        os.killpg(process.pid, number)
+        assert process.wait(LIMIT) == 75
+    newest, _ = checkpoint.all_of(tmp_path / "checkpoints")[0]
+    losses = [json.loads(line) for line in (tmp_path / "log" / "metrics.jsonl").read_text().splitlines()]
+    assert losses[-1]["step"] == newest
 
 
 def test_stopped_twice(straight: Path, tmp_path: Path) -> None:
@@ -385,6 +415,29 @@ def test_what_is_saved_is_what_was_there_when_it_was_asked_for(tmp_path: Path) -
     assert second["weights"]["a"].tolist() == [5, 5, 5]
     assert [second["weights"]["a"].data_ptr()] == places, "as much memory again as a checkpoint takes, not twice"
     assert snapshot.take({"c": weight})["c"].tolist() == [5, 5, 5], "of other tensors"
+
+
+class Tied(nn.Module):
+    """Two layers of one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False)
+        self.other.weight = self.one.weight
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"mse": self.other(self.one(batch["x"])).pow(2).mean()}
+
+
+def test_tensors_of_two_names_come_back(tmp_path: Path) -> None:
+    task = Line(4, terminate)
+    task.module, task.export = Tied(), lambda module, folder: None  # type: ignore[method-assign]
+    with pytest.raises(Interrupted):
+        run(task, tmp_path)
+    again = Line()
+    again.module, again.export = Tied(), lambda module, folder: None  # type: ignore[method-assign]
+    run(again, tmp_path)
+    assert again.asked[0] == 5
 
 
 def test_the_newest_two_checkpoints_are_kept(tmp_path: Path) -> None:
