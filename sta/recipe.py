@@ -232,7 +232,7 @@ class DecoderStage(Optimisation):
     )
     tune_bottleneck: bool = Field(True, description="let the denoising loss reach the bottleneck (encoder frozen)")
     compile: Literal["never", "gpu", "always"] = Field(
-        "never", description="torch.compile the decoder's layers: pays on a GPU, after a minute at each start"
+        "never", description="torch.compile the decoder's layers: pays on a GPU, after up to a minute at each start"
     )
 
 
