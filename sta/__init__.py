@@ -8,13 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sta.pipeline import SpeechToImagePipeline
-    from sta.recipe import load_recipe
+    from sta.config.recipe import load_recipe
+    from sta.inference.pipeline import SpeechToImagePipeline
 
 __version__ = "0.1.0"
 __all__ = ["SpeechToImagePipeline", "load_recipe"]
 
-_HOMES = {"SpeechToImagePipeline": "sta.pipeline", "load_recipe": "sta.recipe"}
+_HOMES = {"SpeechToImagePipeline": "sta.inference.pipeline", "load_recipe": "sta.config.recipe"}
 
 
 def __getattr__(name: str) -> Any:

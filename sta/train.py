@@ -2,7 +2,7 @@
 
 import sys
 
-from sta.cli import main
+from sta.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["train", *sys.argv[1:]]))

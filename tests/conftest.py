@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import nn
 
-from sta.cards import SentencePieceCard
-from sta.data.garden.corpus import Garden
+from sta.config.cards import SentencePieceCard
+from sta.config.recipe import GardenCorpus, WorldSettings
+from sta.data.corpora.garden.corpus import Garden
 from sta.data.rows import Corpus
 from sta.data.text import Pieces, train_sentencepiece
 from sta.models.encoder import SpeechEncoder
-from sta.recipe import GardenCorpus, WorldSettings
 
 torch.set_num_threads(1)
 

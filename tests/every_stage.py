@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from sta.recipe import load_recipe
+from sta.config.recipe import load_recipe
 from sta.training.stages import open_run, run_stage
 
 if __name__ == "__main__":

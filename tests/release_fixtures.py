@@ -10,23 +10,23 @@ import numpy as np
 import soundfile
 import torch
 
-from sta.cards import SentencePieceCard, load_language
-from sta.data.garden.corpus import world_of
-from sta.data.garden.grammar import Grammar
+from sta.config.cards import SentencePieceCard, load_language
+from sta.config.recipe import GardenCorpus, dump_recipe, load_recipe
+from sta.data.checksums import write_sums
+from sta.data.corpora.garden.corpus import world_of
+from sta.data.corpora.garden.grammar import Grammar
 from sta.data.language import FULL_WORLD
-from sta.data.sums import write_sums
 from sta.data.text import Pieces, normalise, train_sentencepiece
+from sta.inference.packs import LanguagePack
+from sta.inference.pipeline import SpeechToImagePipeline
+from sta.models.attribute_classifier import AttributeClassifier
 from sta.models.bottleneck import SpeechBottleneck
-from sta.models.decoder import LatentDecoder
-from sta.models.decoders import build_decoder
+from sta.models.build_decoder import build_decoder
+from sta.models.decoders.transformer import LatentDecoder
 from sta.models.encoder import SpeechEncoder
-from sta.models.reader import AttributeReader
 from sta.models.scheduler import FlowMatchEulerDiscreteScheduler, MaskReplaceScheduler, Scheduler
 from sta.models.vq import VQTokenizer
-from sta.packs import LanguagePack
-from sta.pipeline import SpeechToImagePipeline
-from sta.recipe import GardenCorpus, dump_recipe, load_recipe
-from sta.training.tasks.reader import slots_read
+from sta.training.tasks.classifier import slots_read
 from tests.conftest import scatter
 
 LANGUAGES = ("en", "ar")
@@ -51,7 +51,7 @@ def tiny_pipeline(kind: str = "vq-diffusion") -> SpeechToImagePipeline:
     tokenizer = VQTokenizer(SIZE, codes=CODES, code_width=4, width=16, factor=4)
     decoder = build_decoder(
         kind, tokenizer.side, CODES, 4, tokens, width, embedding,
-        width=16, layers=2, heads=2, group=2, timesteps=20, dropout=0.0, draft=1,
+        width=16, layers=2, heads=2, patch_size=2, timesteps=20, dropout=0.0, draft=1,
     )  # fmt: skip
     scheduler: Scheduler = (
         FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000)
@@ -95,12 +95,14 @@ def write_wave(path: Path, samples: np.ndarray, rate: int = 16_000, subtype: str
 
 
 def write_tiny_garden(folder: Path) -> Path:
-    """A tiny release as a run on Garden leaves it: with the attribute reader and the recipe."""
+    """A tiny release as a run on Garden leaves it: with the attribute classifier and the recipe."""
     recipe = load_recipe("garden-tiny")
     assert isinstance(recipe.corpus, GardenCorpus)
     write_tiny_release(folder)
     torch.manual_seed(0)
-    AttributeReader(slots_read(world_of(recipe.corpus.world)), SIZE, width=8).eval().save_pretrained(folder / "reader")
+    AttributeClassifier(slots_read(world_of(recipe.corpus.world)), SIZE, width=8).eval().save_pretrained(
+        folder / "classifier"
+    )
     (folder / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
     write_sums(folder)
     return folder

@@ -11,51 +11,38 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "sta").rglob("*.py"))
-BASE = {"errors", "stopping", "ranks", "yamlfile", "cards", "recipe"}
+BASE = {"errors", "signals", "config"}
 #: part -> the parts it may import, besides itself.
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
-    "stopping": {"errors"},
-    "ranks": {"errors"},
-    "yamlfile": {"errors"},
-    "cards": {"errors", "yamlfile"},
-    "recipe": {"errors", "yamlfile", "cards"},
-    "arguments": {"errors"},
-    "weights": {"errors"},
+    "signals": {"errors"},
+    "config": {"errors"},
     "data": BASE,
-    "models": BASE | {"data"},
-    "training": BASE | {"data", "models"},
+    "progress": {"distributed"},
+    "distributed": BASE | {"data", "progress"},
+    "models": BASE | {"data", "distributed"},
+    "training": BASE | {"data", "distributed", "models", "progress"},
     "metrics": BASE | {"data"},
-    "packs": BASE | {"data", "models"},
-    "pipeline": BASE | {"arguments", "weights", "data", "models", "packs"},
-    "release": BASE | {"weights", "data", "models", "training", "packs", "pipeline"},
-    "evaluation": BASE | {"data", "models", "training", "metrics", "pipeline", "release"},
-    "modelcard": BASE | {"data", "models", "training", "metrics", "pipeline", "release"},
-    "locate": BASE | {"weights", "training", "release"},
-    "bench": BASE | {"data", "models", "training", "metrics", "pipeline", "release", "evaluation", "locate"},
-    "demo": BASE | {"data", "models", "metrics", "pipeline", "release"},
-    "plan": BASE | {"data", "models", "training", "locate"},
-    "rehearsal": BASE | {"data", "training"},
-    "doctor": BASE | {"data", "models", "training"},
-    "commands": BASE
-    | {"data", "models", "training", "metrics", "pipeline", "release", "evaluation", "modelcard", "locate", "demo"}
-    | {"doctor", "rehearsal"},
-    "cli": {"errors", "ranks", "stopping", "training", "commands", "bench", "plan"},
+    "inference": BASE | {"data", "distributed", "models", "training", "metrics"},
+    "evaluation": BASE | {"data", "distributed", "models", "training", "metrics", "inference", "progress"},
+    "plan": BASE | {"data", "distributed", "models", "training", "progress"},
+    "bench": BASE | {"data", "distributed", "models", "training", "metrics", "inference", "evaluation", "progress"},
+    "cli": BASE
+    | {"data", "distributed", "models", "training", "metrics", "inference", "evaluation", "bench", "plan", "progress"},
     "train": {"cli"},
     "__main__": {"cli"},
-    "__init__": {"recipe", "pipeline", "release"},  # the public names, on first use: see test_importing_is_light
+    "__init__": {"config", "inference"},  # the public names, on first use: see test_importing_is_light
 }
 #: heavyweight -> the modules or packages that may import it.
 HOMES = {
-    "open_clip": {"sta/models/teacher.py", "sta/training/tasks/teacher.py"},
-    "accelerate": {"sta/training", "sta/bench/training.py"},
+    "open_clip": {"sta/models/teachers", "sta/training/tasks/teacher.py"},
+    "accelerate": {"sta/training", "sta/bench/training.py", "sta/distributed/team.py"},
     "deepspeed": {"sta/training", "sta/plan/memory.py"},
-    "diffusers": {"sta/models", "sta/packs.py", "sta/pipeline.py", "sta/bench/reference.py"},
+    "diffusers": {"sta/models", "sta/inference", "sta/bench/reference.py"},
     "transformers": {"sta/models/backbone.py"},
     "datasets": {"sta/data/rows.py", "sta/metrics/modules"},
-    "torch": {"sta/ranks.py", "sta/models", "sta/training", "sta/metrics", "sta/packs.py", "sta/pipeline.py",
-              "sta/evaluation", "sta/release.py", "sta/demo.py", "sta/bench", "sta/plan", "sta/rehearsal.py",
-              "sta/arguments.py", "sta/doctor.py", "sta/commands.py", "sta/cli.py"},
+    "torch": {"sta/distributed", "sta/models", "sta/training", "sta/metrics", "sta/inference", "sta/evaluation",
+              "sta/bench", "sta/plan", "sta/cli"},
 }  # fmt: skip
 
 
@@ -84,7 +71,7 @@ def imports(path: Path) -> set[str]:
 def test_there_is_something_to_check() -> None:
     assert len(MODULES) > 30
     assert {part_of(name_of(p).removesuffix(".py").replace("/", ".")) for p in MODULES} <= set(ALLOWED)
-    assert any("sta.yamlfile" in imports(p) for p in MODULES)
+    assert any("sta.config.recipe" in imports(p) for p in MODULES)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
@@ -105,7 +92,7 @@ def test_every_allowed_home_exists() -> None:
     assert all((ROOT / home).exists() for homes in HOMES.values() for home in homes)
 
 
-@pytest.mark.parametrize("module", ["sta", "sta.recipe", "sta.cards"])
+@pytest.mark.parametrize("module", ["sta", "sta.config.recipe", "sta.config.cards"])
 def test_importing_is_light(module: str) -> None:
     heavy = ["torch", "transformers", "diffusers", "datasets", "open_clip", "accelerate", "deepspeed"]
     heavy += ["numpy"] if module == "sta" else []

@@ -178,15 +178,21 @@ def test_it_goes_on_under_another_number_of_processes(alone: Path, before: int, 
 
 def test_two_ranks_train_as_one(tmp_path: Path) -> None:
     """Twenty steps in float32: what is random belongs to an item, and what is measured to the whole batch."""
-    stages = ("teacher", "tokenizer", "distill-pooled", "decoder", "reader")
+    stages = ("teacher", "tokenizer", "distill-pooled", "decoder", "classifier")
     overrides = ["precision=fp32", "corpus.phrases=1", "encoder.dropout=0.1", "decoder.dropout=0.1", "decoder.draft=1"]
     overrides += ["decoder.kind=latent-diffusion", "stages.tokenizer.unquantised=0.5"]
-    overrides += ["stages.distill.noise=0.5", "stages.distill.losses.attributes=1.0", "stages.decoder.losses.words=1.0"]
-    overrides += ["stages.decoder.disturbed=0.5", "stages.decoder.text_share=0.4", "stages.distill.written=0.4"]
+    overrides += [
+        "stages.distill.noise=0.5",
+        "stages.distill.losses.attributes=1.0",
+        "stages.decoder.losses.caption=1.0",
+    ]
+    overrides += ["stages.decoder.augment_ratio=0.5", "stages.decoder.text_ratio=0.4", "stages.distill.text_ratio=0.4"]
     for stage in stages:
         section = f"stages.{stage.partition('-')[0]}"
         overrides += [f"{section}.steps=20", f"{section}.batch=8", f"{section}.log_every=1"]
-    overrides += ["stages.reader.lr=1e-5"]  # batch norm under Adam makes 1e-7 into 1e-2 within its twenty steps at 2e-3
+    overrides += [
+        "stages.classifier.lr=1e-5"
+    ]  # batch norm under Adam makes 1e-7 into 1e-2 within its twenty steps at 2e-3
     script = [str(ROOT / "tests" / "every_stage.py"), str(tmp_path / "out")]
     done = ("prepare", *stages)
     finish([sys.executable, *script, "alone", ",".join(done), *TINY, *overrides], tmp_path / "alone.log")
@@ -208,9 +214,9 @@ def test_two_ranks_train_as_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize("config", DEEPSPEED)
 def test_every_stage_trains_under_deepspeed(alone: Path, config: str) -> None:
     """bfloat16 under DeepSpeed is autocast, as elsewhere: near the float32 loss, and float32 weights at the end."""
-    stages = ("teacher", "tokenizer", "distill-pooled", "decoder", "reader")
+    stages = ("teacher", "tokenizer", "distill-pooled", "decoder", "classifier")
     name = f"every-{config}"
-    overrides = ["precision=bf16", "stages.distill.ema=0.9", "stages.decoder.text_share=0.2"]
+    overrides = ["precision=bf16", "stages.distill.ema=0.9", "stages.decoder.text_ratio=0.2"]
     for stage in stages:
         overrides += [f"stages.{stage.partition('-')[0]}.steps=2"]
     (alone / name).mkdir()
@@ -234,7 +240,7 @@ def test_gradients_of_a_part_are_dropped_with_its_step(
     name = f"parts-{config}"
     log = alone / name / "teacher" / "log"
     log.mkdir(parents=True)
-    (log / "parts.json").write_text('{"parts": 2}')
+    (log / "micro_batches.json").write_text('{"parts": 2}')
     (alone / name / "prepare").symlink_to(alone / "one" / "prepare")
     training = arguments(alone, name, "teacher", "stages.teacher.steps=8", "precision=fp32")
     finish([*launch(config), *training], alone / f"{name}.log")
@@ -267,7 +273,7 @@ def test_a_process_that_is_gone_or_stuck_ends_the_job_within_a_minute(
     fault: str, said: str, alone: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(VARIABLE, f"{fault}@step:50,rank:1")
-    training = arguments(alone, fault, "teacher", *WHOLE, "stages.teacher.patience=5")
+    training = arguments(alone, fault, "teacher", *WHOLE, "stages.teacher.stall_timeout=5")
     stage, log = alone / fault / "teacher", alone / f"{fault}.log"
     with started([*launch("cpu-2"), *training], log) as process:
         end = time.monotonic() + LIMIT
@@ -292,7 +298,7 @@ def test_out_of_memory_on_one_process_takes_smaller_parts_after_a_restart(
     training = arguments(alone, "memory", "teacher", *WHOLE, "stages.teacher.save_every=9")
     finish([*start, *training], alone / "memory.log")
     stage = alone / "memory" / "teacher"
-    assert json.loads((stage / "log" / "parts.json").read_text()) == {"parts": 2}
+    assert json.loads((stage / "log" / "micro_batches.json").read_text()) == {"parts": 2}
     assert "items at a time on each process" in (alone / "memory.log").read_text()
     assert [line["samples"] for line in logged(stage)] == [8 * n for n in range(1, STEPS + 1)]
     assert losses(stage)[:27] == near(losses(alone / "one" / "teacher")[:27])
@@ -311,7 +317,7 @@ def every_file(folder: Path) -> dict[str, bytes]:
 def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run, from nothing to its report, that two processes did in one launch: more recordings than one batch."""
     out = tmp_path_factory.mktemp("together")
-    stages = ("teacher", "tokenizer", "distill", "decoder", "reader")
+    stages = ("teacher", "tokenizer", "distill", "decoder", "classifier")
     few = [f"stages.{stage}.steps=3" for stage in stages]
     sizes = ["corpus.test=36", "evaluation.items=36", "evaluation.conditions=[noise-10,slow]", "sampling.steps=2"]
     what = ["-m", "sta", "run", "garden-tiny", *TINY, *sizes, *few, "name=two", "--out", str(out)]

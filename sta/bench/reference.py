@@ -10,7 +10,7 @@ import torch
 from diffusers import Transformer2DModel, VQDiffusionPipeline, VQDiffusionScheduler
 from torch import Tensor, nn
 
-from sta.models.published import PublishedDecoder
+from sta.models.decoders.vq_diffusion_published import PublishedDecoder
 from sta.models.vq import VQTokenizer
 
 

@@ -15,9 +15,9 @@ from rich.table import Table
 
 from sta.data.rows import TEST_SPLITS
 from sta.errors import StaError
-from sta.evaluation.examiner import Examiner
-from sta.metrics.rows import METRICS, Interval, Report, Row, Where, known_first
-from sta.training.progress import Bar
+from sta.evaluation.evaluator import Evaluator
+from sta.metrics.rows import METRICS, Interval, Report, ResultKey, Row, known_first
+from sta.progress import Bar
 
 SHOWN = ("attributes", "exact", "mood")
 SPLITS = ("validation", *TEST_SPLITS)
@@ -25,21 +25,21 @@ SPLITS = ("validation", *TEST_SPLITS)
 
 @dataclass(frozen=True)
 class Setting:
-    """One way to sample: how many steps, how strong a guidance, how many hearings."""
+    """One way to sample: how many steps, how strong a guidance, how many tta_samples."""
 
     steps: int
     guidance: float
-    hearings: int
+    tta_samples: int
 
     @property
     def condition(self) -> str:
-        return f"steps {self.steps}, guidance {self.guidance:g}, hearings {self.hearings}"
+        return f"steps {self.steps}, guidance {self.guidance:g}, tta_samples {self.tta_samples}"
 
 
 def bench_sampling(
-    examiner: Examiner, steps: Sequence[int], guidances: Sequence[float], hearings: Sequence[int], split: str
+    evaluator: Evaluator, steps: Sequence[int], guidances: Sequence[float], tta_samples: Sequence[int], split: str
 ) -> tuple[Report, Setting]:
-    """Quality and seconds per picture for every steps, guidance and hearings, on the same recordings and seeds.
+    """Quality and seconds per picture for every steps, guidance and tta_samples, on the same recordings and seeds.
 
     The seconds are of hearing and drawing.
 
@@ -50,43 +50,43 @@ def bench_sampling(
     Raises:
         StaError: the split has no recordings.
     """
-    picked = {code: _picked(examiner, code, split) for code in examiner.workspace.recipe.languages}
-    settings = [Setting(*three) for three in product(steps, guidances, hearings)]
+    picked = {code: _picked(evaluator, code, split) for code in evaluator.workspace.recipe.languages}
+    settings = [Setting(*three) for three in product(steps, guidances, tta_samples)]
     for language, recordings in picked.items():  # what is compiled on first use must not be timed
-        examiner.draw(examiner.hear(recordings, language, 1), examiner.seeds(recordings), 1, max(guidances))
+        evaluator.generate(evaluator.encode(recordings, language, 1), evaluator.seeds(recordings), 1, max(guidances))
     rows: list[Row] = []
     with Bar("sampling", len(settings), "settings") as bar:
         for setting in settings:
-            rows += _measure(examiner, picked, setting, split)
+            rows += _measure(evaluator, picked, setting, split)
             bar.advance()
     meta: dict[str, Any] = {"split": split, "recordings": {code: len(r) for code, r in picked.items()}}
-    return Report(meta | examiner.extractor, rows), max(settings, key=lambda s: _score(rows, s))
+    return Report(meta | evaluator.extractor, rows), max(settings, key=lambda s: _score(rows, s))
 
 
-def _picked(examiner: Examiner, language: str, split: str) -> np.ndarray:
-    rows = examiner.pick(split, language)
+def _picked(evaluator: Evaluator, language: str, split: str) -> np.ndarray:
+    rows = evaluator.select_rows(split, language)
     if len(rows) < 2:
         raise StaError(f"split '{split}' has fewer than two recordings in {language}; name one of {', '.join(SPLITS)}")
     return rows
 
 
-def _measure(examiner: Examiner, picked: dict[str, np.ndarray], setting: Setting, split: str) -> list[Row]:
+def _measure(evaluator: Evaluator, picked: dict[str, np.ndarray], setting: Setting, split: str) -> list[Row]:
     found: list[Row] = []
     pictures, seconds, shown = [], 0.0, []
     for language, rows in picked.items():
         started = time.perf_counter()
-        tokens = examiner.hear(rows, language, setting.hearings)
-        drawn = examiner.draw(tokens, examiner.seeds(rows), setting.steps, setting.guidance)
+        tokens = evaluator.encode(rows, language, setting.tta_samples)
+        drawn = evaluator.generate(tokens, evaluator.seeds(rows), setting.steps, setting.guidance)
         seconds += time.perf_counter() - started
-        where = Where(language=language, split=split, condition=setting.condition, system="speech")
-        if examiner.judge is not None:
-            marks = examiner.marks(examiner.judge.read(drawn), rows, **where)
+        where = ResultKey(language=language, split=split, condition=setting.condition, system="speech")
+        if evaluator.judge is not None:
+            marks = evaluator.score(evaluator.judge.predict(drawn), rows, **where)
             found += [r for r in marks if r.metric in SHOWN]
         pictures.append(drawn)
         shown.append(rows)
-    where = Where(language="all", split=split, condition=setting.condition, system="speech")
+    where = ResultKey(language="all", split=split, condition=setting.condition, system="speech")
     drawn = torch.cat(pictures)
-    found += examiner.fidelity(drawn, np.concatenate(shown), where)
+    found += evaluator.fidelity(drawn, np.concatenate(shown), where)
     return [*found, Row.of("seconds", Interval(seconds / len(drawn)), len(drawn), **where)]
 
 
@@ -95,7 +95,7 @@ def table(report: Report) -> Table:
     languages = " / ".join(report.meta["recordings"])
     made = Table(title=f"{report.meta['split']}, {languages}", title_justify="left", box=box.SIMPLE_HEAD)
     metrics = known_first((r.metric for r in report.rows), METRICS)
-    made.add_column("steps / guidance / hearings", max_width=12)
+    made.add_column("steps / guidance / tta_samples", max_width=12)
     for name in metrics:
         made.add_column(f"{name} {METRICS[name].unit}".strip() if name in METRICS else name, no_wrap=True)
     for condition in dict.fromkeys(r.condition for r in report.rows):
@@ -108,7 +108,7 @@ def table(report: Report) -> Table:
 
 
 def condition_in_short(condition: str) -> str:
-    """Its numbers: `steps 12, guidance 3, hearings 5` is `12 / 3 / 5`, so that a table fits into 80 columns."""
+    """Its numbers: `steps 12, guidance 3, tta_samples 5` is `12 / 3 / 5`, so that a table fits into 80 columns."""
     return " / ".join(part.rpartition(" ")[2] for part in condition.split(", "))
 
 

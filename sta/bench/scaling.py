@@ -17,7 +17,7 @@ from rich.table import Table
 from sta.bench.training import LOOP, SHARES, shares_of
 from sta.errors import StaError
 from sta.metrics.rows import METRICS, Interval, Report, Row
-from sta.training.progress import Bar
+from sta.progress import Bar
 
 PATIENCE = 60  # seconds that a launch which is told to stop may take
 

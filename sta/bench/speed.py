@@ -18,10 +18,10 @@ from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
 from sta.errors import StaError
-from sta.metrics.rows import Interval, Report, Row, Where
-from sta.models.bottleneck import Tokens
-from sta.models.published import PublishedDecoder
-from sta.pipeline import Audio, SpeechToImagePipeline
+from sta.inference.pipeline import Audio, SpeechToImagePipeline
+from sta.metrics.rows import Interval, Report, ResultKey, Row
+from sta.models.bottleneck import SpeechCondition
+from sta.models.decoders.vq_diffusion_published import PublishedDecoder
 from sta.training.runtime import has_fast_bf16
 
 OURS, THEIRS = "sta", "diffusers"
@@ -79,16 +79,18 @@ def _precisions(device: torch.device) -> list[bool]:
     return [False, True] if has_fast_bf16(device.type) else [False]
 
 
-def _ours(pipe: SpeechToImagePipeline, tokens: Tokens, steps: int, fast: bool, system: str = OURS) -> Contestant:
+def _ours(
+    pipe: SpeechToImagePipeline, tokens: SpeechCondition, steps: int, fast: bool, system: str = OURS
+) -> Contestant:
     def draw() -> Any:
         with torch.autocast(pipe.device.type, torch.bfloat16, enabled=fast):
             generator = torch.Generator().manual_seed(0)
-            return pipe.decode_latents(pipe.draw_latents(tokens, steps, None, generator)).cpu()
+            return pipe.decode_latents(pipe.denoise(tokens, steps, None, generator)).cpu()
 
     return Contestant(system, steps, "bf16" if fast else "fp32", draw)
 
 
-def _same_weights(reference: SpeechToImagePipeline, tokens: Tokens) -> list[Contestant]:
+def _same_weights(reference: SpeechToImagePipeline, tokens: SpeechCondition) -> list[Contestant]:
     """Both samplers at diffusers' default number of steps, which is T."""
     decoder = reference.decoder
     if not isinstance(decoder, PublishedDecoder):
@@ -130,12 +132,12 @@ def matrix_rows(run: Callable[[], Any], device: torch.device) -> list[Row]:
     """The share of `matrix_share`; none on a GPU, where the CPU's time is that of launching work, not of doing it."""
     if device.type != "cpu":
         return []
-    where = Where(language="all", split="all", condition="of the largest batch", system=OURS)
+    where = ResultKey(language="all", split="all", condition="of the largest batch", system=OURS)
     return [Row.of("matrix_products", Interval(matrix_share(run)), 1, **where)]
 
 
 def matrix_share(run: Callable[[], Any]) -> float:
-    """Share of the time on the CPU that is spent in matrix products and convolutions themselves."""
+    """BatchShard of the time on the CPU that is spent in matrix products and convolutions themselves."""
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         run()
     averages = profiled.key_averages()

@@ -1,6 +1,6 @@
 """Training samples per second of each stage: the whole loop against loops written by hand, in turn on one machine.
 
-Under a launcher it measures that launch: each process holds its share of the whole batch, and its loops by hand know
+Under a launcher it measures that launch: each process holds its shard of the whole batch, and its loops by hand know
 nothing of the other processes. So what the whole loop takes longer than they is the price of being many: collectives,
 waiting for the slowest, and (as alone) the loop's own overhead. But the teacher's contrastive loss gathers in any loop.
 """
@@ -23,14 +23,14 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from sta.bench.flops import peak_of
+from sta.config.recipe import Optimisation
+from sta.distributed.sharding import BatchShard
 from sta.errors import Interrupted, TrainingError
 from sta.metrics.rows import METRICS, Interval, Report, Row
 from sta.models.flops import flops_of
-from sta.models.shared import Share
-from sta.recipe import Optimisation
+from sta.progress import Bar
 from sta.training import runtime
 from sta.training.loop import Task, build_optimizer, train
-from sta.training.progress import Bar
 from sta.training.stages import build_task, settings_of
 from sta.training.workspace import Workspace
 
@@ -78,7 +78,7 @@ def bench_training(
     return Report({**meta, "device": str(accelerator.device), "rounds": rounds}, rows)
 
 
-class _FromTheMiddle(Task):
+class _TimedTask(Task):
     """A task with a copy of its network, as it is in the middle of its stage, that notes when each step begins.
 
     Distillation starts with short phrases, which are not typical.
@@ -89,8 +89,8 @@ class _FromTheMiddle(Task):
         self.name, self.module, self.weights = task.name, copy.deepcopy(task.module), task.weights
         self.module.register_forward_pre_hook(lambda *_: self.begun.append(time.perf_counter()))
 
-    def batch(self, step: int, share: Share) -> Batch:
-        return self.batches[step] if self.batches else self.task.batch(self.first + step, share)
+    def batch(self, step: int, shard: BatchShard) -> Batch:
+        return self.batches[step] if self.batches else self.task.batch(self.first + step, shard)
 
     def items(self, step: int) -> list[str]:
         return self.task.items(self.first + step)
@@ -103,11 +103,11 @@ class _FromTheMiddle(Task):
 
 
 class _Bench:
-    """The contestants of one stage on this process's share of the batch."""
+    """The contestants of one stage on this process's shard of the batch."""
 
     def __init__(self, task: Task, precision: str, seed: int, steps: int, accelerator: Accelerator):
         self.task, self.seed, self.steps, self.accelerator = task, seed, steps, accelerator
-        self.share = Share(accelerator.process_index, accelerator.num_processes)
+        self.shard = BatchShard(accelerator.process_index, accelerator.num_processes)
         self.precision, self.batches = precision, list[Batch]()
 
     def round(self, settings: Optimisation) -> dict[str, float]:
@@ -116,23 +116,21 @@ class _Bench:
         self.batches = []
         for step in range(2 * self.steps + 1):
             begun.append(time.perf_counter())
-            self.batches.append(self.task.batch(first + step, self.share))
+            self.batches.append(self.task.batch(first + step, self.shard))
         made = (time.perf_counter() - begun[self.steps + 1]) / self.steps  # the first ones read what is read once
         return {
             "data": made,
             BARE: self._by_hand(settings, bare=True),
             HAND: self._by_hand(settings),
-            MEMORY: self._loop(
-                _FromTheMiddle(self.task, first, self.batches), settings.model_copy(update={"workers": 0})
-            ),
-            LOOP: self._loop(_FromTheMiddle(self.task, first), settings),
-            "save": self._save(_FromTheMiddle(self.task, first, self.batches), settings),
+            MEMORY: self._loop(_TimedTask(self.task, first, self.batches), settings.model_copy(update={"workers": 0})),
+            LOOP: self._loop(_TimedTask(self.task, first), settings),
+            "save": self._save(_TimedTask(self.task, first, self.batches), settings),
         }
 
     def flops(self) -> int:
-        """Floating-point operations of a step's forward and backward on the whole batch, by this process's share."""
+        """Floating-point operations of a step's forward and backward on the whole batch, by this process's shard."""
         module = copy.deepcopy(self.task.module).to(self.accelerator.device).train()
-        return flops_of(lambda: self._loss(module, self.batches[0]).backward()) * self.share.world
+        return flops_of(lambda: self._loss(module, self.batches[0]).backward()) * self.shard.world
 
     def _by_hand(self, settings: Optimisation, bare: bool = False) -> float:
         """Seconds per step of what one would write: forward, backward, clipping, AdamW, average of the weights.
@@ -154,7 +152,7 @@ class _Bench:
                 started = self._now()
             self._loss(module, batch).backward()
             if not bare:
-                nn.utils.clip_grad_norm_(parameters, settings.clip)
+                nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
                 optimizer.step()
                 if average is not None:
                     average.update_parameters(module)
@@ -168,19 +166,19 @@ class _Bench:
         total: Tensor = sum(self.task.weights[name] * x for name, x in losses.items() if name in self.task.weights)
         return total
 
-    def _loop(self, task: _FromTheMiddle, settings: Optimisation) -> float:
+    def _loop(self, task: _TimedTask, settings: Optimisation) -> float:
         """Seconds per step of the training loop as it is, from the batch to the average of the weights."""
         steps = self.steps
         self._train(task, settings, {"steps": 2 * steps + 1, "log_every": steps, "save_every": 4 * steps})
         return (task.begun[-1] - task.begun[steps]) / steps
 
-    def _save(self, task: _FromTheMiddle, settings: Optimisation) -> float:
+    def _save(self, task: _TimedTask, settings: Optimisation) -> float:
         """Seconds by which one checkpoint holds up the loop, the step after it included."""
         self._train(task, settings, {"steps": 5, "save_every": 3})
         _, before, saves, _, end = task.begun
         return max((end - saves) - 2 * (saves - before), 0.0)
 
-    def _train(self, task: _FromTheMiddle, settings: Optimisation, changes: dict[str, int]) -> None:
+    def _train(self, task: _TimedTask, settings: Optimisation, changes: dict[str, int]) -> None:
         """Train in a folder that is gone afterwards, as a stage would."""
         with tempfile.TemporaryDirectory() as folder:
             try:

@@ -21,11 +21,10 @@ import soundfile
 import soxr
 from numpy.typing import ArrayLike, NDArray
 
+from sta.config.limits import MAX_SECONDS, SAMPLE_RATE
 from sta.errors import AudioError
 
-SAMPLE_RATE = 16_000
 MIN_SECONDS = 0.1
-MAX_SECONDS = 30.0
 FRAME, HOP, BANDS, FFT = 400, 160, 80, 512
 
 MIN_RATE, MAX_RATE = 4_000, 384_000

@@ -8,12 +8,13 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from sta import yamlfile
-from sta.cards import LanguageCard, check_file_name, load_language
-from sta.data.garden.grammar import Grammar
-from sta.data.garden.prosody import delivery
-from sta.data.garden.world import SLOTS, World
-from sta.data.speech import speakers, synthesiser
+from sta.config import yamlfile
+from sta.config.cards import LanguageCard, check_file_name, load_language
+from sta.config.limits import SAMPLE_RATE
+from sta.data.corpora.garden.grammar import Grammar
+from sta.data.corpora.garden.prosody import delivery
+from sta.data.corpora.garden.world import SLOTS, World
+from sta.data.synthesis.espeak import speakers, synthesiser
 from sta.data.text import normalise, train_sentencepiece
 from sta.errors import RecipeError
 
@@ -38,7 +39,7 @@ def check(name_or_path: str) -> Iterator[str]:
     wave = synthesiser(card.speech.synthesiser).speak(
         card.test_sentence, test[0], delivery("neutral", np.random.default_rng(0)), card.speech.words_per_minute
     )
-    seconds = len(wave) / 16_000
+    seconds = len(wave) / SAMPLE_RATE
     yield f"speech: {len(train)} training and {len(test)} test speakers; the test sentence takes {seconds:.1f} s"
     if card.garden is None:
         _check_pieces(card, [text], path)

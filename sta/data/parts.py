@@ -50,14 +50,14 @@ def _corpus(folder: Path) -> Corpus:
     return Corpus(folder)
 
 
-def hear(corpus: Corpus, rows: Sequence[int], target: Path, samples: bool) -> np.ndarray:
+def extract_features(corpus: Corpus, rows: Sequence[int], target: Path, samples: bool) -> np.ndarray:
     """The features of some rows, end to end; their lengths go beside `target`."""
     pieces = [speech_features(corpus.waveform(row), samples) for row in rows]
     write_atomically(target.with_suffix(".json"), json.dumps([len(piece) for piece in pieces]).encode())
     return np.concatenate(pieces)
 
 
-def see(corpus: Corpus, rows: Sequence[int], target: Path, size: int) -> np.ndarray:
+def load_images(corpus: Corpus, rows: Sequence[int], target: Path, size: int) -> np.ndarray:
     """The pictures of some rows, uint8 [n, H, W, 3]."""
     return np.stack([np.asarray(ImageOps.fit(corpus.picture(row), (size, size))) for row in rows])
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import sentencepiece
 
-from sta.cards import SentencePieceCard
+from sta.config.cards import SentencePieceCard
 from sta.errors import CorpusError, RecipeError
 
 ARABIC_MARKS = re.compile("[\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06dc\u06df-\u06e8\u06ea-\u06ed]")

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from sta.data.audio import read_audio
 from sta.data.cache import write_atomically
+from sta.data.checksums import file_hash
 from sta.data.jsonlines import read_values
 from sta.data.rows import Corpus, Row, payload, read_picture, write_shard
-from sta.data.sums import file_hash
 from sta.errors import AudioError, CorpusError
 
 REPORT = "unreadable.jsonl"
@@ -124,8 +124,9 @@ def settle(folder: Path, limit: float, beside: Path) -> None:
     shutil.rmtree(folder)
     first = entries[0]
     raise CorpusError(
-        f"{lost} of {total} samples cannot be read, more than corpus.unreadable {limit:g} allows: {beside} lists them, "
-        f"the first is {first.id or first.shard} ({first.reason.rstrip('.')}); mend them, or raise corpus.unreadable"
+        f"{lost} of {total} samples cannot be read, more than corpus.max_unreadable {limit:g} allows: {beside} lists "
+        f"them, the first is {first.id or first.shard} ({first.reason.rstrip('.')}); mend them, or raise "
+        "corpus.max_unreadable"
     )
 
 

@@ -14,20 +14,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sta import ranks
 from sta.data.audio import wav_bytes
 from sta.data.cache import build_folder
 from sta.data.lock import Lock
+from sta.distributed import ranks
 from sta.errors import StaError
 from sta.evaluation.bounds import bound_rows, swapped_rows
-from sta.evaluation.examiner import Examiner
+from sta.evaluation.evaluator import Evaluator
 from sta.evaluation.spoken import condition_rows, every_mood_rows
+from sta.inference.pipeline import repeat_condition
+from sta.inference.release import PARTS, load_release
 from sta.metrics.page import Example, write_grid, write_page
-from sta.metrics.rows import Report, Row, Where, bootstrap
+from sta.metrics.rows import Report, ResultKey, Row, bootstrap
 from sta.models.vq import to_pixels
-from sta.pipeline import repeat_tokens
-from sta.release import PARTS, load_release
-from sta.training.progress import Bar
+from sta.progress import Bar
 from sta.training.stages import environment, provenance
 from sta.training.workspace import Workspace
 
@@ -41,107 +41,112 @@ def evaluate(workspace: Workspace, release: Path) -> Report:
         StaError: another launch measures the run now.
     """
     folder = workspace.folder / "evaluation"
-    if not ranks.on_main(folder.exists):
+    if not ranks.run_on_main(folder.exists):
         with _measuring(folder):
             _measure(workspace, release, folder)
-    return ranks.on_main(lambda: Report.read(folder / "report.json"))
+    return ranks.run_on_main(lambda: Report.read(folder / "report.json"))
 
 
 @contextmanager
 def _measuring(folder: Path) -> Iterator[None]:
     """Let no other launch make a run's evaluation in the block."""
     with Lock(folder) as lock:
-        if not ranks.on_main(lock.take):
+        if not ranks.run_on_main(lock.take):
             raise StaError(f"{folder}: another process measures this run now; wait for it")
         yield
 
 
 def _measure(workspace: Workspace, release: Path, folder: Path) -> None:
-    examiner = Examiner(workspace, load_release(release))
-    ranks.on_main(examiner.fill_caches)
-    rows, examples = _rows(examiner), _examples(examiner)
-    report = Report(_meta(workspace) | examiner.extractor, rows)
+    evaluator = Evaluator(workspace, load_release(release))
+    ranks.run_on_main(evaluator.fill_caches)
+    rows, examples = _rows(evaluator), _examples(evaluator)
+    report = Report(_meta(workspace) | evaluator.extractor, rows)
 
     def fill(partial: Path) -> None:
         _write(partial, report, examples)
         if (release / PARTS).exists():
             shutil.copy(release / PARTS, partial / PARTS)
 
-    ranks.on_main(lambda: build_folder(folder, fill))
+    ranks.run_on_main(lambda: build_folder(folder, fill))
 
 
-def _rows(examiner: Examiner) -> list[Row]:
+def _rows(evaluator: Evaluator) -> list[Row]:
     """Every number of the report."""
     found: list[Row] = []
     pictures, shown = [], []
-    languages, conditions = examiner.workspace.recipe.languages, examiner.settings.conditions
-    steps = len(languages) * (len(examiner.splits) + 2 + len(conditions)) + 1
+    languages, conditions = evaluator.workspace.recipe.languages, evaluator.settings.conditions
+    steps = len(languages) * (len(evaluator.splits) + 2 + len(conditions)) + 1
     with Bar("evaluate", steps, "parts") as bar:
         for language in languages:
-            for split in examiner.splits:
-                rows = examiner.pick(split, language)
+            for split in evaluator.splits:
+                rows = evaluator.select_rows(split, language)
                 if len(rows):
-                    drawn, measured = _split(examiner, rows, language, split)
+                    drawn, measured = _split(evaluator, rows, language, split)
                     pictures.append(drawn)
                     shown.append(rows)
                     found += measured
                 elif ranks.is_main():
                     print(f"evaluate: the {split} split has no row in language '{language}', left out", file=sys.stderr)
                 bar.advance()
-            if examiner.judge is not None:
-                found += bound_rows(examiner, language, examiner.hardest)
+            if evaluator.judge is not None:
+                found += bound_rows(evaluator, language, evaluator.hardest)
                 bar.advance()
-                found += swapped_rows(examiner, language)
-                found += every_mood_rows(examiner, language)
+                found += swapped_rows(evaluator, language)
+                found += every_mood_rows(evaluator, language)
             bar.advance()
-            for condition in conditions if len(examiner.pick(examiner.hardest, language)) else ():
-                found += condition_rows(examiner, language, condition)
+            for condition in conditions if len(evaluator.select_rows(evaluator.hardest, language)) else ():
+                found += condition_rows(evaluator, language, condition)
                 bar.advance()
-        where = Where(language="all", split="all", condition="clean", system="speech")
+        where = ResultKey(language="all", split="all", condition="clean", system="speech")
         drawn = torch.cat(pictures)
-        found += examiner.fidelity(drawn, np.concatenate(shown), where) + examiner.inception_score(drawn, where)
+        found += evaluator.fidelity(drawn, np.concatenate(shown), where) + evaluator.inception_score(drawn, where)
     return found
 
 
-def _split(examiner: Examiner, rows: np.ndarray, language: str, split: str) -> tuple[Tensor, list[Row]]:
+def _split(evaluator: Evaluator, rows: np.ndarray, language: str, split: str) -> tuple[Tensor, list[Row]]:
     """The pictures of a split's recordings, and what is measured on them."""
-    where = Where(language=language, split=split, condition="clean", system="speech")
-    tokens = examiner.hear(rows, language)
-    pictures = examiner.draw(tokens, examiner.seeds(rows))
+    where = ResultKey(language=language, split=split, condition="clean", system="speech")
+    tokens = evaluator.encode(rows, language)
+    pictures = evaluator.generate(tokens, evaluator.seeds(rows))
     found = [Row.of("bits", bootstrap(tokens.bits.cpu().numpy()), len(rows), **where)]
-    found += examiner.retrieval(tokens, rows, where)
-    if examiner.judge is None:
+    found += evaluator.retrieval(tokens, rows, where)
+    if evaluator.judge is None:
         return pictures, found
-    reading = examiner.judge.read(examiner.real(rows))
-    pairs = zip(reading, examiner.all_of(rows), strict=True)
+    reading = evaluator.judge.predict(evaluator.real_images(rows))
+    pairs = zip(reading, evaluator.true_attributes(rows), strict=True)
     right = np.array([np.mean([read[k] == v for k, v in truth.items() if k in read]) for read, truth in pairs])
-    found.append(Row.of("reader", bootstrap(right), len(rows), **where))
-    return pictures, found + examiner.marks(examiner.judge.read(pictures), rows, **where)
+    found.append(Row.of("classifier", bootstrap(right), len(rows), **where))
+    return pictures, found + evaluator.score(evaluator.judge.predict(pictures), rows, **where)
 
 
-def _examples(examiner: Examiner) -> list[Example]:
+def _examples(evaluator: Evaluator) -> list[Example]:
     """What the page shows: recordings of the hardest split, several drawings each."""
     shown = []
-    for language in examiner.workspace.recipe.languages:
-        rows, times = examiner.pick(examiner.hardest, language)[: examiner.settings.pictures], examiner.settings.samples
+    for language in evaluator.workspace.recipe.languages:
+        rows, times = (
+            evaluator.select_rows(evaluator.hardest, language)[: evaluator.settings.pictures],
+            evaluator.settings.samples,
+        )
         if not len(rows):
             continue
-        seeds = [s + k for s in examiner.seeds(rows) for k in range(times)]
-        pictures = examiner.draw(repeat_tokens(examiner.hear(rows, language), times), seeds)
-        readings = examiner.judge.read(pictures) if examiner.judge else []
+        seeds = [s + k for s in evaluator.seeds(rows) for k in range(times)]
+        pictures = evaluator.generate(repeat_condition(evaluator.encode(rows, language), times), seeds)
+        readings = evaluator.judge.predict(pictures) if evaluator.judge else []
         for number, row in enumerate(rows):
             mine = slice(number * times, (number + 1) * times)
-            shown.append(_example(examiner, int(row), language, pictures[mine], readings[mine]))
+            shown.append(_example(evaluator, int(row), language, pictures[mine], readings[mine]))
     return shown
 
 
-def _example(examiner: Examiner, row: int, language: str, pictures: Tensor, readings: list[dict[str, str]]) -> Example:
-    truth = examiner.said(np.array([row]))[0] if examiner.judge else {}
+def _example(
+    evaluator: Evaluator, row: int, language: str, pictures: Tensor, readings: list[dict[str, str]]
+) -> Example:
+    truth = evaluator.caption_attributes(np.array([row]))[0] if evaluator.judge else {}
     return Example(
-        caption=examiner.corpus.column("text")[row], language=language,
-        direction=examiner.workspace.cards[language].direction, mood=examiner.moods[row] or "",
-        heard=f"split {examiner.hardest}", audio=wav_bytes(examiner.corpus.waveform(row)),
-        truth=examiner.corpus.picture(row), drawn=[Image.fromarray(p.numpy()) for p in to_pixels(pictures)],
+        caption=evaluator.corpus.column("text")[row], language=language,
+        direction=evaluator.workspace.cards[language].direction, mood=evaluator.moods[row] or "",
+        heard=f"split {evaluator.hardest}", audio=wav_bytes(evaluator.corpus.waveform(row)),
+        truth=evaluator.corpus.picture(row), drawn=[Image.fromarray(p.numpy()) for p in to_pixels(pictures)],
         said=truth, read=readings,
     )  # fmt: skip
 
@@ -160,13 +165,13 @@ def evaluate_again(workspace: Workspace) -> Report:
     """
     new, old = workspace.folder / "evaluation", workspace.folder / "evaluation.old"
     with _measuring(new):
-        ranks.on_main(lambda: _set_aside(new, old))
+        ranks.run_on_main(lambda: _set_aside(new, old))
         try:
             _measure(workspace, workspace.folder / "release", new)
         finally:
             if ranks.is_main() and old.exists():
                 shutil.rmtree(old) if new.exists() else old.replace(new)
-        return ranks.on_main(lambda: Report.read(new / "report.json"))
+        return ranks.run_on_main(lambda: Report.read(new / "report.json"))
 
 
 def _set_aside(new: Path, old: Path) -> None:

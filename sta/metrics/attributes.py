@@ -1,7 +1,7 @@
 """Marks generated pictures right or wrong: spoken attributes, mood, and S2IGAN's colour swap.
 
 An item is a pair of mappings slot -> value: `said`, what the caption names and the real picture
-shows, with the pseudo-slot `kind`; and `read`, what an attribute reader saw in the generated
+shows, with the pseudo-slot `kind`; and `read`, what an attribute classifier saw in the generated
 picture. A slot that is absent from `read` counts as wrong. A slot with one value in the world
 cannot be wrong and is not counted.
 """
@@ -14,8 +14,8 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from sta.data.garden.world import COLOUR_SLOTS, SLOTS, World
-from sta.metrics.rows import Row, Where, bootstrap
+from sta.data.corpora.garden.world import COLOUR_SLOTS, SLOTS, World
+from sta.metrics.rows import ResultKey, Row, bootstrap
 
 Attributes = Mapping[str, str]
 
@@ -56,7 +56,7 @@ def marks(said: Sequence[Attributes], read: Sequence[Attributes], world: World) 
 
 
 def attribute_rows(
-    said: Sequence[Attributes], read: Sequence[Attributes], world: World, **where: Unpack[Where]
+    said: Sequence[Attributes], read: Sequence[Attributes], world: World, **where: Unpack[ResultKey]
 ) -> list[Row]:
     """Rows `attributes`, `colours` and `exact`; each item has the same weight, however much it says.
 
@@ -74,7 +74,7 @@ def attribute_rows(
     return rows
 
 
-def mood_rows(truth: Sequence[str], read: Sequence[str], world: World, **where: Unpack[Where]) -> list[Row]:
+def mood_rows(truth: Sequence[str], read: Sequence[str], world: World, **where: Unpack[ResultKey]) -> list[Row]:
     """Row `mood`: the share of pictures whose light is that of the speaker's mood."""
     unknown = set(truth) - set(world.moods)
     if unknown:
@@ -123,7 +123,7 @@ class Swap:
         return float(np.prod(alike)) / len(values_of(self.changed, world)) ** 2
 
 
-def swap_rows(swaps: Sequence[Swap], world: World, **where: Unpack[Where]) -> list[Row]:
+def swap_rows(swaps: Sequence[Swap], world: World, **where: Unpack[ResultKey]) -> list[Row]:
     """Row `swap`, after S2IGAN's colour-changed captions (figure 7 there shows them by eye)."""
     chance = float(np.mean([swap.chance(world) for swap in swaps]))
     return [Row.of("swap", bootstrap([swap.succeeds(world) for swap in swaps]), len(swaps), chance, **where)]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.inception import InceptionScore
 
-from sta.metrics.rows import Interval, Row, Where
+from sta.metrics.rows import Interval, ResultKey, Row
 
 
 @torch.no_grad()
@@ -87,7 +87,7 @@ def frechet(real: Tensor, drawn: Tensor) -> float:
     return ((mean_real - mean_drawn).square().sum() + spread - 2 * shared).item()
 
 
-def fid_rows(real: Tensor, drawn: Tensor, samples: int = 20, seed: int = 0, **where: Unpack[Where]) -> list[Row]:
+def fid_rows(real: Tensor, drawn: Tensor, samples: int = 20, seed: int = 0, **where: Unpack[ResultKey]) -> list[Row]:
     """Row `fid` of features [n, F] of real and [m, F] of generated pictures; both sets are resampled."""
     if len(real) < 2 or len(drawn) < 2 or real.shape[1] != drawn.shape[1]:
         shapes = f"{tuple(real.shape)} and {tuple(drawn.shape)}"
@@ -113,7 +113,7 @@ def inception_score(logits: Tensor, splits: int = 10, seed: int = 0) -> float:
 
 
 def inception_score_rows(
-    logits: Tensor, splits: int = 10, samples: int = 20, seed: int = 0, **where: Unpack[Where]
+    logits: Tensor, splits: int = 10, samples: int = 20, seed: int = 0, **where: Unpack[ResultKey]
 ) -> list[Row]:
     """Row `is` of logits [n, classes]; chance is 1, the score of pictures that are all of one sort."""
     generator = torch.Generator().manual_seed(seed)

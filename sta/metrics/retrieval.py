@@ -13,7 +13,7 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from sta.metrics.rows import Row, Where, bootstrap
+from sta.metrics.rows import ResultKey, Row, bootstrap
 
 RANKS = (1, 5, 10)
 
@@ -50,7 +50,7 @@ def _any_own(places: Tensor, total: Tensor, own: Tensor) -> Tensor:
 
 
 def retrieval_rows(
-    speech: Tensor, images: Tensor, spoken_of: Sequence[str], image_ids: Sequence[str], **where: Unpack[Where]
+    speech: Tensor, images: Tensor, spoken_of: Sequence[str], image_ids: Sequence[str], **where: Unpack[ResultKey]
 ) -> list[Row]:
     """Rows `r1`, `r5` and `r10` in both directions.
 

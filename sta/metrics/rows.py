@@ -58,7 +58,7 @@ METRICS: dict[str, Metric] = {
     "r10_image_to_speech": Metric("picture finds one of its captions in the first ten"),
     "fid": Metric("Fréchet distance to the real pictures, in the extractor that the report names", "", False),
     "is": Metric("inception score, in the classifier that the report names", ""),
-    "reader": Metric("attribute reader's accuracy on real pictures, which bounds what it can mark"),
+    "classifier": Metric("attribute classifier's accuracy on real pictures, which bounds what it can mark"),
     "psnr": Metric("peak signal-to-noise ratio of the tokenizer's pictures", "dB"),
     "seconds": Metric("seconds per picture, from tokens to pixels, weights loaded", "s", False),
     "matrix_products": Metric("share of the drawing time spent in matrix products and convolutions", "%", None),
@@ -89,7 +89,7 @@ SYSTEMS: dict[str, str] = {
 }
 
 
-class Where(TypedDict):
+class ResultKey(TypedDict):
     """Which cell of the results a number belongs to."""
 
     language: str
@@ -127,7 +127,7 @@ class Row:
             raise ValueError(f"unknown metric {self.metric!r}; known: {', '.join(METRICS)}")
 
     @classmethod
-    def of(cls, metric: str, interval: Interval, n: int, chance: float = math.nan, **where: Unpack[Where]) -> Row:
+    def of(cls, metric: str, interval: Interval, n: int, chance: float = math.nan, **where: Unpack[ResultKey]) -> Row:
         """The row of a measured interval over `n` items."""
         return cls(metric, value=interval.value, low=interval.low, high=interval.high, chance=chance, n=n, **where)
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sta.data.audio import LOG_STEPS, Q_MEAN, Q_STD
-from sta.models import shared
+from sta.distributed import sharding
 from sta.models.layers import length_mask
 
 E_FOLD = LOG_STEPS / Q_STD  # a factor of e in power, in scaled log-mel
@@ -42,13 +42,13 @@ def augment_mel(mel: Tensor, lengths: Tensor, strength: float, accent: float = 0
         return mel, lengths
     mel, lengths = _warp(mel, lengths, 0.1 * strength, 0.05 * strength, 0.2 * strength, accent)
     mel = _smear(mel, 0.2 * strength) + _colour(mel, 0.5 * strength)[:, None]
-    floor = mel.amin((1, 2), keepdim=True) + strength * 1.5 * shared.uniform(len(mel), 1, 1, device=mel.device)
+    floor = mel.amin((1, 2), keepdim=True) + strength * 1.5 * sharding.uniform(len(mel), 1, 1, device=mel.device)
     mel = torch.maximum(mel, floor)
-    mel = mel + 0.05 * strength * shared.normal(len(mel), 1, 1, device=mel.device)
+    mel = mel + 0.05 * strength * sharding.normal(len(mel), 1, 1, device=mel.device)
     return _mask(mel, lengths, strength), lengths
 
 
-def disturb_mel(mel: Tensor, lengths: Tensor, share: float) -> Tensor:
+def noise_mel(mel: Tensor, lengths: Tensor, share: float) -> Tensor:
     """Hear some utterances through a coloured microphone in stationary noise, and a few of them by telephone.
 
     Args:
@@ -62,21 +62,21 @@ def disturb_mel(mel: Tensor, lengths: Tensor, share: float) -> Tensor:
     if share == 0:
         return mel
     b, longest, bands = mel.shape
-    chosen = shared.uniform(b, 1, 1, device=mel.device) < share
+    chosen = sharding.uniform(b, 1, 1, device=mel.device) < share
     valid = length_mask(lengths, longest)[..., None]
     place = torch.linspace(0, 1, bands, device=mel.device)
     heard = mel + _colour(mel, 0.7)[:, None]
     level = (heard / E_FOLD).masked_fill(~valid, -torch.inf).flatten(1).logsumexp(1) - (lengths * bands).log()
-    quiet, flat = shared.uniform(b, 2, device=mel.device).unbind(1)
+    quiet, flat = sharding.uniform(b, 2, device=mel.device).unbind(1)
     loudness = level + QUIETEST + (LOUDEST - QUIETEST) * quiet
     slope = (STEEPEST + (FLATTEST - STEEPEST) * flat)[:, None] * (place - 0.5)  # [B, 80]
     mean_power = slope.logsumexp(1) - math.log(bands) + 0.5 * FLICKER**2
-    spread = (slope - mean_power[:, None])[:, None] + FLICKER * shared.normal_like(mel)  # of mean power 1
+    spread = (slope - mean_power[:, None])[:, None] + FLICKER * sharding.normal_like(mel)  # of mean power 1
     heard = E_FOLD * torch.logaddexp(heard / E_FOLD, loudness[:, None, None] + spread)
     outside = (torch.arange(bands, device=mel.device) < TELEPHONE_BANDS[0]) | (
         torch.arange(bands, device=mel.device) > TELEPHONE_BANDS[1]
     )
-    by_telephone = shared.uniform(b, 1, 1, device=mel.device) < 0.2
+    by_telephone = sharding.uniform(b, 1, 1, device=mel.device) < 0.2
     heard = torch.where(by_telephone & outside, torch.full_like(heard, SILENT), heard)
     return torch.where(chosen, heard.clamp(SILENT, FULL), mel)
 
@@ -89,10 +89,10 @@ def _warp(
     The bands of each syllable are stretched by up to `accent` besides.
     """
     b, longest, bands = mel.shape
-    paced, stretched = (2 * shared.uniform(b, 2, device=mel.device) - 1).unbind(1)
+    paced, stretched = (2 * sharding.uniform(b, 2, device=mel.device) - 1).unbind(1)
     pace, stretch = 1 + tempo * paced, 1 + tract * stretched
     new_lengths = (lengths / pace).long().clamp_min(4)
-    frames = -(-shared.largest(int(new_lengths.max()), mel.device) // 64) * 64
+    frames = -(-sharding.all_reduce_max(int(new_lengths.max()), mel.device) // 64) * 64
     passed = _wander(b, frames, rhythm, mel.device).cumsum(1)
     at_end = passed.gather(1, (new_lengths - 1).clamp(max=frames - 1)[:, None])
     time = (passed / at_end * lengths[:, None] - 0.5) * 2 / longest - 1
@@ -107,13 +107,13 @@ def _warp(
 
 def _wander(count: int, frames: int, most: float, device: torch.device) -> Tensor:
     """Factors around 1 that change from syllable to syllable, up to `most` off: [count, frames]."""
-    points = 1 + most * (2 * shared.uniform(count, 1, frames // SYLLABLE + 2, device=device) - 1)
+    points = 1 + most * (2 * sharding.uniform(count, 1, frames // SYLLABLE + 2, device=device) - 1)
     return F.interpolate(points, frames, mode="linear", align_corners=True)[:, 0]
 
 
 def _smear(mel: Tensor, most: float) -> Tensor:
     """Blur the bands of half the utterances into each other, as the vocoder of another engine would."""
-    share = most * (2 * shared.uniform(len(mel), 1, 1, device=mel.device) - 1).clamp_min(0)
+    share = most * (2 * sharding.uniform(len(mel), 1, 1, device=mel.device) - 1).clamp_min(0)
     padded = F.pad(mel, (1, 1), mode="replicate")
     return mel + share * ((padded[..., :-2] + padded[..., 2:]) / 2 - mel)
 
@@ -122,15 +122,15 @@ def _colour(mel: Tensor, deviation: float) -> Tensor:
     """What a room and a microphone do to each band [B, 80]; 0.7 is about 4 dB, none on average over the bands."""
     place = torch.linspace(0, 1, mel.shape[2], device=mel.device)
     waves = torch.cos(torch.pi * torch.arange(1, 4, device=mel.device)[:, None] * place)  # [3, 80]
-    return deviation * E_FOLD * shared.normal(len(mel), 3, device=mel.device) @ waves
+    return deviation * E_FOLD * sharding.normal(len(mel), 3, device=mel.device) @ waves
 
 
 def _mask(mel: Tensor, lengths: Tensor, strength: float) -> Tensor:
     b, longest, bands = mel.shape
     fill = (mel * length_mask(lengths, longest)[..., None]).sum((1, 2)) / (lengths * bands)
     for axis, sizes, widest in ((1, lengths, 20 * strength), (2, torch.full_like(lengths, bands), 10 * strength)):
-        width = shared.uniform(b, device=mel.device) * torch.minimum(sizes * 0.15, torch.tensor(widest))
-        start = shared.uniform(b, device=mel.device) * (sizes - width)
+        width = sharding.uniform(b, device=mel.device) * torch.minimum(sizes * 0.15, torch.tensor(widest))
+        start = sharding.uniform(b, device=mel.device) * (sizes - width)
         place = torch.arange(mel.shape[axis], device=mel.device)
         hidden = (place >= start[:, None]) & (place < (start + width)[:, None])
         hidden = hidden[:, :, None] if axis == 1 else hidden[:, None, :]

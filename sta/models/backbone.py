@@ -9,10 +9,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from sta.config.limits import SAMPLE_RATE
 from sta.errors import WeightsError, first_line
 from sta.models.layers import length_mask
-
-SAMPLE_RATE = 16_000
 
 
 class Backbone(nn.Module):

@@ -16,12 +16,12 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from sta.models import shared
+from sta.distributed import sharding
 from sta.models.layers import Attention, TransformerLayer
 
 
 @dataclass(frozen=True)
-class Tokens:
+class SpeechCondition:
     """What drives the decoder.
 
     Attributes:
@@ -40,25 +40,25 @@ class Tokens:
         return self.kl / math.log(2)
 
 
-def mean_tokens(heard: Sequence[Tokens]) -> Tokens:
-    """The mean of several hearings of the same recordings, with embeddings of unit norm again."""
+def mean_condition(heard: Sequence[SpeechCondition]) -> SpeechCondition:
+    """The mean of several tta_samples of the same recordings, with embeddings of unit norm again."""
     tokens, embedding, kl = (
         torch.stack([getattr(one, name) for one in heard]).mean(0) for name in ("tokens", "embedding", "kl")
     )
-    return Tokens(tokens, F.normalize(embedding, dim=-1), kl)
+    return SpeechCondition(tokens, F.normalize(embedding, dim=-1), kl)
 
 
-class ReadingLayer(nn.Module):
+class QueryLayer(nn.Module):
     """The queries read the frames, then one another."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.reading = Attention(width, heads)
-        self.among = TransformerLayer(width, heads)
+        self.cross_attention = Attention(width, heads)
+        self.self_attention = TransformerLayer(width, heads)
 
     def forward(self, queries: Tensor, frames: Tensor, mask: Tensor) -> Tensor:
-        return self.among(queries + self.reading(self.norm(queries), frames, mask))
+        return self.self_attention(queries + self.cross_attention(self.norm(queries), frames, mask))
 
 
 class SpeechBottleneck(ModelMixin, ConfigMixin):
@@ -72,7 +72,7 @@ class SpeechBottleneck(ModelMixin, ConfigMixin):
     ):
         super().__init__()
         self.queries = nn.Parameter(torch.randn(tokens, frame_width) * 0.5)
-        self.readers = nn.ModuleList(ReadingLayer(frame_width, heads) for _ in range(layers))
+        self.query_layers = nn.ModuleList(QueryLayer(frame_width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(frame_width)
         self.gaussian = nn.Linear(frame_width, 2 * width)
         self.embed = nn.Sequential(
@@ -81,17 +81,17 @@ class SpeechBottleneck(ModelMixin, ConfigMixin):
         with torch.no_grad():
             self.gaussian.bias[width:] = -3.0  # start with little noise
 
-    def forward(self, frames: Tensor, mask: Tensor, noise: Tensor | None = None) -> Tokens:
+    def forward(self, frames: Tensor, mask: Tensor, noise: Tensor | None = None) -> SpeechCondition:
         """Frames [B, S, D], mask [B, S]; training samples with standard normal noise [B, K, C], drawn if not given."""
         x = self.queries.expand(len(frames), -1, -1).to(frames.dtype)
-        for layer in self.readers:
+        for layer in self.query_layers:
             x = layer(x, frames, mask)
         mean, log_variance = self.gaussian(self.norm(x)).float().chunk(2, -1)  # [B, K, C] each
         log_variance = log_variance.clamp(-8, 4)
         tokens = mean
         if self.training:
-            tokens = mean + (0.5 * log_variance).exp() * (shared.normal_like(mean) if noise is None else noise)
-        return Tokens(
+            tokens = mean + (0.5 * log_variance).exp() * (sharding.normal_like(mean) if noise is None else noise)
+        return SpeechCondition(
             tokens, F.normalize(self.embed(tokens.flatten(1)).float(), dim=-1), gaussian_kl(mean, log_variance)
         )
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sta.models import shared
+from sta.distributed import sharding
 from sta.models.layers import sinusoids
 
 
@@ -25,7 +25,7 @@ class Captioner(nn.Module):
     def __init__(self, vocabulary: int, token_width: int, width: int = 128, heads: int = 4, layers: int = 1):
         super().__init__()
         self.embed = nn.Embedding(vocabulary, width)
-        self.read_tokens = nn.Linear(token_width, width)
+        self.token_proj = nn.Linear(token_width, width)
         self.layers = nn.ModuleList(
             nn.TransformerDecoderLayer(width, heads, 4 * width, 0.0, batch_first=True, norm_first=True)
             for _ in range(layers)
@@ -43,10 +43,10 @@ class Captioner(nn.Module):
         captions = nn.utils.rnn.pad_sequence(list(pieces.split(counts.tolist())), batch_first=True)  # [B, L]
         said, wanted = F.pad(captions, (1, 0)), F.pad(captions, (0, 1))
         x = self.embed(said) + sinusoids(torch.arange(said.shape[1], device=said.device), self.embed.embedding_dim)
-        memory = self.read_tokens(tokens.to(x.dtype))
+        memory = self.token_proj(tokens.to(x.dtype))
         causal = nn.Transformer.generate_square_subsequent_mask(said.shape[1], device=said.device)
         for layer in self.layers:
             x = layer(x, memory, tgt_mask=causal, tgt_is_causal=True)
         logits = self.out(self.norm(x)).float()
         known = torch.arange(said.shape[1], device=said.device) <= counts[:, None]
-        return shared.mean_over(F.cross_entropy(logits[known], wanted[known], reduction="sum"), known.sum())
+        return sharding.global_mean(F.cross_entropy(logits[known], wanted[known], reduction="sum"), known.sum())

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sta.models import shared
+from sta.distributed import sharding
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,13 @@ def linear_schedule(timesteps: int, codebook: int, replaced: float = 0.1) -> Sch
     return Schedule(alpha, (1 - alpha - gamma) / codebook, gamma, codebook)
 
 
-def corrupt(codes: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
+def q_sample(codes: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
     """Draw x_t from q(x_t | x_0) (Eq. 7): codes [B, N] at times t [B] -> [B, N] with the mask as V."""
     alpha, gamma = (bar.to(codes.device)[t][:, None] for bar in (schedule.alpha, schedule.gamma))
-    draw = shared.uniform(*codes.shape, device=codes.device, dtype=torch.float64)
-    noise = shared.integers(schedule.codebook, *codes.shape, device=codes.device)
-    replaced = torch.where(draw < alpha, codes, noise)
-    return torch.where(draw >= 1 - gamma, torch.full_like(codes, schedule.codebook), replaced)
+    sample_categorical = sharding.uniform(*codes.shape, device=codes.device, dtype=torch.float64)
+    noise = sharding.integers(schedule.codebook, *codes.shape, device=codes.device)
+    replaced = torch.where(sample_categorical < alpha, codes, noise)
+    return torch.where(sample_categorical >= 1 - gamma, torch.full_like(codes, schedule.codebook), replaced)
 
 
 def posterior(x0: Tensor, xt: Tensor, s: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
@@ -115,7 +115,7 @@ def truncate(probabilities: Tensor, mass: float) -> Tensor:
     return cut / cut.sum(-1, keepdim=True)
 
 
-def draw(probabilities: Tensor, uniforms: Tensor) -> Tensor:
+def sample_categorical(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     """Categorical draws by inverting the distribution function: [..., V] with uniforms [...] in [0, 1) -> [...]."""
     levels = probabilities.cumsum(-1)
     return (levels <= uniforms[..., None] * levels[..., -1:]).sum(-1).clamp(max=probabilities.shape[-1] - 1)

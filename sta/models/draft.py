@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sta.models.folding import positions_of, unfold
 from sta.models.layers import Attention, feed_forward
+from sta.models.patchify import num_patches, unpatchify
 
 EVEN = 0.25  # weight of a place without any detail, as a share of a mean one's
 
@@ -27,12 +27,12 @@ class _DraftLayer(nn.Module):
 
     def __init__(self, width: int, heads: int):
         super().__init__()
-        self.norm_reading, self.norm_forward = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.reading, self.forward_net = Attention(width, heads), feed_forward(width)
+        self.norm_cross_attention, self.norm_forward = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.cross_attention, self.feed_forward = Attention(width, heads), feed_forward(width)
 
     def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
-        x = x + self.reading(self.norm_reading(x), tokens)
-        return x + self.forward_net(self.norm_forward(x))
+        x = x + self.cross_attention(self.norm_cross_attention(x), tokens)
+        return x + self.feed_forward(self.norm_forward(x))
 
 
 class Draft(nn.Module):
@@ -40,26 +40,34 @@ class Draft(nn.Module):
 
     Args:
         side: latents along a side of the picture. channels: d of a latent.
-        group: side of the square of latents that shares a position.
+        patch_size: side of the square of latents that shares a position.
         tokens: K. token_width: C. width: D.
     """
 
     def __init__(
-        self, side: int, channels: int, group: int, tokens: int, token_width: int, width: int, layers: int, heads: int
+        self,
+        side: int,
+        channels: int,
+        patch_size: int,
+        tokens: int,
+        token_width: int,
+        width: int,
+        layers: int,
+        heads: int,
     ):
         super().__init__()
-        self.side, self.group = side, group
-        self.place = nn.Parameter(torch.randn(positions_of(side, group), width) * 0.5)
-        self.read_tokens = nn.Linear(token_width, width)
-        self.token_role = nn.Parameter(torch.randn(tokens, width) * 0.3)
+        self.side, self.patch_size = side, patch_size
+        self.position_embedding = nn.Parameter(torch.randn(num_patches(side, patch_size), width) * 0.5)
+        self.token_proj = nn.Linear(token_width, width)
+        self.token_embedding = nn.Parameter(torch.randn(tokens, width) * 0.3)
         self.layers = nn.ModuleList(_DraftLayer(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
-        self.out = nn.Linear(width, group * group * channels)
+        self.out = nn.Linear(width, patch_size * patch_size * channels)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[B, K, C] -> [B, P, D]."""
-        memory = self.read_tokens(tokens) + self.token_role
-        x = self.place.to(memory.dtype).expand(len(tokens), -1, -1)
+        memory = self.token_proj(tokens) + self.token_embedding
+        x = self.position_embedding.to(memory.dtype).expand(len(tokens), -1, -1)
         for layer in self.layers:
             x = layer(x, memory)
         drafted: Tensor = self.norm(x)
@@ -71,7 +79,7 @@ class Draft(nn.Module):
         return (detail(latents.float()) * errors).mean()
 
     def _predicted(self, drafted: Tensor) -> Tensor:
-        cells = unfold(self.out(drafted).float(), self.side, self.group)
+        cells = unpatchify(self.out(drafted).float(), self.side, self.patch_size)
         return cells.transpose(1, 2).unflatten(2, (self.side, self.side))
 
 

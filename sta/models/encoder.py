@@ -3,7 +3,7 @@
 Both turn a recording into acoustic frames. A CTC head reads the frames, and what it read is added back to
 them (self-conditioned CTC, Nozaki & Komatsu 2021); stretches that it read as one piece become one frame (CTC
 compression, Gaido et al. 2021). So a written caption can enter at the same place and at the same pace, as the
-posteriors of a perfect reading. Above lies the same context network for all.
+posteriors of a perfect recognition. Above lies the same context network for all.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from sta.data.audio import Q_MEAN, Q_STD, speech_features
-from sta.models import shared
+from sta.distributed import sharding
 from sta.models.backbone import Backbone
 from sta.models.layers import TransformerLayer, drop, length_mask, masked_mean, sinusoids
 
 BLANK = 0
-MEL_BANDS = 80
+BANDS = 80
 POSITION_SCALE = 0.3
 # Lengths are rounded up, for every new shape is compiled anew on CPU: of recordings, and of what was read in them.
 LENGTH_MULTIPLE, RAGGED_MULTIPLE = 64, 16
 
 
 @dataclass(frozen=True)
-class Frames:
+class EncoderOutput:
     """What the bottleneck reads, and what the CTC loss needs.
 
     Attributes:
@@ -75,7 +75,7 @@ class FrameNorm(nn.Module):
         """Mean and variance [D] of the batch; the running ones follow."""
         valid = x.float() * mask[:, None]
         moments = torch.stack([valid.sum((0, 2)), valid.square().sum((0, 2)), mask.sum().expand(x.shape[1]).float()])
-        total, squares, count = shared.summed(moments)
+        total, squares, count = sharding.all_reduce_sum(moments)
         mean = total / count
         variance = (squares / count - mean.square()).clamp_min(0)
         with torch.no_grad():
@@ -96,7 +96,7 @@ class MelAcoustics(nn.Module):
 
     def __init__(self, width: int, convolutions: int, dropout: float):
         super().__init__()
-        self.stem = nn.ModuleList([nn.Conv1d(MEL_BANDS, width, 5, 2, 2), nn.Conv1d(width, width, 5, 2, 2)])
+        self.stem = nn.ModuleList([nn.Conv1d(BANDS, width, 5, 2, 2), nn.Conv1d(width, width, 5, 2, 2)])
         self.blocks = nn.ModuleList(
             nn.Sequential(
                 nn.Conv1d(width, width, 5, padding=2 * dilation, dilation=dilation), nn.ReLU(), drop(dropout),
@@ -130,12 +130,12 @@ class ContextLayer(nn.Module):
     def __init__(self, width: int, heads: int, dropout: float):
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.near = nn.Conv1d(width, width, 7, padding=3)
-        self.far = TransformerLayer(width, heads, dropout)
+        self.convolution = nn.Conv1d(width, width, 7, padding=3)
+        self.transformer = TransformerLayer(width, heads, dropout)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        near = self.near((self.norm(x) * mask[..., None]).transpose(1, 2)).transpose(1, 2)
-        return self.far(x + near, mask)
+        near = self.convolution((self.norm(x) * mask[..., None]).transpose(1, 2)).transpose(1, 2)
+        return self.transformer(x + near, mask)
 
 
 class SpeechEncoder(ModelMixin, ConfigMixin):
@@ -162,20 +162,20 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
     ):
         super().__init__()
         pieces = dict(sorted(pieces.items()))  # a saved configuration comes back sorted
-        self.first_piece = _first_pieces(pieces)
+        self.piece_offset = _piece_offsets(pieces)
         vocabulary = 1 + sum(pieces.values())
         self.acoustics = MelAcoustics(width, convolutions, dropout) if backbone is None else Backbone(width, backbone)
         self.ctc = nn.Linear(width, vocabulary)
-        self.read = nn.Linear(vocabulary, width, bias=False)
-        nn.init.normal_(self.read.weight)  # what was read must not drown in where it was read
+        self.ctc_embedding = nn.Linear(vocabulary, width, bias=False)
+        nn.init.normal_(self.ctc_embedding.weight)  # what was read must not drown in where it was read
         self.context = nn.ModuleList(ContextLayer(width, heads, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.prosody = nn.Sequential(nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, width))
-        self.no_prosody = nn.Parameter(torch.zeros(width))
+        self.null_prosody = nn.Parameter(torch.zeros(width))
         allowed = torch.zeros(len(pieces), vocabulary, dtype=torch.bool)
         for row, (code, count) in enumerate(pieces.items()):
             allowed[row, BLANK] = True
-            allowed[row, self.first_piece[code] : self.first_piece[code] + count] = True
+            allowed[row, self.piece_offset[code] : self.piece_offset[code] + count] = True
         self.register_buffer("allowed", allowed)  # persistent: diffusers leaves other buffers empty on loading
 
     @property
@@ -189,9 +189,9 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
         """What is cached of a recording float32 [T] at 16 kHz: log-mel uint8 [S, 80], or int16 samples [T, 1]."""
         return speech_features(wave, samples=not isinstance(self.acoustics, MelAcoustics))
 
-    def shift_pieces(self, ids: Sequence[int], language: str) -> list[int]:
+    def offset_pieces(self, ids: Sequence[int], language: str) -> list[int]:
         """A language's SentencePiece ids as ids of the CTC head's joint vocabulary."""
-        return [self.first_piece[language] + i for i in ids]
+        return [self.piece_offset[language] + i for i in ids]
 
     def inputs(self, features: Tensor) -> Tensor:
         """Cached features as floats: log-mel of about unit variance [B, S, 80], or samples in [-1, 1] [B, T, 1]."""
@@ -201,7 +201,7 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
 
     def forward(
         self, inputs: Tensor, lengths: Tensor, language: Tensor, keep_acoustics: Tensor | None = None
-    ) -> Frames:
+    ) -> EncoderOutput:
         """Encode recordings.
 
         Args:
@@ -217,37 +217,37 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
         if keep_acoustics is not None:
             keep = keep_acoustics[:, None].to(x.dtype)
             x = x * keep[..., None]
-            prosody = prosody * keep + self.no_prosody * (1 - keep)
-        merged, posteriors, kept = merge_stretches(x, logits.softmax(-1), mask)
+            prosody = prosody * keep + self.null_prosody * (1 - keep)
+        merged, posteriors, kept = ctc_compress(x, logits.softmax(-1), mask)
         return self._in_context(merged, posteriors, prosody, kept, logits, lengths)
 
-    def encode_text(self, pieces: Tensor, lengths: Tensor) -> Frames:
-        """Encode written captions, given as the stretches [B, R] of a perfect reading (see `spread_pieces`)."""
+    def encode_text(self, pieces: Tensor, lengths: Tensor) -> EncoderOutput:
+        """Encode written captions, given as the stretches [B, R] of a perfect recognition (see `pieces_to_frames`)."""
         mask = length_mask(lengths, pieces.shape[1])
         posteriors = nn.functional.one_hot(pieces, self.ctc.out_features)
-        nothing = self.no_prosody.new_zeros(*posteriors.shape[:2], self.config.width)
-        prosody = self.no_prosody.expand(len(posteriors), -1)
+        nothing = self.null_prosody.new_zeros(*posteriors.shape[:2], self.config.width)
+        prosody = self.null_prosody.expand(len(posteriors), -1)
         return self._in_context(nothing, posteriors, prosody, mask, None, lengths)
 
     def _in_context(
         self, x: Tensor, posteriors: Tensor, prosody: Tensor, mask: Tensor, logits: Tensor | None, lengths: Tensor
-    ) -> Frames:
-        x = x + self.read(posteriors.to(self.read.weight.dtype))
+    ) -> EncoderOutput:
+        x = x + self.ctc_embedding(posteriors.to(self.ctc_embedding.weight.dtype))
         x = x + POSITION_SCALE * sinusoids(torch.arange(x.shape[1], device=x.device), x.shape[2]).to(x.dtype)
         for layer in self.context:
             x = layer(x, mask)
         frames = torch.cat([self.norm(x), prosody.to(x.dtype)[:, None]], 1)
-        return Frames(frames, torch.cat([mask, mask.new_ones(len(mask), 1)], 1), logits, lengths)
+        return EncoderOutput(frames, torch.cat([mask, mask.new_ones(len(mask), 1)], 1), logits, lengths)
 
 
-def merge_stretches(x: Tensor, posteriors: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def ctc_compress(x: Tensor, posteriors: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Average the frames of every stretch with the same best piece (Gaido et al. 2021, section 3.1).
 
     Args:
         x: [B, S, D]; posteriors: [B, S, P]; mask: [B, S], True where valid.
 
     Returns:
-        Frames [B, R, D], posteriors [B, R, P] and mask [B, R]; R is a multiple of 16.
+        EncoderOutput [B, R, D], posteriors [B, R, P] and mask [B, R]; R is a multiple of 16.
     """
     best = posteriors.argmax(-1)
     starts = torch.cat([torch.ones_like(mask[:, :1]), best[:, 1:] != best[:, :-1]], 1) & mask
@@ -258,7 +258,7 @@ def merge_stretches(x: Tensor, posteriors: Tensor, mask: Tensor) -> tuple[Tensor
     return weights.to(x.dtype) @ x, weights @ posteriors, places < counts[:, None]
 
 
-def spread_pieces(pieces: Sequence[Sequence[int]], seeds: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
+def pieces_to_frames(pieces: Sequence[Sequence[int]], seeds: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
     """Written pieces as the stretches of a CTC head that read them: a piece, then a blank.
 
     Args:
@@ -286,7 +286,7 @@ def spread_pieces(pieces: Sequence[Sequence[int]], seeds: Sequence[int] | None =
     return ids, lengths
 
 
-def read_ctc(logits: Tensor, lengths: Tensor) -> list[list[int]]:
+def ctc_greedy_decode(logits: Tensor, lengths: Tensor) -> list[list[int]]:
     """The best path of CTC logits [B, S, P], repeats merged and blanks dropped: joint piece ids per recording."""
     best = logits.argmax(-1).tolist()
     return [
@@ -295,7 +295,7 @@ def read_ctc(logits: Tensor, lengths: Tensor) -> list[list[int]]:
     ]
 
 
-def _first_pieces(pieces: Mapping[str, int]) -> dict[str, int]:
+def _piece_offsets(pieces: Mapping[str, int]) -> dict[str, int]:
     first, following = {}, BLANK + 1
     for code, count in pieces.items():
         first[code] = following

@@ -9,17 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sta.models import shared
+from sta.distributed import sharding
 
 TIMESTEPS = 1000  # of the scheduler, whose time t is a share of it
 
 
-def draw_shares(count: int, device: torch.device, mean: float = 0.5, deviation: float = 1.0) -> Tensor:
+def sample_noise_levels(count: int, device: torch.device, mean: float = 0.5, deviation: float = 1.0) -> Tensor:
     """Shares of noise in (0, 1), [count], logit-normal (Esser et al. 2024, section 3.1); a mean > 0 favours noise."""
-    return torch.sigmoid(mean + deviation * shared.normal(count, device=device))
+    return torch.sigmoid(mean + deviation * sharding.normal(count, device=device))
 
 
-def between(x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+def interpolate(x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     """x_t on the straight path from x_0 to noise, both [B, ...], at t [B]."""
     share = t.view(-1, *[1] * (x0.ndim - 1))
     return (1 - share) * x0 + share * noise

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sta.models import shared
+from sta.distributed import sharding
 
 
 class Attention(nn.Module):
@@ -56,7 +56,7 @@ def feed_forward(width: int, factor: int = 4, dropout: float = 0.0) -> nn.Sequen
 
 def drop(share: float) -> nn.Module:
     """Dropout, or nothing at all where the share is 0: drawing the mask took a fifth of a step on CPU."""
-    return shared.Dropout(share) if share else nn.Identity()
+    return sharding.Dropout(share) if share else nn.Identity()
 
 
 class TransformerLayer(nn.Module):
@@ -65,13 +65,13 @@ class TransformerLayer(nn.Module):
     def __init__(self, width: int, heads: int, dropout: float = 0.0):
         super().__init__()
         self.norm_attention, self.norm_forward = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.attention, self.forward_net = Attention(width, heads), feed_forward(width, 4, dropout)
+        self.attention, self.feed_forward = Attention(width, heads), feed_forward(width, 4, dropout)
         self.dropout = drop(dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         normed = self.norm_attention(x)
         x = x + self.dropout(self.attention(normed, normed, mask))
-        return x + self.dropout(self.forward_net(self.norm_forward(x)))
+        return x + self.dropout(self.feed_forward(self.norm_forward(x)))
 
 
 def sinusoids(positions: Tensor, width: int, longest: float = 10_000.0) -> Tensor:

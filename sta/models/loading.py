@@ -1,19 +1,37 @@
-"""Loading of one trained network, whole or not at all."""
+"""Loading of one trained network, whole or not at all, from this version's folders and from older ones."""
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from diffusers.models.modeling_utils import ModelMixin
+from safetensors.torch import load_file
+from torch import Tensor
 
 from sta.errors import WeightsError, first_line
 
 Network = TypeVar("Network", bound=ModelMixin)
 
+INDEX = "diffusion_pytorch_model.safetensors.index.json"  # of weights that diffusers has split over several files
+#: Parts of the names of weights that were saved by version 0.1 -> today's.
+RENAMED_WEIGHTS = {
+    r"\bamong\b": "self_attention", r"\breading\b": "cross_attention", r"\bnorm_reading\b": "norm_cross_attention",
+    r"\bforward_net\b": "feed_forward", r"\bread_tokens\b": "token_proj", r"\btoken_role\b": "token_embedding",
+    r"\bread_embedding\b": "embedding_proj", r"\bread_time\b": "time_mlp", r"\bmodulate\b": "adaln",
+    r"\bread_draft\b": "draft_proj", r"^(trunk\.(?:draft\.)?)place$": r"\1position_embedding",
+    r"^join\b": "patch_embed", r"^readers\b": "query_layers", r"^read\b": "ctc_embedding",
+    r"^(context\.\d+)\.near\b": r"\1.convolution", r"^(context\.\d+)\.far\b": r"\1.transformer",
+    r"^no_prosody$": "null_prosody",
+}  # fmt: skip
+#: Keys of a network's configuration in version 0.1 -> today's.
+RENAMED_SETTINGS = {"group": "patch_size"}
+
 
 def load_network(kind: type[Network], folder: Path) -> Network:
-    """A network in evaluation mode from its folder (config.json and safetensors).
+    """Load a network in evaluation mode from its folder (config.json and safetensors).
 
     diffusers fills weights that a file lacks with fresh ones and warns; here that is an error.
 
@@ -23,14 +41,32 @@ def load_network(kind: type[Network], folder: Path) -> Network:
     if not (folder / "config.json").exists():
         raise WeightsError(f"{folder}: holds no {kind.__name__} (no config.json); make it again or copy it whole")
     try:
-        network, info = kind.from_pretrained(
-            folder, output_loading_info=True, low_cpu_mem_usage=False, use_safetensors=True
-        )
+        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        network = kind.from_config({RENAMED_SETTINGS.get(key, key): value for key, value in settings.items()})
+        weights = _read_weights(folder)
     except Exception as error:  # safetensors, JSON, torch and diffusers each raise their own for a broken file
-        first = first_line(error)
-        raise WeightsError(f"{folder}: not a whole {kind.__name__} ({first}); make it again") from error
-    wrong = [name for part in ("missing_keys", "unexpected_keys", "mismatched_keys") for name in info.get(part, [])]
+        raise WeightsError(f"{folder}: not a whole {kind.__name__} ({first_line(error)}); make it again") from error
+    known = network.state_dict()
+    wrong = [
+        *(known.keys() ^ weights.keys()),
+        *(k for k in known.keys() & weights if known[k].shape != weights[k].shape),
+    ]
     if wrong:
-        raise WeightsError(f"{folder}: {len(wrong)} weights do not fit {kind.__name__} ({wrong[0]}); make it again")
+        raise WeightsError(f"{folder}: {len(wrong)} weights do not fit {kind.__name__} ({min(wrong)}); make it again")
+    network.load_state_dict(weights)
     loaded: Network = network.eval()
     return loaded
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    files = [folder / "diffusion_pytorch_model.safetensors"]
+    if (folder / INDEX).exists():
+        index: dict[str, Any] = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        files = [folder / name for name in sorted(set(index["weight_map"].values()))]
+    return {_renamed(name): weight for file in files for name, weight in load_file(file).items()}
+
+
+def _renamed(name: str) -> str:
+    for old, new in RENAMED_WEIGHTS.items():
+        name = re.sub(old, new, name)
+    return name

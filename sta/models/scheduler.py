@@ -17,10 +17,10 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from sta.models.diffusion import Schedule, draw, linear_schedule, posterior, truncate
+from sta.models.diffusion import Schedule, linear_schedule, posterior, sample_categorical, truncate
 
 Generators = torch.Generator | list[torch.Generator] | None
-ORDERS = ("posterior", "purity")
+REVEAL_ORDERS = ("posterior", "purity")
 
 
 @dataclass
@@ -55,8 +55,8 @@ class MaskReplaceScheduler(SchedulerMixin, ConfigMixin):
         reveal: str = "purity",
         purity_noise: float = 1.0,
     ):
-        if reveal not in ORDERS:
-            raise ValueError(f"reveal '{reveal}' is not one of {', '.join(ORDERS)}")
+        if reveal not in REVEAL_ORDERS:
+            raise ValueError(f"reveal '{reveal}' is not one of {', '.join(REVEAL_ORDERS)}")
         self.schedule: Schedule = linear_schedule(num_train_timesteps, codebook, replaced)
         self.timesteps = torch.arange(num_train_timesteps, 0, -1)
         self.init_noise_sigma = 1.0
@@ -101,9 +101,9 @@ class MaskReplaceScheduler(SchedulerMixin, ConfigMixin):
     def _draw_posterior(self, belief: Tensor, sample: Tensor, s: int, t: int, generator: Generators) -> Tensor:
         uniforms = _uniforms(sample.shape, generator, sample.device)
         if s == 0:
-            return draw(belief, uniforms)
+            return sample_categorical(belief, uniforms)
         earlier, now = (torch.full((len(sample),), time, device=sample.device) for time in (s, t))
-        return draw(posterior(belief, sample, earlier, now, self.schedule), uniforms)
+        return sample_categorical(posterior(belief, sample, earlier, now, self.schedule), uniforms)
 
     def _reveal_surest(self, logits: Tensor, sample: Tensor, s: int, generator: Generators) -> Tensor:
         """Draw the masked codes, then keep as many as the schedule has revealed at s, the surest ones.
@@ -112,7 +112,7 @@ class MaskReplaceScheduler(SchedulerMixin, ConfigMixin):
         """
         shown = sample != self.mask_id
         belief = self._belief(logits[~shown])  # [masked codes, V]
-        drawn = draw(belief, _uniforms(sample.shape, generator, sample.device)[~shown])
+        drawn = sample_categorical(belief, _uniforms(sample.shape, generator, sample.device)[~shown])
         codes = sample.clone()
         codes[~shown] = drawn
         if s == 0:

@@ -14,7 +14,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from sta.models import shared
+from sta.distributed import sharding
 
 LATENT_NOISE = 0.1  # at most, of a latent's component whose root mean square is 1 / sqrt(d)
 
@@ -58,11 +58,11 @@ class Codebook(nn.Module):
     @torch.no_grad()
     def _follow(self, latents: Tensor, codes: Tensor) -> None:
         """Latents [B, N, d], unit vectors, and the entries [B * N] they went to."""
-        flat, everyone = latents.flatten(0, 1), shared.gathered(latents).flatten(0, 1)
+        flat, everyone = latents.flatten(0, 1), sharding.all_gather(latents).flatten(0, 1)
         counts = torch.zeros_like(self.counts).index_add_(0, codes, torch.ones_like(codes, dtype=torch.float))
         sums = torch.zeros_like(self.sums).index_add_(0, codes, flat)
-        counts, sums = shared.summed(counts), shared.summed(sums)
-        spare = everyone[shared.places(len(everyone), len(self.counts), flat.device)]
+        counts, sums = sharding.all_reduce_sum(counts), sharding.all_reduce_sum(sums)
+        spare = everyone[sharding.replicated_integers(len(everyone), len(self.counts), flat.device)]
         self.counts.lerp_(counts, 1 - self.decay)
         self.sums.lerp_(sums, 1 - self.decay)
         dead = self.counts < self.dead_below * self.counts.mean()
@@ -129,9 +129,9 @@ class VQTokenizer(ModelMixin, ConfigMixin):
         quantized = self.codebook(latents)
         through = quantized.latents
         if unquantised:
-            skips, noise = shared.uniform(len(pictures), 2, 1, 1, 1, device=pictures.device).unbind(1)
+            skips, noise = sharding.uniform(len(pictures), 2, 1, 1, 1, device=pictures.device).unbind(1)
             smooth = F.normalize(latents.float(), dim=1)
-            smooth = F.normalize(smooth + LATENT_NOISE * noise * shared.normal_like(smooth), dim=1)
+            smooth = F.normalize(smooth + LATENT_NOISE * noise * sharding.normal_like(smooth), dim=1)
             through = torch.where(skips < unquantised, smooth, through)
         return self.decoder(through.to(pictures.dtype)), quantized
 

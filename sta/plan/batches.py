@@ -7,13 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sta.cards import load_teacher
-from sta.data.audio import BANDS, SAMPLE_RATE
-from sta.models.encoder import spread_pieces
+from sta.config.cards import load_teacher
+from sta.config.limits import SAMPLE_RATE
+from sta.config.recipe import GardenCorpus, Recipe
+from sta.data.audio import BANDS
+from sta.models.encoder import pieces_to_frames
 from sta.plan.corpus import Facts
-from sta.recipe import GardenCorpus, Recipe
 from sta.training.features import LENGTH_MULTIPLE
-from sta.training.tasks.decoder import BANK, FRAME_MULTIPLE, written_places
+from sta.training.tasks.decoder import BANK, FRAME_MULTIPLE, text_mask
 from sta.training.tasks.distill import written_captions
 
 FRAMES_A_PIECE = 1.3  # stretches that the CTC head of a finished run reads per piece: 1.26 in English, 1.48 in Arabic
@@ -42,7 +43,7 @@ def batch_of(recipe: Recipe, facts: Facts, stage: str, group: str, size: int, se
         return _captioned_pictures(recipe, size, draw)
     if stage == "tokenizer":
         return {"pixels": _pixels(recipe, size, draw)}
-    if stage == "reader":
+    if stage == "classifier":
         return _answered_pictures(recipe, size, draw)
     if stage == "decoder":
         return _drawn(recipe, facts, group, size, seconds, draw)
@@ -63,8 +64,8 @@ def _captioned_pictures(recipe: Recipe, size: int, draw: np.random.Generator) ->
 
 
 def _answered_pictures(recipe: Recipe, size: int, draw: np.random.Generator) -> dict[str, Tensor]:
-    from sta.data.garden.corpus import world_of
-    from sta.training.tasks.reader import slots_read
+    from sta.data.corpora.garden.corpus import world_of
+    from sta.training.tasks.classifier import slots_read
 
     assert isinstance(recipe.corpus, GardenCorpus)
     slots = slots_read(world_of(recipe.corpus.world))
@@ -87,7 +88,7 @@ def _spoken(
     recipe: Recipe, facts: Facts, size: int, seconds: float, draw: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
     """Speech features [B, S, F] and their lengths: log-mel that changes as often as a caption has pieces, or noise."""
-    seconds = min(seconds, recipe.stages.distill.longest)
+    seconds = min(seconds, recipe.stages.distill.max_seconds)
     if recipe.encoder.backbone is not None:
         length = round(seconds * SAMPLE_RATE)
         samples = draw.integers(-9000, 9000, size=(size, in_batch(length), 1), dtype=np.int16)
@@ -115,7 +116,7 @@ def _heard(
     }  # fmt: skip
     if written:
         captions = _captions(facts, recipe, group, written, seconds, draw)
-        frames, lengths = spread_pieces(captions, range(written))
+        frames, lengths = pieces_to_frames(captions, range(written))
         read = _said(recipe, facts, group, written, seconds, draw) | {"frames": frames, "lengths": lengths}
         batch |= {f"read_{name}": value for name, value in read.items()}
     return batch
@@ -141,7 +142,7 @@ def _drawn(
     recipe: Recipe, facts: Facts, group: str, size: int, seconds: float, draw: np.random.Generator
 ) -> dict[str, Tensor]:
     stage, width = recipe.stages.decoder, load_teacher(recipe.teacher).embedding_width
-    is_written = written_places(size, stage.text_share)
+    is_written = text_mask(size, stage.text_ratio)
     heard, read = np.flatnonzero(~is_written), np.flatnonzero(is_written)
     count = frames_read(facts, seconds)
     length = padded(count, FRAME_MULTIPLE)
@@ -157,8 +158,8 @@ def _drawn(
     }  # fmt: skip
     if recipe.decoder.draft:
         batch["latents"] = smooth
-    if stage.losses.get("words"):
+    if stage.losses.get("caption"):
         batch |= _counted(captions)
     if len(read):
-        batch["text_pieces"], batch["text_lengths"] = spread_pieces(captions[: len(read)], range(len(read)))
+        batch["text_pieces"], batch["text_lengths"] = pieces_to_frames(captions[: len(read)], range(len(read)))
     return batch

@@ -17,16 +17,17 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from sta.cards import LanguageCard, load_language
-from sta.data.audio import MAX_SECONDS, SAMPLE_RATE, read_audio, speech_features
-from sta.data.folder import read_manifest
-from sta.data.garden.corpus import Garden, world_of
-from sta.data.parquet import find_shards, rows_of
+from sta.config.cards import LanguageCard, load_language
+from sta.config.limits import MAX_SECONDS, SAMPLE_RATE
+from sta.config.recipe import FolderCorpus, GardenCorpus, ParquetCorpus, Recipe
+from sta.data.audio import read_audio, speech_features
+from sta.data.corpora.folder import read_manifest
+from sta.data.corpora.garden.corpus import Garden, world_of
+from sta.data.corpora.parquet import find_shards, rows_of
 from sta.data.rows import Row
 from sta.data.text import Pieces, normalise, train_sentencepiece
 from sta.data.unreadable import Unreadable
 from sta.errors import StaError
-from sta.recipe import FolderCorpus, GardenCorpus, ParquetCorpus, Recipe
 
 SAMPLE = 60  # scenes of Garden that are made to measure it
 HEARD = 200  # recordings of a folder whose length is read

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from sta.cards import load_teacher
+from sta.config.cards import load_teacher
+from sta.config.recipe import Recipe
 from sta.models.backbone import Backbone
 from sta.plan.batches import batch_of
 from sta.plan.corpus import Facts
-from sta.recipe import Recipe
 
 TRIED = (2, 4)  # items; what one more item costs follows from the two
 
@@ -57,18 +57,18 @@ class Cost:
 def build(recipe: Recipe, facts: Facts, stage: str, groups: list[str]) -> nn.Module:
     """The untrained network of a stage, for some of the recipe's groups."""
     if stage == "teacher":
-        from sta.models.shared import Share
+        from sta.distributed.sharding import BatchShard
         from sta.training.tasks import teacher
 
-        return teacher.build_module(recipe, Share())
+        return teacher.build_module(recipe, BatchShard())
     if stage == "tokenizer":
         from sta.training.tasks import tokenizer
 
         return tokenizer.build_module(recipe)
-    if stage == "reader":
-        from sta.training.tasks import reader
+    if stage == "classifier":
+        from sta.training.tasks import classifier
 
-        return reader.build_module(recipe)
+        return classifier.build_module(recipe)
     from sta.training.tasks import decoder, distill
 
     backbone = (
@@ -176,9 +176,9 @@ def step_of(recipe: Recipe, facts: Facts, stage: str) -> Step:
 
     mean = [tried(size, heard_in(recipe, facts, stage)) for size in TRIED]
     flops = Cost.through(*(t.flops for t in mean))
-    if stage == "decoder" and recipe.stages.decoder.draft_first:
+    if stage == "decoder" and recipe.stages.decoder.draft_warmup:
         first = Cost.through(*(tried(size, heard_in(recipe, facts, stage), "x0").flops for size in TRIED))
-        flops = flops.mixed(first, recipe.stages.decoder.draft_first)
+        flops = flops.mixed(first, recipe.stages.decoder.draft_warmup)
     hears = stage == "decoder" or stage.startswith("distill-")
     longest = [tried(size, facts.longest) for size in TRIED] if hears else mean
     return Step(flops, Cost.through(*(t.saved for t in longest)))
@@ -188,8 +188,8 @@ def heard_in(recipe: Recipe, facts: Facts, stage: str) -> float:
     """Mean seconds of the recordings that a stage hears: how many short phrases are among them is the recipe's."""
     distill = recipe.stages.distill
     if stage == "decoder":
-        return facts.heard(recipe.stages.decoder.phrase_share)
-    return facts.heard(distill.phrases_first + (1 - distill.phrases_first) * distill.phrases_later)
+        return facts.heard(recipe.stages.decoder.phrase_ratio)
+    return facts.heard(distill.phrase_warmup + (1 - distill.phrase_warmup) * distill.phrase_ratio)
 
 
 def _unaugmented(recipe: Recipe) -> Any:

@@ -10,16 +10,16 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from sta.cards import TeacherCard, load_teacher
-from sta.data.audio import SAMPLE_RATE
+from sta.config.cards import TeacherCard, load_teacher
+from sta.config.limits import SAMPLE_RATE
+from sta.config.recipe import Recipe
 from sta.errors import StaError, WeightsError
 from sta.models.flops import flops_of
-from sta.models.teacher import build_unfilled
+from sta.models.teachers.open_clip import build_unfilled
 from sta.plan import memory, storage
 from sta.plan.batches import batch_of, frames_read
 from sta.plan.corpus import Facts
 from sta.plan.networks import TRIED, Parameters, build, count, groups_of, heard_in, step_of
-from sta.recipe import Recipe
 from sta.training.stages import settings_of, stage_names
 from sta.training.tasks.decoder import kinds_of_frames
 from sta.training.tasks.distill import written_captions
@@ -159,8 +159,8 @@ def _check_shares(recipe: Recipe, name: str, processes: int) -> None:
     written = written_captions(recipe.stages.distill)
     if section == "distill" and 0 < written < processes:
         raise StaError(
-            f"stages.distill.written {recipe.stages.distill.written:g} of {batch} are {written} written captions a "
-            f"step, too few for {processes} GPUs; raise stages.distill.batch"
+            f"stages.distill.text_ratio {recipe.stages.distill.text_ratio:g} of {batch} are {written} captions "
+            f"a step, too few for {processes} GPUs; raise stages.distill.batch"
         )
 
 
@@ -188,7 +188,9 @@ def _reads(recipe: Recipe, facts: Facts, name: str) -> dict[str, int]:
         unit, rate = ("frames", 100) if recipe.encoder.backbone is None else ("samples", SAMPLE_RATE)
         return {"recordings": batch, unit: round(batch * heard_in(recipe, facts, name) * rate)}
     if name == "decoder":
-        places = side * side if recipe.decoder.kind == "vq-diffusion-published" else (side // recipe.decoder.group) ** 2
+        places = (
+            side * side if recipe.decoder.kind == "vq-diffusion-published" else (side // recipe.decoder.patch_size) ** 2
+        )
         return {
             "recordings": batch,
             "frames": batch * frames_read(facts, heard_in(recipe, facts, name)),
@@ -199,7 +201,7 @@ def _reads(recipe: Recipe, facts: Facts, name: str) -> dict[str, int]:
 
 def _passes(recipe: Recipe, facts: Facts, name: str) -> float | None:
     settings = settings_of(recipe, name)
-    if name == "reader":
+    if name == "classifier":
         return None
     share = len(recipe.groups[groups_of(recipe, name)[0]]) / len(recipe.languages) if name.startswith("distill-") else 1
     items = facts.pictures if name == "tokenizer" else facts.recordings * share

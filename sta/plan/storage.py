@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sta.cards import load_teacher
-from sta.data.audio import BANDS, SAMPLE_RATE
+from sta.config.cards import load_teacher
+from sta.config.limits import SAMPLE_RATE
+from sta.config.recipe import GardenCorpus, Recipe
+from sta.data.audio import BANDS
 from sta.plan.batches import frames_read
 from sta.plan.corpus import NUMBERED, ROW, Facts
 from sta.plan.networks import Parameters
-from sta.recipe import GardenCorpus, Recipe
 from sta.training.checkpoint import KEEP
 from sta.training.stages import settings_of
 from sta.training.tasks.decoder import kinds_of_frames

@@ -33,8 +33,8 @@ from accelerate.utils import (
 from safetensors import SafetensorError
 from torch import Tensor
 
-from sta import ranks
-from sta.data.sums import first_fault, write_sums
+from sta.data.checksums import first_fault, write_sums
+from sta.distributed import ranks
 from sta.errors import TrainingError, first_line
 from sta.training.faults import Faults
 
@@ -71,13 +71,13 @@ class Checkpoints:
         if kind is None:
             self.wait()
 
-    def save(self, step: int, loss: float | None, turned: bool = True) -> None:
+    def save(self, step: int, loss: float | None, phase_changed: bool = True) -> None:
         """Save everything that the next step depends on.
 
         Args:
             step: how many are done.
             loss: what the steps since the last checkpoint came to; the one with the lowest is kept beside the newest.
-            turned: whether the task's `turn` is past; losses before and after it are not compared.
+            phase_changed: whether the task's `turn` is past; losses before and after it are not compared.
 
         Raises:
             TrainingError: this checkpoint, or the one before it, cannot be written.
@@ -95,7 +95,7 @@ class Checkpoints:
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             processes, kind = self.accelerator.num_processes, self.accelerator.distributed_type.value
-            state = {"step": step, "processes": processes, "kind": kind, "loss": loss, "turned": turned}
+            state = {"step": step, "processes": processes, "kind": kind, "loss": loss, "phase_changed": phase_changed}
             self.pending = self.beside.submit(self._put_in_place, partial, state, files)
         elif not self._is_deepspeed():
             with self._told(partial, clears=False):  # the main rank is writing there now
@@ -166,7 +166,7 @@ class Checkpoints:
             RuntimeError,
             SafetensorError,
         ) as error:  # torch and safetensors have their own for a full disk
-            if ranks.lost_another(error):  # under DeepSpeed the ranks meet while they save
+            if ranks.is_peer_lost(error):  # under DeepSpeed the ranks meet while they save
                 raise
             if clears:
                 shutil.rmtree(partial, ignore_errors=True)
@@ -214,7 +214,7 @@ def _superfluous(folder: Path) -> list[Path]:
     known = {
         path: state["loss"]
         for path, state in every.items()
-        if state.get("loss") is not None and state.get("turned") == last.get("turned")
+        if state.get("loss") is not None and state.get("phase_changed") == last.get("phase_changed")
     }
     best = min(known, key=lambda path: (known[path], path), default=None)
     return [path for path in older if path != best]

@@ -13,26 +13,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sta.cards import TeacherCard, load_teacher
+from sta.config.cards import TeacherCard, load_teacher
+from sta.config.recipe import GardenCorpus
 from sta.data.cache import build_folder, key_of
 from sta.data.store import Ragged, new_array
-from sta.models.augment import augment_mel, disturb_mel
+from sta.distributed.team import Team
+from sta.models.augment import augment_mel, noise_mel
 from sta.models.bottleneck import SpeechBottleneck
 from sta.models.encoder import LENGTH_MULTIPLE, SpeechEncoder
 from sta.models.loading import load_network
-from sta.models.teacher import Teacher, load_own, load_published, version_of
+from sta.models.teachers.open_clip import Teacher, load_own, load_published, version_of
 from sta.models.vq import VQTokenizer, to_unit_range
-from sta.recipe import GardenCorpus
-from sta.training.progress import Bar
+from sta.progress import Bar
 from sta.training.runtime import has_fast_bf16, step_seed
-from sta.training.team import Team
 from sta.training.workspace import Workspace, fingerprint
 
 BATCH, BATCHES_PER_PART = 256, 8  # items that a network is given at once; such batches that are written at once
 SHORT = 0.55  # a recording below this share of the longest tenth's length counts as a short phrase
 
 
-def fast(device: torch.device) -> torch.autocast:
+def bf16_autocast(device: torch.device) -> torch.autocast:
     """bfloat16 where the machine has it in hardware: for frozen networks whose output is cached."""
     return torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bf16(device.type))
 
@@ -57,11 +57,11 @@ def cache_teacher(workspace: Workspace, device: torch.device, team: Team | None 
     pixels, texts = workspace.pixels, workspace.texts
 
     def see(part: range) -> Tensor:
-        with fast(device):
+        with bf16_autocast(device):
             return teacher().encode_images(torch.from_numpy(np.array(pixels[part.start : part.stop])).to(device))
 
     def read(part: range) -> Tensor:
-        with fast(device):
+        with bf16_autocast(device):
             return teacher().encode_texts([texts[row] for row in part])
 
     arrays = {"image": (len(pixels), see), "text": (len(texts), read)}
@@ -153,8 +153,8 @@ def _build_parts(
     """
 
     def fill(partial: Path) -> None:
-        mine = parts()[team.share.rank :: team.share.world]
-        with Bar(title, sum(len(part) for part in mine), unit, shown=team.share.rank == 0) as bar:
+        mine = parts()[team.shard.rank :: team.shard.world]
+        with Bar(title, sum(len(part) for part in mine), unit, shown=team.shard.rank == 0) as bar:
             for part in mine:
                 part.write(partial / part.name, bar)
 
@@ -223,7 +223,7 @@ def encode_rows(
     if disturbed:
         stage = workspace.recipe.stages.distill
         inputs, lengths = augment_mel(inputs, lengths, stage.augment, stage.accent)
-        inputs = disturb_mel(inputs, lengths, stage.noise)
+        inputs = noise_mel(inputs, lengths, stage.noise)
     out = encoder(inputs, lengths, language)
     assert out.ctc_logits is not None
     return out.frames, out.mask, out.ctc_logits, out.ctc_lengths
@@ -232,7 +232,9 @@ def encode_rows(
 def caption_pieces(workspace: Workspace, encoder: SpeechEncoder, rows: np.ndarray) -> list[list[int]]:
     """The captions of some rows as pieces of the encoder's CTC head."""
     codes = workspace.corpus.column("language")
-    return [encoder.shift_pieces(workspace.pieces[codes[row]].encode(workspace.texts[row]), codes[row]) for row in rows]
+    return [
+        encoder.offset_pieces(workspace.pieces[codes[row]].encode(workspace.texts[row]), codes[row]) for row in rows
+    ]
 
 
 def cached_frames(workspace: Workspace, group: str, device: torch.device, disturbed: bool = False) -> Ragged:
@@ -259,7 +261,7 @@ def cache_frames(
 
     def hear(rows: np.ndarray, number: int) -> dict[str, Tensor]:
         torch.manual_seed(step_seed(workspace.recipe.seed, "frames", number, 0))
-        with fast(device):
+        with bf16_autocast(device):
             frames, mask, _, _ = encode_rows(encoder(), workspace, rows, device, disturbed)
         return {"values": frames[mask].half(), "lengths": mask.sum(1)}
 

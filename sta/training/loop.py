@@ -23,16 +23,16 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset
 
+from sta.config.recipe import Optimisation
 from sta.data.cache import build_folder
+from sta.distributed.sharding import BatchShard, sharded_step
 from sta.errors import Interrupted, StaError, TrainingError, first_line
-from sta.models.shared import Share, sharing
-from sta.recipe import Optimisation
-from sta.stopping import SIGNALS, deferred_signals
+from sta.progress import Bar
+from sta.signals import SIGNALS, deferred_signals
 from sta.training import checkpoint, zero
 from sta.training.checkpoint import Checkpoints
 from sta.training.faults import Faults
-from sta.training.progress import Bar
-from sta.training.record import Log, Parts, Skipped
+from sta.training.record import Log, MicroBatches, Skipped
 from sta.training.runtime import loading_processes, step_seed, stop_anywhere
 from sta.training.watchdog import Watchdog
 
@@ -44,17 +44,17 @@ class Task(ABC):
         name: the stage's name, such as `distill-pooled`.
         module: takes a batch and returns named losses, each a mean over the batch.
         weights: weight of each loss; a loss without one is only logged.
-        turn: the step from which the sum of the losses is not to be compared with that of earlier steps.
+        phase_change_step: the step from which the sum of the losses is not to be compared with that of earlier steps.
     """
 
     name: str
     module: nn.Module
     weights: Mapping[str, float]
-    turn: int = 0
+    phase_change_step: int = 0
 
     @abstractmethod
-    def batch(self, step: int, share: Share) -> dict[str, Tensor]:
-        """The share of this rank of the step's global batch; a pure function of its arguments."""
+    def batch(self, step: int, shard: BatchShard) -> dict[str, Tensor]:
+        """The shard of this rank of the step's global batch; a pure function of its arguments."""
 
     @abstractmethod
     def items(self, step: int) -> list[str]:
@@ -68,18 +68,18 @@ class Task(ABC):
         """Write the trained weights as the next stage reads them."""
 
 
-Batches = list[dict[str, Tensor]]  # of one step, a rank's share of it: one, or one for each part of the share
+Batches = list[dict[str, Tensor]]  # of one step, a rank's shard of it: one, or one for each part of the shard
 
 
 class _Steps(Dataset[Batches | StaError]):
     """What a rank does in each step; an error of ours is an item, as a worker that raises it would wrap its words."""
 
-    def __init__(self, task: Task, shares: Sequence[Share]):
+    def __init__(self, task: Task, shares: Sequence[BatchShard]):
         self.task, self.shares = task, shares
 
     def __getitem__(self, step: int) -> Batches | StaError:
         try:
-            return [self.task.batch(step, share) for share in self.shares]
+            return [self.task.batch(step, shard) for shard in self.shares]
         except StaError as error:
             return error
 
@@ -91,13 +91,13 @@ def _ignore_signals(worker: int) -> None:
 
 
 def _steps(
-    task: Task, share: Share, parts: Parts, first: int, settings: Optimisation, device: torch.device
+    task: Task, shard: BatchShard, parts: MicroBatches, first: int, settings: Optimisation, device: torch.device
 ) -> Iterator[tuple[int, Batches]]:
     """Each step from `first` on and what this rank does in it; the loading begins anew when the parts have changed."""
     step, workers = first, loading_processes(device) if settings.workers is None else settings.workers
     while step < settings.steps:
         count = parts.count
-        steps = _Steps(task, share.in_parts(count))
+        steps = _Steps(task, shard.split(count))
         loader = DataLoader(
             steps, None, sampler=range(step, settings.steps), num_workers=workers, worker_init_fn=_ignore_signals,  # type: ignore[arg-type, unused-ignore]
             multiprocessing_context="fork" if workers else None,  # a task is not to be pickled
@@ -140,21 +140,21 @@ def train(task: Task, settings: Optimisation, folder: Path, seed: int, accelerat
     final = folder / "final"
     if final.exists():
         return final
-    share, main = Share(accelerator.process_index, accelerator.num_processes), accelerator.is_main_process
-    if settings.batch % share.world:
-        raise TrainingError(f"stage {task.name}: batch {settings.batch} is not a multiple of {share.world} processes")
-    faults = Faults.named(folder / "log" / "faults.jsonl", share.rank)
-    parts = Parts(task.name, folder / "log", settings.batch // share.world)
+    shard, main = BatchShard(accelerator.process_index, accelerator.num_processes), accelerator.is_main_process
+    if settings.batch % shard.world:
+        raise TrainingError(f"stage {task.name}: batch {settings.batch} is not a multiple of {shard.world} processes")
+    faults = Faults.named(folder / "log" / "faults.jsonl", shard.rank)
+    parts = MicroBatches(task.name, folder / "log", settings.batch // shard.world)
     model, optimizer, average = _prepare(task, settings, accelerator, parts.count)
     first = checkpoint.restore(accelerator, folder / "checkpoints")
     checkpoints = Checkpoints(accelerator, folder / "checkpoints", faults)
     log = Log(folder / "log", first, main)
-    skipped = Skipped(task.name, folder / "log", first, settings.skips, main)
+    skipped = Skipped(task.name, folder / "log", first, settings.max_skipped_steps, main)
     buffers, due = _Buffers(task.module), False
     bar = Bar(task.name, settings.steps, "steps", first, main)
-    watchdog = Watchdog(settings.patience, task.name)
+    watchdog = Watchdog(settings.stall_timeout, task.name)
     with deferred_signals() as stop, bar, log, watchdog, checkpoints:
-        for step, batches in _steps(task, share, parts, first, settings, accelerator.device):
+        for step, batches in _steps(task, shard, parts, first, settings, accelerator.device):
             # ---- one step -------------------------------------------------------------------------------
             faults.strike("step", step + 1)
             for group in optimizer.param_groups:
@@ -167,10 +167,10 @@ def train(task: Task, settings: Optimisation, folder: Path, seed: int, accelerat
                 except torch.OutOfMemoryError as error:
                     model.zero_grad()  # accelerate's optimizer keeps what the parts before have added up
                     buffers.restore()
-                    batches = _halve(parts, task, step, share, accelerator, error)
+                    batches = _halve(parts, task, step, shard, accelerator, error)
             norm = None
             if fault is None:
-                norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip)
+                norm = accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
                 fault = _too_steep(norm)
             if fault is None:
                 _update(optimizer, task.name)
@@ -193,14 +193,14 @@ def train(task: Task, settings: Optimisation, folder: Path, seed: int, accelerat
             bar.advance(note=f"loss {log.last:.3f}" if log.last is not None else "")
             leaving = stop_anywhere(accelerator, stop)
             if leaving or (done % settings.save_every == 0 and done < settings.steps):
-                checkpoints.save(done, log.loss_since_save(), done > task.turn)
+                checkpoints.save(done, log.loss_since_save(), done > task.phase_change_step)
             if leaving:
                 checkpoints.wait()
                 accelerator.wait_for_everyone()  # a launcher soon kills the others once one has left
                 raise Interrupted(
                     f"stage {task.name}: stopped at step {done} of {settings.steps} and saved; run it again"
                 )
-            if done == task.turn:
+            if done == task.phase_change_step:
                 log.loss_since_save()
             checkpoints.look()
             watchdog.seen()
@@ -211,26 +211,26 @@ def _gradient(
     task: Task, model: nn.Module, batches: Batches, step: int, settings: Optimisation, seed: int,
     accelerator: Accelerator, faults: Faults,
 ) -> tuple[dict[str, Tensor], str | None]:  # fmt: skip
-    """Gradients of one step, a part of the share after another; the losses, `loss` among them, and what is wrong.
+    """Gradients of one step, a part of the shard after another; the losses, `loss` among them, and what is wrong.
 
     Where something is, the last part has no gradient.
     """
-    rank, whole = Share(accelerator.process_index, accelerator.num_processes), step_seed(seed, task.name, step)
+    rank, whole = BatchShard(accelerator.process_index, accelerator.num_processes), step_seed(seed, task.name, step)
     means: dict[str, Tensor] = {}
     accelerator.step = 0  # of the parts, which it counts over all steps and saves: then a resumed run would differ
-    for share, batch in zip(rank.in_parts(len(batches)), batches, strict=True):
+    for shard, batch in zip(rank.split(len(batches)), batches, strict=True):
         faults.strike("forward", step + 1)
         with accelerator.accumulate(model):
             # for what draws by itself, as backbones do
-            set_seed(step_seed(seed, task.name, step, share.rank + share.world * share.part))
-            with sharing(share, settings.batch, whole):
+            set_seed(step_seed(seed, task.name, step, shard.rank + shard.world * shard.part))
+            with sharded_step(shard, settings.batch, whole):
                 losses = model({name: value.to(accelerator.device) for name, value in batch.items()})
             loss = sum(task.weights[name] * value for name, value in losses.items() if name in task.weights)
             if faults.asks("nan", "step", step + 1):
                 loss = loss * math.nan
             for name, value in {"loss": loss, **losses}.items():
                 means[name] = means.get(name, 0.0) + value.detach() / len(batches)
-            if share.part == share.parts - 1:
+            if shard.part == shard.parts - 1:
                 fault = _not_finite(accelerator, means)
                 if fault is not None:
                     break
@@ -239,17 +239,22 @@ def _gradient(
 
 
 def _halve(
-    parts: Parts, task: Task, step: int, share: Share, accelerator: Accelerator, error: torch.OutOfMemoryError
+    parts: MicroBatches,
+    task: Task,
+    step: int,
+    shard: BatchShard,
+    accelerator: Accelerator,
+    error: torch.OutOfMemoryError,
 ) -> Batches:
     """The step in smaller parts, as every step from now on; where other processes wait for this one, after a restart.
 
     Raises:
         TrainingError: a part is one item already, it cannot be shared out further, or there are other processes.
     """
-    smaller = [task.batch(step, part) for part in share.in_parts(parts.halved())]
+    smaller = [task.batch(step, part) for part in shard.split(parts.halved())]
     parts.halve()
     told = f"stage {task.name}: out of memory at step {step + 1} ({first_line(error)}); from now on the batch "
-    told += f"is done {parts.share // parts.count} items at a time on each process ({parts.path})"
+    told += f"is done {parts.shard // parts.count} items at a time on each process ({parts.path})"
     if accelerator.num_processes > 1 or accelerator.distributed_type == DistributedType.DEEPSPEED:
         raise TrainingError(f"{told}: run the same command again to go on from the last checkpoint") from error
     print(f"sta: {told}", file=sys.stderr)
@@ -270,7 +275,7 @@ def _update(optimizer: torch.optim.Optimizer, stage: str) -> None:
     except torch.OutOfMemoryError as error:
         raise TrainingError(
             f"stage {stage}: out of memory in the optimizer ({first_line(error)}); take a smaller model, or "
-            "share its state out among more processes with a launch file of ZeRO"
+            "shard its state out among more processes with a launch file of ZeRO"
         ) from error
 
 

@@ -12,30 +12,30 @@ from pathlib import Path
 
 import numpy as np
 
-from sta.cards import MARKS, SentencePieceCard
-from sta.data.brought import check_rows
-from sta.data.folder import in_shards, read_manifest
-from sta.data.garden.corpus import Garden
-from sta.data.parquet import find_shards
+from sta.config.cards import MARKS, SentencePieceCard
+from sta.config.recipe import FolderCorpus, GardenCorpus, ParquetCorpus, UserCorpus
+from sta.data.corpora.folder import in_shards, read_manifest
+from sta.data.corpora.garden.corpus import Garden
+from sta.data.corpora.parquet import find_shards
+from sta.data.corpora.user import check_rows
 from sta.data.parts import (
     ITEMS_PER_PART,
-    hear,
+    extract_features,
     lengths_of,
+    load_images,
     make_part,
     make_tasks,
     parts_of,
     pieces_of,
     remove_parts,
-    see,
 )
 from sta.data.rows import Corpus
 from sta.data.store import Ragged, new_array
 from sta.data.text import train_sentencepiece
 from sta.data.unreadable import REPORT, Unreadable, read_report, rows_lost, settle, write_readable
+from sta.distributed.team import Team
 from sta.errors import CorpusError
-from sta.recipe import BroughtCorpus, FolderCorpus, GardenCorpus, ParquetCorpus
 from sta.training.faults import VARIABLE, torn_shards
-from sta.training.team import Team
 from sta.training.workspace import Workspace, write_json
 
 SUMMARY = "prepare.json"
@@ -75,7 +75,7 @@ def _summary(workspace: Workspace) -> dict[str, object]:
     cache, corpus, splits = workspace.cache, workspace.corpus, workspace.corpus.column("split")
     rows = {str(split): count for split, count in sorted(splits.counts().items())}
     summary: dict[str, object] = {"cache": str(cache), "rows": rows}
-    if isinstance(workspace.recipe.corpus, BroughtCorpus):
+    if isinstance(workspace.recipe.corpus, UserCorpus):
         entries = read_report(cache / "corpus")
         summary["unreadable"] = lost = rows_lost(entries, len(corpus), corpus.shards)
         if lost:
@@ -105,7 +105,7 @@ def _build_garden(workspace: Workspace, team: Team, final: Path) -> None:
 
 def _build_brought(workspace: Workspace, team: Team, final: Path) -> None:
     settings, languages = workspace.recipe.corpus, workspace.recipe.languages
-    assert isinstance(settings, BroughtCorpus)
+    assert isinstance(settings, UserCorpus)
 
     def fill(partial: Path) -> None:
         shards: Sequence[object] = []
@@ -119,7 +119,7 @@ def _build_brought(workspace: Workspace, team: Team, final: Path) -> None:
         team.each("reading the corpus", "shards", len(tasks), write_readable, tasks)
 
     def join(partial: Path) -> None:
-        settle(partial, settings.unreadable, partial.with_name(REPORT))
+        settle(partial, settings.max_unreadable, partial.with_name(REPORT))
         check_rows(f"corpus {settings.name}", Corpus(partial).column, languages)
 
     team.build(final, fill, join)
@@ -169,7 +169,7 @@ def _build_features(workspace: Workspace, team: Team) -> None:
     total, samples = len(workspace.corpus), workspace.recipe.encoder.backbone is not None
 
     def fill(partial: Path) -> None:
-        tasks = make_tasks(hear, workspace.corpus.folder, range(total), partial, samples)
+        tasks = make_tasks(extract_features, workspace.corpus.folder, range(total), partial, samples)
         team.each("hearing the recordings", "recordings", total, make_part, tasks)
 
     def join(partial: Path) -> None:
@@ -184,7 +184,7 @@ def _build_pixels(workspace: Workspace, team: Team) -> None:
     rows = workspace.corpus.image_index[1].tolist()
 
     def fill(partial: Path) -> None:
-        tasks = make_tasks(see, workspace.corpus.folder, rows, partial, size)
+        tasks = make_tasks(load_images, workspace.corpus.folder, rows, partial, size)
         team.each("seeing the pictures", "pictures", len(rows), make_part, tasks)
 
     def join(partial: Path) -> None:

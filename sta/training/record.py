@@ -99,15 +99,15 @@ class Skipped:
         if len(self.lines) > self.allowed:
             raise TrainingError(
                 f"stage {self.stage}: not finite at step {step + 1} ({fault}), which makes {len(self.lines)} such "
-                f"steps, more than stages.*.skips allows ({self.allowed}); {self.path} names their batches. Lower "
-                "stages.*.lr or the weight"
+                f"steps, more than stages.*.max_skipped_steps allows ({self.allowed}); {self.path} names their batches "
+                "; lower stages.*.lr or the weight"
             )
 
     def _write(self) -> None:
         write_atomically(self.path, "".join(line + "\n" for line in self.lines).encode())
 
 
-class Parts:
+class MicroBatches:
     """parts.json of one stage: in how many parts each rank does its share of a batch, so that it fits the memory.
 
     Args:
@@ -115,7 +115,7 @@ class Parts:
     """
 
     def __init__(self, stage: str, folder: Path, share: int):
-        self.stage, self.path, self.share = stage, folder / "parts.json", share
+        self.stage, self.path, self.shard = stage, folder / "micro_batches.json", share
         kept = json.loads(self.path.read_text(encoding="utf-8"))["parts"] if self.path.exists() else 1
         self.count = kept if share % kept == 0 else 1
 
@@ -125,9 +125,9 @@ class Parts:
         Raises:
             TrainingError: they are single items already, or their number has no half.
         """
-        if (self.share // self.count) % 2:
+        if (self.shard // self.count) % 2:
             raise TrainingError(
-                f"stage {self.stage}: out of memory with {self.share // self.count} of the batch's items at a time, "
+                f"stage {self.stage}: out of memory with {self.shard // self.count} of the batch's items at a time, "
                 "which cannot be halved; lower stages.*.batch or the size of the model, or train on more processes"
             )
         return 2 * self.count

@@ -12,10 +12,10 @@ import torch.distributed as dist
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs
 
-from sta import ranks
+from sta.distributed import ranks
+from sta.distributed.rendezvous import meet
 from sta.errors import TrainingError
-from sta.stopping import StopRequest
-from sta.training.meeting import meet
+from sta.signals import StopRequest
 
 PATIENCE = timedelta(days=1)  # while the main rank builds a corpus; a rank that dies is noticed at once
 
@@ -41,18 +41,20 @@ def join() -> PartialState:
         TrainingError: the launcher started more processes than accelerate sees, so each would work alone.
     """
     how = {}
-    if ranks.world() > 1:
+    if ranks.world_size() > 1:
         backend = "cuda:nccl,cpu:gloo" if torch.cuda.is_available() else "gloo"
         if not dist.is_initialized():
-            store = meet(ranks.rank(), ranks.world(), PATIENCE)
-            dist.init_process_group(backend, store=store, rank=ranks.rank(), world_size=ranks.world(), timeout=PATIENCE)
+            store = meet(ranks.rank(), ranks.world_size(), PATIENCE)
+            dist.init_process_group(
+                backend, store=store, rank=ranks.rank(), world_size=ranks.world_size(), timeout=PATIENCE
+            )
         # Without a backend named, accelerate leaves DeepSpeed's CPU ranks believing that they are alone; without
         # `cpu`, it leaves ranks started by torchrun with a model that is not synchronised.
         how = {"timeout": PATIENCE} | ({} if torch.cuda.is_available() else {"backend": backend})
     state = PartialState(cpu=_on_processors(), **how)
-    if state.num_processes != ranks.world():
+    if state.num_processes != ranks.world_size():
         raise TrainingError(
-            f"the launcher started {ranks.world()} processes but accelerate sees {state.num_processes}; "
+            f"the launcher started {ranks.world_size()} processes but accelerate sees {state.num_processes}; "
             "use a launch file of recipes/accelerate (on CPU under DeepSpeed: DS_ACCELERATOR=cpu and no use_cpu)"
         )
     return state
@@ -60,7 +62,7 @@ def join() -> PartialState:
 
 def _on_processors() -> bool:
     """Whether accelerate must be told that its processes are on the CPU."""
-    return ranks.world() > 1 and not torch.cuda.is_available() and not _under_deepspeed()
+    return ranks.world_size() > 1 and not torch.cuda.is_available() and not _under_deepspeed()
 
 
 def _under_deepspeed() -> bool:

@@ -15,19 +15,19 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from sta import ranks
-from sta.cards import LanguageCard, TeacherCard, load_teacher
+from sta.config.cards import LanguageCard, TeacherCard, load_teacher
+from sta.config.recipe import GardenCorpus, Optimisation, Recipe, dump_recipe, load_recipe, makes_the_same
 from sta.data.cache import write_atomically
-from sta.data.garden.corpus import other_speakers, world_of
-from sta.data.garden.grammar import Grammar
+from sta.data.corpora.garden.corpus import other_speakers, world_of
+from sta.data.corpora.garden.grammar import Grammar
 from sta.data.lock import Lock
+from sta.distributed import ranks
+from sta.distributed.sharding import BatchShard
+from sta.distributed.team import Team
 from sta.errors import RecipeError, TrainingError, VoiceError
-from sta.models.shared import Share
-from sta.recipe import GardenCorpus, Optimisation, Recipe, dump_recipe, load_recipe, makes_the_same
 from sta.training import runtime
 from sta.training.loop import Task, train
 from sta.training.prepare import is_prepared, prepare
-from sta.training.team import Team
 from sta.training.workspace import Workspace
 
 RECIPE, ENVIRONMENT = "recipe.yaml", "environment.json"
@@ -36,7 +36,7 @@ RECIPE, ENVIRONMENT = "recipe.yaml", "environment.json"
 def stage_names(recipe: Recipe) -> list[str]:
     """The stages of a recipe, in order; a published teacher needs no stage, and only Garden has a reader."""
     teacher = ["teacher"] if load_teacher(recipe.teacher).trained_here else []
-    reader = ["reader"] if isinstance(recipe.corpus, GardenCorpus) else []
+    reader = ["classifier"] if isinstance(recipe.corpus, GardenCorpus) else []
     distill = [f"distill-{group}" for group in recipe.groups]
     return ["prepare", *teacher, "tokenizer", *distill, "decoder", *reader]
 
@@ -51,7 +51,7 @@ def open_run(recipe: Recipe, out: Path) -> Workspace:
     """
     runtime.join()
     workspace = Workspace(recipe, out)
-    ranks.on_main(lambda: _make_folder(workspace))
+    ranks.run_on_main(lambda: _make_folder(workspace))
     return workspace
 
 
@@ -192,20 +192,20 @@ def run_stage(workspace: Workspace, name: str) -> Path:
     final = workspace.stage(name) / "final"
     runtime.join()
     done = partial(is_prepared, workspace) if name == "prepare" else final.exists
-    if ranks.on_main(done):  # a rank that looked for itself might look when it has just been made
+    if ranks.run_on_main(done):  # a rank that looked for itself might look when it has just been made
         return final
     accelerator = runtime.start(workspace.recipe.precision)
     if name == "prepare":
         with Lock(workspace.stage(name)) as lock:  # says that the run is begun; another launch of it may prepare too
-            ranks.on_main(lambda: _take(lock, workspace))
+            ranks.run_on_main(lambda: _take(lock, workspace))
             return prepare(workspace, Team.of(accelerator))
     folder, settings = workspace.stage(name), settings_of(workspace.recipe, name)
     with Lock(folder) as lock:
-        if not ranks.on_main(lambda: _take(lock, workspace)):
+        if not ranks.run_on_main(lambda: _take(lock, workspace)):
             raise TrainingError(
                 f"{folder}: another process trains this stage now; wait for it, or change `name=...` or --out"
             )
-        ranks.on_main(lambda: _record_start(workspace, name, accelerator.num_processes))
+        ranks.run_on_main(lambda: _record_start(workspace, name, accelerator.num_processes))
         if name == "decoder" or name.startswith("distill"):
             _fill_caches(workspace, name, accelerator)
         task = build_task(workspace, name, accelerator)
@@ -246,7 +246,7 @@ def settings_of(recipe: Recipe, name: str) -> Optimisation:
 
 def build_task(workspace: Workspace, name: str, accelerator: Accelerator) -> Task:
     """The task of a training stage; each stage's code is imported only when it runs."""
-    share = Share(accelerator.process_index, accelerator.num_processes)
+    share = BatchShard(accelerator.process_index, accelerator.num_processes)
     if name == "teacher":
         from sta.training.tasks.teacher import TeacherTask
 
@@ -259,10 +259,10 @@ def build_task(workspace: Workspace, name: str, accelerator: Accelerator) -> Tas
         from sta.training.tasks.decoder import DecoderTask
 
         return DecoderTask(workspace, accelerator.device)
-    if name == "reader":
-        from sta.training.tasks.reader import ReaderTask
+    if name == "classifier":
+        from sta.training.tasks.classifier import ClassifierTask
 
-        return ReaderTask(workspace)
+        return ClassifierTask(workspace)
     from sta.training.tasks.distill import DistillTask
 
     return DistillTask(workspace, name.removeprefix("distill-"), accelerator.device)

@@ -51,8 +51,8 @@ class Watchdog:
             if time.monotonic() - self.last > self.patience:
                 faulthandler.dump_traceback(sys.stderr)
                 print(
-                    f"sta: stage {self.what}: no step in {self.patience:g} s (stages.*.patience): this process, or one "
-                    "that it waits for, is stuck; run the same command again to go on from the last checkpoint",
+                    f"sta: stage {self.what}: no step in {self.patience:g} s (stages.*.stall_timeout): this process, or"
+                    " one that it waits for, is stuck; run the same command again to go on from the last checkpoint",
                     file=sys.stderr, flush=True,
                 )  # fmt: skip
                 os._exit(STALLED)

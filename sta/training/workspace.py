@@ -10,17 +10,17 @@ from pathlib import Path
 
 import numpy as np
 
-from sta.cards import LanguageCard, TeacherCard, load_language, load_teacher
+from sta.config.cards import LanguageCard, TeacherCard, load_language, load_teacher
+from sta.config.recipe import CACHE, FolderCorpus, ParquetCorpus, Recipe
 from sta.data.audio import MARGIN
 from sta.data.cache import key_of, write_atomically
-from sta.data.folder import version_of as version_of_folder
-from sta.data.parquet import version_of as version_of_shards
+from sta.data.checksums import file_hash
+from sta.data.corpora.folder import version_of as version_of_folder
+from sta.data.corpora.parquet import version_of as version_of_shards
 from sta.data.rows import Corpus
 from sta.data.store import Ragged
-from sta.data.sums import file_hash
 from sta.data.text import Pieces, normalise
 from sta.errors import CorpusError, StaError
-from sta.recipe import CACHE, FolderCorpus, ParquetCorpus, Recipe
 from sta.training.faults import torn_shards
 
 CORPUS_VERSION = 1  # raised when the same recipe would build another corpus

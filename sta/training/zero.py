@@ -8,7 +8,7 @@ from typing import Any
 from accelerate import Accelerator
 from torch import nn
 
-from sta.recipe import Optimisation
+from sta.config.recipe import Optimisation
 
 
 def configure(accelerator: Accelerator, module: nn.Module, settings: Optimisation, parts: int) -> None:
@@ -18,7 +18,7 @@ def configure(accelerator: Accelerator, module: nn.Module, settings: Optimisatio
         return
     config["train_micro_batch_size_per_gpu"] = settings.batch // accelerator.num_processes // parts
     config["gradient_accumulation_steps"] = parts
-    config["gradient_clipping"] = settings.clip
+    config["gradient_clipping"] = settings.max_grad_norm
     for scalar in (p for p in module.parameters() if p.ndim == 0):
         if shares_weights(accelerator):
             scalar.data, scalar.is_scalar = scalar.data.view(1), True  # type: ignore[attr-defined]

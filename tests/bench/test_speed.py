@@ -10,10 +10,10 @@ import torch
 
 from sta.bench.reference import Reference, to_diffusers
 from sta.bench.speed import OURS, THEIRS, bench_speed, in_turn, matrix_rows, matrix_share, speed_table
-from sta.cli import main
+from sta.cli.main import main
+from sta.inference.pipeline import SpeechToImagePipeline
 from sta.metrics.rows import Interval, Report, Row
-from sta.models.published import PublishedDecoder
-from sta.pipeline import SpeechToImagePipeline
+from sta.models.decoders.vq_diffusion_published import PublishedDecoder
 from tests.release_fixtures import CODES, SIZE, tiny_pipeline, wave, write_tiny_release
 
 

@@ -13,11 +13,11 @@ from sta.bench import scaling, training
 from sta.bench.flops import PEAKS, peak_named, peak_of
 from sta.bench.scaling import bench_scaling, scaling_table
 from sta.bench.training import BARE, HAND, LOOP, MEMORY, _rows, training_table
-from sta.cli import main
+from sta.cli.main import main
+from sta.config.recipe import Optimisation
 from sta.errors import StaError
 from sta.metrics.rows import Report
 from sta.models.flops import flops_of
-from sta.recipe import Optimisation
 
 SETTINGS = Optimisation(steps=100, batch=8, lr=1e-3, warmup=1, save_every=10)
 FAST = {BARE: 0.5, HAND: 0.8, MEMORY: 1.0, LOOP: 1.6, "data": 0.4, "save": 4.0}
@@ -127,4 +127,4 @@ def test_only_the_stages_before_those_that_are_measured_must_be_done(
         assert f"run stage '{stage}' first" in capsys.readouterr().err
         (tmp_path / "garden-tiny" / stage / "final").mkdir(parents=True)
     assert main(command) == 0
-    assert measured == [named or ["teacher", "tokenizer", "distill-pooled", "decoder", "reader"]]
+    assert measured == [named or ["teacher", "tokenizer", "distill-pooled", "decoder", "classifier"]]

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from sta.config.limits import SAMPLE_RATE
 from sta.data import audio
-from sta.data.audio import SAMPLE_RATE, check_waveform, log_mel, read_audio, wav_bytes, write_wav
+from sta.data.audio import check_waveform, log_mel, read_audio, wav_bytes, write_wav
 from sta.errors import AudioError
 
 FORMATS = [("WAV", "PCM_16"), ("WAV", "FLOAT"), ("FLAC", "PCM_16"), ("MP3", None), ("OGG", "VORBIS"), ("OGG", "OPUS")]

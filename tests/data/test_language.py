@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sta import yamlfile
-from sta.cards import load_language
+from sta.config import yamlfile
+from sta.config.cards import load_language
 from sta.data.language import check
 from sta.errors import RecipeError, VoiceError
 

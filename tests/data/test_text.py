@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sta import yamlfile
-from sta.cards import SentencePieceCard, load_language
+from sta.config import yamlfile
+from sta.config.cards import SentencePieceCard, load_language
 from sta.data.text import STEPS, Pieces, normalise, train_sentencepiece
 from sta.errors import CorpusError, RecipeError
 

@@ -12,8 +12,8 @@ import torch
 
 from sta.data.store import pad
 from sta.evaluation import bounds
-from sta.models.bottleneck import Tokens
-from tests.test_ranks import on_ranks
+from sta.models.bottleneck import SpeechCondition
+from tests.distributed.test_ranks import on_ranks
 
 FRAMES = [np.full((length, 4), length, np.float16) for length in (5, 2, 7, 3, 4)]
 
@@ -26,17 +26,17 @@ def _bound_five() -> Any:
         asked["pictures"] += len(pictures)
         return pictures * 2
 
-    def bottleneck(frames: torch.Tensor, mask: torch.Tensor) -> Tokens:
+    def bottleneck(frames: torch.Tensor, mask: torch.Tensor) -> SpeechCondition:
         asked["recordings"] += len(frames)
         tokens = (frames * mask[..., None]).sum(1, keepdim=True)
-        return Tokens(tokens, tokens[:, 0], tokens[:, 0, 0])
+        return SpeechCondition(tokens, tokens[:, 0], tokens[:, 0, 0])
 
     bounds.BATCH = 2
     bounds.cached_frames = lambda *_: SimpleNamespace(  # type: ignore[assignment]
         padded=lambda places, multiple: pad([FRAMES[place] for place in places], multiple)
     )
     bounds.group_rows = lambda *_: np.arange(0, 10, 2)  # type: ignore[assignment]
-    examiner: Any = SimpleNamespace(
+    evaluator: Any = SimpleNamespace(
         workspace=None, real=lambda rows: torch.from_numpy(rows).float()[:, None, None, None],
         pipe=SimpleNamespace(
             device=torch.device("cpu"), tokenizer=None, decoder=SimpleNamespace(reconstruct=reconstruct),
@@ -44,8 +44,8 @@ def _bound_five() -> Any:
         ),
     )  # fmt: skip
     return {
-        "pictures": bounds._reconstruct(examiner, np.arange(5)).flatten().tolist(),
-        "tokens": bounds._heard_in_training(examiner, np.array([8, 0, 4, 2, 6]), "en")[:, 0, 0].tolist(),
+        "pictures": bounds._reconstruct(evaluator, np.arange(5)).flatten().tolist(),
+        "tokens": bounds._training_tokens(evaluator, np.array([8, 0, 4, 2, 6]), "en")[:, 0, 0].tolist(),
         "asked": asked,
     }
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sta.data.garden.world import MOODS, SLOTS, World
+from sta.data.corpora.garden.world import MOODS, SLOTS, World
 from sta.metrics.attributes import (
     Swap,
     attribute_rows,
@@ -12,9 +12,9 @@ from sta.metrics.attributes import (
     mood_rows,
     swap_rows,
 )
-from sta.metrics.rows import Where
+from sta.metrics.rows import ResultKey
 
-WHERE: Where = {"language": "ar", "split": "both", "condition": "clean", "system": "speech"}
+WHERE: ResultKey = {"language": "ar", "split": "both", "condition": "clean", "system": "speech"}
 WORLD = World(
     {"head": ("red", "blue"), "belly": ("red", "blue", "white", "black"), "size": ("small",), "petals": ("red", "blue")}
 )

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from sta.metrics.fidelity import extract, extractor_meta, fid, fid_rows, frechet, inception_score, inception_score_rows
-from sta.metrics.rows import Where
+from sta.metrics.rows import ResultKey
 
-WHERE: Where = {"language": "en", "split": "both", "condition": "clean", "system": "speech"}
+WHERE: ResultKey = {"language": "en", "split": "both", "condition": "clean", "system": "speech"}
 
 
 def normal(n: int, width: int, seed: int = 0) -> torch.Tensor:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from sta.metrics.page import Example, write_grid, write_page
-from sta.metrics.rows import Interval, Report, Row, Where
+from sta.metrics.rows import Interval, Report, ResultKey, Row
 
 ARABIC = "طائر صغير رأسه أحمر"
 
@@ -46,7 +46,7 @@ def rows() -> list[Row]:
     found = []
     for system, value in (("shuffled", 0.2), ("speech", 0.613), ("truth-to-decoder", 0.9), ("cascade-perfect", 0.7)):
         for split in ("seen", "both"):
-            where: Where = {"language": "ar", "split": split, "condition": "clean", "system": system}
+            where: ResultKey = {"language": "ar", "split": split, "condition": "clean", "system": system}
             shown = value if split == "both" else value + 0.05
             found.append(Row.of("attributes", Interval(shown, shown - 0.02, shown + 0.02), 100, 0.1, **where))
     where = {"language": "ar", "split": "both", "condition": "babble-5dB", "system": "speech"}

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torchmetrics.retrieval import RetrievalHitRate
 
 from sta.metrics.retrieval import RANKS, hits, retrieval_rows, unique_images
-from sta.metrics.rows import Where
+from sta.metrics.rows import ResultKey
 
-WHERE: Where = {"language": "en", "split": "seen", "condition": "clean", "system": "speech"}
+WHERE: ResultKey = {"language": "en", "split": "seen", "condition": "clean", "system": "speech"}
 sizes = st.tuples(st.integers(2, 30), st.integers(1, 5), st.integers(0, 1000))
 
 

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from sta.errors import StaError
-from sta.metrics.rows import METRICS, SPLITS, Interval, Report, Row, Where, bootstrap, known_first
+from sta.metrics.rows import METRICS, SPLITS, Interval, Report, ResultKey, Row, bootstrap, known_first
 
-WHERE: Where = {"language": "en", "split": "both", "condition": "clean", "system": "speech"}
+WHERE: ResultKey = {"language": "en", "split": "both", "condition": "clean", "system": "speech"}
 numbers = st.lists(st.floats(-100, 100), min_size=1, max_size=40)
 
 
 def row(metric: str = "exact", value: float = 0.5, **changes: str) -> Row:
-    where: Where = {**WHERE, **changes}  # type: ignore[typeddict-item]
+    where: ResultKey = {**WHERE, **changes}  # type: ignore[typeddict-item]
     return Row.of(metric, Interval(value, value - 0.1, value + 0.1), 200, 0.25, **where)
 
 
@@ -90,7 +90,7 @@ def test_unknown_metric_is_an_error_that_names_the_known() -> None:
 
 def test_metric_names_are_those_of_the_design() -> None:
     retrieval = {f"r{k}_{d}" for k in (1, 5, 10) for d in ("speech_to_image", "image_to_speech")}
-    others = {"attributes", "colours", "exact", "mood", "swap", "fid", "is", "reader", "psnr", "bits"}
+    others = {"attributes", "colours", "exact", "mood", "swap", "fid", "is", "classifier", "psnr", "bits"}
     benchmarks = {"seconds", "matrix_products", "samples_per_second", "step_ratio", "bare_ratio", "data_share"}
     benchmarks |= {"exchange_share", "checkpoint_share", "flops_utilisation", "scaling_efficiency"}
     assert set(METRICS) == retrieval | others | benchmarks

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sta.models.augment import E_FOLD, SYLLABLE, TELEPHONE_BANDS, _smear, _warp, augment_mel, disturb_mel
+from sta.models.augment import E_FOLD, SYLLABLE, TELEPHONE_BANDS, _smear, _warp, augment_mel, noise_mel
 from sta.models.layers import length_mask
 
 
@@ -121,13 +121,13 @@ def test_smearing_blurs_half_the_utterances_and_keeps_their_level() -> None:
 
 
 def test_no_share_is_disturbed(mel: torch.Tensor) -> None:
-    assert disturb_mel(mel, LENGTHS, 0) is mel
+    assert noise_mel(mel, LENGTHS, 0) is mel
 
 
 def test_about_the_share_asked_for_is_disturbed() -> None:
     torch.manual_seed(0)
     mel, lengths = torch.randn(1000, 8, 80), torch.full((1000,), 8)
-    changed = (disturb_mel(mel, lengths, 0.3) != mel).flatten(1)
+    changed = (noise_mel(mel, lengths, 0.3) != mel).flatten(1)
     assert changed.any(1).float().mean() == pytest.approx(0.3, abs=0.05)
     assert (changed.any(1) == changed.float().mean(1).gt(0.5)).all(), "an utterance is disturbed whole or not at all"
 
@@ -137,7 +137,7 @@ def test_noise_fills_the_pauses_and_leaves_the_level() -> None:
     torch.manual_seed(0)
     mel = torch.full((500, 64, 80), E_FOLD * 10.0)
     mel[:, 32:] = -E_FOLD * 10.0
-    heard = disturb_mel(mel, torch.full((500,), 64), 1.0)[..., TELEPHONE_BANDS[0] : TELEPHONE_BANDS[1]] / E_FOLD
+    heard = noise_mel(mel, torch.full((500,), 64), 1.0)[..., TELEPHONE_BANDS[0] : TELEPHONE_BANDS[1]] / E_FOLD
     speech, pause = heard[:, :32].mean((1, 2)), heard[:, 32:].mean((1, 2))
     assert (pause > -10).all()
     assert speech.mean() == pytest.approx(10, abs=1.5)
@@ -154,12 +154,12 @@ def test_what_is_padding_does_not_set_the_level() -> None:
     heard = []
     for row in (0, 1):
         torch.manual_seed(0)
-        heard.append(disturb_mel(mel[[row]], lengths[[row]], 1.0)[:, :32])
+        heard.append(noise_mel(mel[[row]], lengths[[row]], 1.0)[:, :32])
     torch.testing.assert_close(*heard)
 
 
 def test_one_in_five_comes_by_telephone() -> None:
     torch.manual_seed(0)
-    heard = disturb_mel(torch.randn(1000, 16, 80), torch.full((1000,), 16), 1.0)
+    heard = noise_mel(torch.randn(1000, 16, 80), torch.full((1000,), 16), 1.0)
     silent = heard[..., TELEPHONE_BANDS[1] + 1 :].flatten(1).std(1) < 1e-6
     assert silent.float().mean() == pytest.approx(0.2, abs=0.05)

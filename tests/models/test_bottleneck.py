@@ -11,7 +11,7 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from sta.models.bottleneck import SpeechBottleneck, gaussian_kl
-from sta.models.encoder import spread_pieces
+from sta.models.encoder import pieces_to_frames
 from tests.conftest import scatter, tiny_encoder
 
 FRAMES = torch.randn(3, 9, 16, generator=torch.Generator().manual_seed(0))
@@ -75,7 +75,7 @@ def test_order_of_frames_matters(bottleneck: SpeechBottleneck, teller: str, monk
             layer.near.weight.zero_()
     else:
         monkeypatch.setattr("sta.models.encoder.POSITION_SCALE", 0.0)
-    written = encoder.encode_text(*spread_pieces([[3, 9, 4, 5], [4, 9, 3, 5]]))
+    written = encoder.encode_text(*pieces_to_frames([[3, 9, 4, 5], [4, 9, 3, 5]]))
     one, two = bottleneck(written.frames, written.mask).tokens
     assert not one.allclose(two, atol=1e-3)
 

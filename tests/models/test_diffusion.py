@@ -9,8 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sta.models.diffusion import Schedule, corrupt, draw, guide, linear_schedule, posterior, truncate, variational_loss
-from sta.models.shared import Share, sharing
+from sta.distributed.sharding import BatchShard, sharded_step
+from sta.models.diffusion import (
+    Schedule,
+    guide,
+    linear_schedule,
+    posterior,
+    q_sample,
+    sample_categorical,
+    truncate,
+    variational_loss,
+)
 
 V, T = 5, 12
 SCHEDULE = linear_schedule(T, V, replaced=0.3)
@@ -105,7 +114,7 @@ def test_a_step_to_zero_draws_no_mask(generator: torch.Generator) -> None:
 def test_corrupt_has_the_frequencies_of_the_schedule(t: int) -> None:
     codes = torch.arange(V).repeat(2, 4000)
     torch.manual_seed(0)
-    noisy = corrupt(codes, torch.full((2,), t), SCHEDULE)
+    noisy = q_sample(codes, torch.full((2,), t), SCHEDULE)
     assert noisy.shape == codes.shape
     counts = torch.zeros(V, V + 1, dtype=torch.float64)
     counts.index_put_(
@@ -117,13 +126,13 @@ def test_corrupt_has_the_frequencies_of_the_schedule(t: int) -> None:
 
 def test_corrupt_leaves_time_zero_alone_and_repeats() -> None:
     codes = torch.arange(V).repeat(3, 20)
-    assert corrupt(codes, torch.zeros(3, dtype=torch.long), SCHEDULE).equal(codes)
+    assert q_sample(codes, torch.zeros(3, dtype=torch.long), SCHEDULE).equal(codes)
     drawn = []
     for _ in range(2):
-        with sharing(Share(), 3, seed=3):
-            drawn.append(corrupt(codes, torch.full((3,), 6), SCHEDULE))
+        with sharded_step(BatchShard(), 3, seed=3):
+            drawn.append(q_sample(codes, torch.full((3,), 6), SCHEDULE))
     assert drawn[0].equal(drawn[1])
-    mixed = corrupt(codes, torch.tensor([0, T, 0]), SCHEDULE)
+    mixed = q_sample(codes, torch.tensor([0, T, 0]), SCHEDULE)
     assert mixed[0].equal(codes[0])
     assert (mixed[1] == V).all()
 
@@ -131,7 +140,7 @@ def test_corrupt_leaves_time_zero_alone_and_repeats() -> None:
 def test_variational_loss_is_zero_for_the_truth_and_positive_otherwise(generator: torch.Generator) -> None:
     x0 = torch.randint(V, (T, 8), generator=generator)
     t = torch.arange(1, T + 1)
-    xt = corrupt(x0, t, SCHEDULE)
+    xt = q_sample(x0, t, SCHEDULE)
     truth = 60 * F.one_hot(x0, V).float()
     assert abs(float(variational_loss(truth, x0, xt, t, SCHEDULE))) < 1e-5
     worse = float(variational_loss(torch.zeros(T, 8, V), x0, xt, t, SCHEDULE))
@@ -141,7 +150,7 @@ def test_variational_loss_is_zero_for_the_truth_and_positive_otherwise(generator
 
 def test_variational_loss_is_the_kl_of_brute_force(generator: torch.Generator) -> None:
     x0, t = torch.randint(V, (4, 3), generator=generator), torch.tensor([1, 4, 9, 12])
-    xt = corrupt(x0, t, SCHEDULE)
+    xt = q_sample(x0, t, SCHEDULE)
     logits = torch.randn(4, 3, V, generator=generator)
     total = torch.zeros((), dtype=torch.float64)
     for b in range(4):
@@ -188,7 +197,7 @@ def test_truncation_of_one_changes_nothing() -> None:
 @given(probabilities, st.floats(0, 1, exclude_max=True, exclude_min=True))
 def test_draw_inverts_the_distribution_function(p: Tensor, u: float) -> None:
     uniform = torch.tensor(min(u, 1 - 1e-6)).clamp_min(1e-7)
-    code = int(draw(p, uniform))
+    code = int(sample_categorical(p, uniform))
     levels = p.double().cumsum(0)
     below = float(levels[code - 1]) if code else 0.0
     assert below - 1e-5 <= float(uniform) <= float(levels[code]) + 1e-5
@@ -196,16 +205,16 @@ def test_draw_inverts_the_distribution_function(p: Tensor, u: float) -> None:
 
 
 def test_draw_of_zero_is_a_code_that_can_be(generator: torch.Generator) -> None:
-    assert int(draw(torch.tensor([0.0, 0.5, 0.5]), torch.tensor(0.0))) == 1
-    assert int(draw(torch.tensor([0.5, 0.0, 0.5]), torch.tensor(0.5))) == 2
+    assert int(sample_categorical(torch.tensor([0.0, 0.5, 0.5]), torch.tensor(0.0))) == 1
+    assert int(sample_categorical(torch.tensor([0.5, 0.0, 0.5]), torch.tensor(0.5))) == 2
 
 
 def test_draw_has_the_frequencies_it_is_given(generator: torch.Generator) -> None:
     p = torch.tensor([0.1, 0.0, 0.6, 0.3])
-    codes = draw(p.expand(20_000, 4), torch.rand(20_000, generator=generator))
+    codes = sample_categorical(p.expand(20_000, 4), torch.rand(20_000, generator=generator))
     frequencies = torch.bincount(codes, minlength=4) / 20_000
     torch.testing.assert_close(frequencies, p, atol=0.015, rtol=0)
-    assert draw(2 * p, torch.tensor(0.9)) == draw(p, torch.tensor(0.9))
+    assert sample_categorical(2 * p, torch.tensor(0.9)) == sample_categorical(p, torch.tensor(0.9))
 
 
 def test_schedule_is_frozen() -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sta.models.decoder import CodeDecoder, LatentDecoder
+from sta.models.decoders.transformer import CodeDecoder, LatentDecoder
 from sta.models.draft import Draft, detail
-from sta.models.folding import fold, unfold
+from sta.models.patchify import patchify, unpatchify
 from tests.conftest import scatter
 
 SIDE, D, K, C, E = 4, 3, 5, 6, 7
@@ -48,7 +48,7 @@ def test_each_colour_is_drafted_where_it_belongs() -> None:
         optimizer.step()
     values = torch.tensor([[0, 3], [3, 0]])
     folded = draft.out(draft(torch.nn.functional.one_hot(values, 4).float()))
-    shown = unfold(folded, SIDE, 2).view(2, SIDE, SIDE)
+    shown = unpatchify(folded, SIDE, 2).view(2, SIDE, SIDE)
     torch.testing.assert_close(shown, pictures(values)[:, 0], atol=0.5, rtol=0)
 
 
@@ -56,7 +56,7 @@ def test_the_loss_is_of_the_latents_in_their_places() -> None:
     draft = Draft(SIDE, D, 2, K, C, width=12, layers=1, heads=2)
     draft.out = torch.nn.Identity()  # type: ignore[assignment]
     latents = torch.randn(2, D, SIDE, SIDE)
-    assert draft.loss(fold(latents.flatten(2).transpose(1, 2), SIDE, 2), latents) == 0
+    assert draft.loss(patchify(latents.flatten(2).transpose(1, 2), SIDE, 2), latents) == 0
 
 
 def test_an_even_picture_has_the_same_weight_everywhere() -> None:
@@ -81,7 +81,7 @@ def test_an_error_costs_more_where_there_is_detail() -> None:
     def cost(row: int, column: int) -> float:
         guess = latents.clone()
         guess[:, :, row, column] += 0.5
-        return float(draft.loss(fold(guess.flatten(2).transpose(1, 2), SIDE, 2), latents))
+        return float(draft.loss(patchify(guess.flatten(2).transpose(1, 2), SIDE, 2), latents))
 
     assert cost(0, 0) > 3 * cost(3, 3) > 0
 

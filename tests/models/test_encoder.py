@@ -15,19 +15,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from sta.config.recipe import DistillStage
 from sta.data.audio import log_mel
 from sta.models.bottleneck import SpeechBottleneck
 from sta.models.encoder import (
     BLANK,
+    EncoderOutput,
     FrameNorm,
-    Frames,
     MelAcoustics,
     SpeechEncoder,
-    merge_stretches,
-    read_ctc,
-    spread_pieces,
+    ctc_compress,
+    ctc_greedy_decode,
+    pieces_to_frames,
 )
-from sta.recipe import DistillStage
 from sta.training.tasks.distill import _Distillation
 from tests.conftest import scatter, tiny_encoder
 
@@ -50,7 +50,7 @@ def padded(items: list[Tensor], longest: int, filler: float) -> Tensor:
     return torch.stack([torch.cat([x, torch.full((longest - len(x), 80), filler)]) for x in items])
 
 
-def assert_same(alone: Frames, batch: Frames, row: int) -> None:
+def assert_same(alone: EncoderOutput, batch: EncoderOutput, row: int) -> None:
     n = int(alone.ctc_lengths[0])
     assert int(batch.ctc_lengths[row]) == n
     close: dict[str, Any] = {"atol": 1e-5, "rtol": 1e-5}
@@ -113,7 +113,7 @@ def test_stretches_read_as_one_piece_become_their_mean() -> None:
     x = torch.arange(6.0)[None, :, None].repeat(2, 1, 3)  # frame t is t everywhere
     posteriors = torch.nn.functional.one_hot(torch.tensor([[4, 4, 0, 0, 0, 2], [1, 1, 1, 3, 5, 5]]), 6).float()
     mask = torch.tensor([[True] * 6, [True] * 4 + [False] * 2])
-    frames, read, kept = merge_stretches(x, posteriors, mask)
+    frames, read, kept = ctc_compress(x, posteriors, mask)
     assert frames.shape == (2, 16, 3)
     assert kept.sum(1).tolist() == [3, 2]
     assert frames[0, :3, 0].tolist() == [0.5, 3.0, 5.0]
@@ -157,7 +157,7 @@ def test_each_language_reads_its_own_pieces(encoder: SpeechEncoder) -> None:
     logits = encoder(mel, torch.tensor([52, 52]), languages).ctc_logits
     assert logits is not None
     possible = (logits > -1e3).all(1)
-    ar, en = encoder.shift_pieces(range(7), "ar"), encoder.shift_pieces(range(5), "en")
+    ar, en = encoder.offset_pieces(range(7), "ar"), encoder.offset_pieces(range(5), "en")
     assert possible[0].nonzero().flatten().tolist() == [BLANK, *ar]
     assert possible[1].nonzero().flatten().tolist() == [BLANK, *en]
     assert sorted([BLANK, *ar, *en]) == list(range(13))
@@ -191,13 +191,13 @@ def test_what_was_read_goes_on_when_acoustics_are_hidden(encoder: SpeechEncoder)
 @torch.no_grad()
 def test_a_perfect_reading_is_the_written_caption(encoder: SpeechEncoder) -> None:
     """Hidden acoustics under a CTC head that reads without doubt give the frames of the text branch."""
-    pieces, lengths = spread_pieces([[3, 9, 4]])
+    pieces, lengths = pieces_to_frames([[3, 9, 4]])
     sure = tiny_encoder()
     codes = torch.nn.functional.one_hot(pieces, 13).float()
     written = sure.encode_text(pieces, lengths)
     mask = written.mask[:, :-1]
     zeros = torch.zeros(1, pieces.shape[1], 16)
-    heard = sure._in_context(zeros, (50 * codes).softmax(-1), sure.no_prosody[None], mask, None, lengths)
+    heard = sure._in_context(zeros, (50 * codes).softmax(-1), sure.null_prosody[None], mask, None, lengths)
     torch.testing.assert_close(heard.frames, written.frames, atol=1e-4, rtol=1e-4)
     assert written.ctc_logits is None
     assert written.mask.sum().item() == 6 + 1
@@ -205,9 +205,9 @@ def test_a_perfect_reading_is_the_written_caption(encoder: SpeechEncoder) -> Non
 
 @torch.no_grad()
 def test_padding_of_written_captions_changes_nothing(encoder: SpeechEncoder) -> None:
-    both, lengths = spread_pieces([[3, 4], [1, 2, 3, 4, 5, 6, 7, 8, 9]])
+    both, lengths = pieces_to_frames([[3, 4], [1, 2, 3, 4, 5, 6, 7, 8, 9]])
     assert both.shape == (2, 32)
-    alone, length = spread_pieces([[3, 4]])
+    alone, length = pieces_to_frames([[3, 4]])
     assert alone.shape == (1, 16)
     together, single = encoder.encode_text(both, lengths), encoder.encode_text(alone, length)
     torch.testing.assert_close(together.frames[0, :4], single.frames[0, :4], atol=1e-5, rtol=1e-5)
@@ -222,9 +222,9 @@ def _one_hot(ids: Tensor) -> Tensor:
 
 @given(captions)
 def test_written_pieces_are_read_back(pieces: list[list[int]]) -> None:
-    ids, lengths = spread_pieces(pieces)
+    ids, lengths = pieces_to_frames(pieces)
     assert ids.shape[1] % 16 == 0
-    assert read_ctc(_one_hot(ids), lengths) == pieces
+    assert ctc_greedy_decode(_one_hot(ids), lengths) == pieces
 
 
 def _without_repeats(pieces: list[list[int]]) -> list[list[int]]:
@@ -233,19 +233,19 @@ def _without_repeats(pieces: list[list[int]]) -> list[list[int]]:
 
 @given(captions.map(_without_repeats), st.integers(0, 99))
 def test_written_pieces_are_read_back_at_any_pace(pieces: list[list[int]], seed: int) -> None:
-    ids, lengths = spread_pieces(pieces, [seed + i for i in range(len(pieces))])
-    assert read_ctc(_one_hot(ids), lengths) == pieces
+    ids, lengths = pieces_to_frames(pieces, [seed + i for i in range(len(pieces))])
+    assert ctc_greedy_decode(_one_hot(ids), lengths) == pieces
     assert all(len(c) <= n <= max(1, 2 * len(c)) for c, n in zip(pieces, lengths.tolist(), strict=True))
 
 
 def test_repeated_pieces_are_read_back_at_any_pace() -> None:
     pieces = [[3, 3, 3, 4, 4]] * 20
-    assert read_ctc(_one_hot(spread_pieces(pieces, list(range(20)))[0]), torch.full((20,), 15)) == pieces
+    assert ctc_greedy_decode(_one_hot(pieces_to_frames(pieces, list(range(20)))[0]), torch.full((20,), 15)) == pieces
 
 
 def test_ctc_merges_repeats_and_stops_at_the_length() -> None:
     path = torch.tensor([[5, 5, 0, 5, 6, 6, 0, 7], [0, 0, 1, 1, 2, 0, 0, 0]])
-    assert read_ctc(_one_hot(path), torch.tensor([7, 4])) == [[5, 5, 6], [1]]
+    assert ctc_greedy_decode(_one_hot(path), torch.tensor([7, 4])) == [[5, 5, 6], [1]]
 
 
 def test_features_are_what_inputs_expects(encoder: SpeechEncoder) -> None:
@@ -264,7 +264,7 @@ def test_saved_and_loaded_it_is_the_same(tmp_path: Path, order: tuple[str, str])
     made.save_pretrained(tmp_path)
     again = SpeechEncoder.from_pretrained(tmp_path).eval()
     assert again.languages == made.languages
-    assert again.first_piece == made.first_piece == {"ar": 1, "en": 8}
+    assert again.piece_offset == made.piece_offset == {"ar": 1, "en": 8}
     assert again.allowed.equal(made.allowed)
     mel, lengths = padded(clips(), 128, 0.0), torch.tensor(LENGTHS)
     language = torch.tensor([made.language_index(c) for c in ("ar", "en", "en")])
@@ -273,7 +273,7 @@ def test_saved_and_loaded_it_is_the_same(tmp_path: Path, order: tuple[str, str])
     assert one.ctc_logits is not None
     assert two.ctc_logits is not None
     assert one.ctc_logits.equal(two.ctc_logits)
-    ids, n = spread_pieces([made.shift_pieces([0, 3], "en")])
+    ids, n = pieces_to_frames([made.offset_pieces([0, 3], "en")])
     assert made.encode_text(ids, n).frames.equal(again.encode_text(ids, n).frames)
 
 
@@ -295,7 +295,7 @@ def batch() -> dict[str, Tensor]:
     def unit(count: int) -> Tensor:
         return torch.nn.functional.normalize(torch.randn(count, 6, generator=generator), dim=-1)
 
-    pieces, lengths = spread_pieces([[8, 9, 10], [1, 2]])
+    pieces, lengths = pieces_to_frames([[8, 9, 10], [1, 2]])
     return {
         "features": torch.randint(256, (4, 128, 80), generator=generator, dtype=torch.uint8),
         "lengths": torch.tensor([128, 100, 90, 60]), "language": torch.tensor([1, 0, 1, 0]),
@@ -317,14 +317,14 @@ def reached(module: _Distillation, loss: Tensor) -> set[str]:
 
 @pytest.mark.parametrize("loss", ["ctc", "rate", "image", "text", "words", "attributes", "mood", "text_branch"])
 def test_every_loss_reaches_the_encoder(loss: str) -> None:
-    module = distillation(acoustic_drop=0.0, augment=0.0)
+    module = distillation(acoustic_dropout=0.0, augment=0.0)
     torch.manual_seed(0)
     losses = module(batch())
     assert set(losses) == {"ctc", "rate", "image", "text", "words", "attributes", "mood", "text_branch"}
     assert all(value.isfinite() and value.ndim == 0 for value in losses.values())
     names = reached(module, losses[loss])
     if loss == "text_branch":
-        assert {"encoder.read.weight", "encoder.no_prosody", "bottleneck.queries"} <= names
+        assert {"encoder.ctc_embedding.weight", "encoder.null_prosody", "bottleneck.queries"} <= names
         assert not any("acoustics" in n for n in names)
         return
     acoustic = {n for n, _ in module.named_parameters() if n.startswith("encoder.acoustics.")}
@@ -336,7 +336,7 @@ def test_every_loss_reaches_the_encoder(loss: str) -> None:
 
 
 def test_together_the_losses_reach_every_parameter() -> None:
-    module = distillation(acoustic_drop=0.0, augment=1.0)
+    module = distillation(acoustic_dropout=0.0, augment=1.0)
     torch.manual_seed(0)
     losses = module(batch())
     assert reached(module, torch.stack(list(losses.values())).sum()) == {n for n, _ in module.named_parameters()}
@@ -349,7 +349,7 @@ def test_losses_that_weigh_nothing_are_not_computed() -> None:
 
 @torch.no_grad()
 def test_pictures_weigh_only_where_the_caption_is_full() -> None:
-    module = distillation(acoustic_drop=0.0, augment=0.0).eval()
+    module = distillation(acoustic_dropout=0.0, augment=0.0).eval()
     whole, other = batch(), batch()
     other["image"][1] = -other["image"][1]  # a short phrase's picture
     stand_in = whole["image_bank"]
@@ -361,8 +361,8 @@ def test_pictures_weigh_only_where_the_caption_is_full() -> None:
 
 
 def test_unknown_moods_do_not_count() -> None:
-    module = distillation(acoustic_drop=0.0, augment=0.0).eval()
+    module = distillation(acoustic_dropout=0.0, augment=0.0).eval()
     nobody = batch() | {"mood": torch.full((4,), -1)}
     assert float(module(nobody)["mood"]) == 0
-    hidden = distillation(acoustic_drop=1.0, augment=0.0).eval()
+    hidden = distillation(acoustic_dropout=1.0, augment=0.0).eval()
     assert float(hidden(batch())["mood"]) == 0, "a hidden delivery must not be guessed"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sta.models.flow import TIMESTEPS, between, draw_shares, flow_loss
+from sta.models.flow import TIMESTEPS, flow_loss, interpolate, sample_noise_levels
 from sta.models.scheduler import FlowMatchEulerDiscreteScheduler, set_timesteps
 
 SHAPE = (3, 2, 4, 4)
@@ -17,21 +17,21 @@ def pair(generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_ends_of_the_path(generator: torch.Generator) -> None:
     x0, noise = pair(generator)
-    assert between(x0, noise, torch.zeros(3)).equal(x0)
-    assert between(x0, noise, torch.ones(3)).equal(noise)
+    assert interpolate(x0, noise, torch.zeros(3)).equal(x0)
+    assert interpolate(x0, noise, torch.ones(3)).equal(noise)
 
 
 def test_the_loss_is_of_the_derivative(generator: torch.Generator) -> None:
     x0, noise = pair(generator)
     t, h = torch.full((3,), 0.3), 1e-3
-    derivative = (between(x0, noise, t + h) - between(x0, noise, t - h)) / (2 * h)
+    derivative = (interpolate(x0, noise, t + h) - interpolate(x0, noise, t - h)) / (2 * h)
     assert flow_loss(derivative, x0, noise) < 1e-6
     assert flow_loss(derivative + 1, x0, noise) == pytest.approx(1, abs=1e-3)
 
 
 def test_shares_are_logit_normal() -> None:
     torch.manual_seed(0)
-    logits = draw_shares(20_000, torch.device("cpu")).logit()
+    logits = sample_noise_levels(20_000, torch.device("cpu")).logit()
     assert logits.mean() == pytest.approx(0.5, abs=0.03)
     assert logits.std() == pytest.approx(1.0, abs=0.03)
 
@@ -45,7 +45,7 @@ def test_the_true_velocity_leads_back_to_the_picture(generator: torch.Generator,
     assert scheduler.timesteps[0] == TIMESTEPS
     x = noise
     for number, t in enumerate(scheduler.timesteps):
-        torch.testing.assert_close(x, between(x0, noise, (t / TIMESTEPS).expand(3)), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(x, interpolate(x0, noise, (t / TIMESTEPS).expand(3)), atol=1e-4, rtol=1e-4)
         x = scheduler.step(noise - x0, t, x, return_dict=False)[0]
         assert number < steps
     torch.testing.assert_close(x, x0, atol=1e-5, rtol=1e-4)

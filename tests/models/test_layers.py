@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sta.models import layers, shared
+from sta.distributed import sharding
+from sta.models import layers
 from sta.models.layers import (
     Attention,
     TransformerLayer,
@@ -79,9 +80,9 @@ def test_sinusoids() -> None:
 
 def test_dropout_only_where_asked() -> None:
     assert isinstance(drop(0.0), nn.Identity)
-    assert isinstance(drop(0.1), shared.Dropout)
-    assert any(isinstance(m, shared.Dropout) for m in feed_forward(4, dropout=0.2))
-    assert not any(isinstance(m, shared.Dropout) for m in feed_forward(4))
+    assert isinstance(drop(0.1), sharding.Dropout)
+    assert any(isinstance(m, sharding.Dropout) for m in feed_forward(4, dropout=0.2))
+    assert not any(isinstance(m, sharding.Dropout) for m in feed_forward(4))
 
 
 # --- similarity distillation ------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from torch import Tensor
 from sta.models.scheduler import MaskReplaceOutput, MaskReplaceScheduler
 
 V, N, T = 7, 30, 16
-ORDERS = ["posterior", "purity"]
+REVEAL_ORDERS = ["posterior", "purity"]
 
 
 def belief(batch: int, seed: int = 0, sharpness: float = 2.0) -> Tensor:
@@ -39,7 +39,7 @@ def scheduler(steps: int, order: str, **settings: float) -> MaskReplaceScheduler
     return made
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("order", REVEAL_ORDERS)
 @pytest.mark.parametrize("steps", range(1, T + 1))
 def test_any_number_of_steps_ends_without_mask(steps: int, order: str) -> None:
     made = scheduler(steps, order)
@@ -87,7 +87,7 @@ def test_purity_without_jitter_reveals_the_surest() -> None:
     assert set((first[0] != V).nonzero().flatten().tolist()) == set(surest[:count].tolist())
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("order", REVEAL_ORDERS)
 def test_the_same_generator_is_the_same_picture(order: str) -> None:
     made = scheduler(4, order)
     one, two, other = (sample(made, belief(2), seeded(s))[-1] for s in (5, 5, 6))
@@ -96,7 +96,7 @@ def test_the_same_generator_is_the_same_picture(order: str) -> None:
     assert not one[0].equal(one[1])
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("order", REVEAL_ORDERS)
 def test_a_generator_per_item_makes_the_batch_irrelevant(order: str) -> None:
     made = scheduler(5, order)
     together = sample(made, belief(3), [seeded(s) for s in (1, 2, 3)])[-1]
@@ -106,14 +106,14 @@ def test_a_generator_per_item_makes_the_batch_irrelevant(order: str) -> None:
     assert together.equal(backwards.flip(0))
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("order", REVEAL_ORDERS)
 def test_a_sure_belief_is_drawn(order: str) -> None:
     wanted = torch.randint(V, (2, N), generator=seeded(0))
     logits = 40 * torch.nn.functional.one_hot(wanted, V).float()
     assert sample(scheduler(4, order), logits, seeded(1))[-1].equal(wanted)
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("order", REVEAL_ORDERS)
 def test_truncation_forbids_the_tail(order: str) -> None:
     logits = torch.log(torch.tensor([0.5, 0.3, 0.1, 0.05, 0.03, 0.01, 0.01])).expand(8, N, V)
     drawn = [

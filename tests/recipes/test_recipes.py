@@ -14,24 +14,24 @@ from accelerate.state import AcceleratorState
 from huggingface_hub import ModelCard
 from PIL import Image
 
-from sta import yamlfile
 from sta.bench.sampling import condition_in_short
 from sta.bench.training import HAND, LOOP
 from sta.bench.training import SYSTEMS as SYSTEMS_OF_TRAINING
-from sta.cards import load_language
-from sta.cli import main
+from sta.cli.main import main
+from sta.config import yamlfile
+from sta.config.cards import load_language
+from sta.config.recipe import GardenCorpus, Recipe, WorldSettings, load_recipe
 from sta.data.audio import write_wav
-from sta.data.garden.corpus import speak, world_of
-from sta.data.garden.draw import draw
-from sta.data.garden.grammar import Grammar
-from sta.data.sums import write_sums
+from sta.data.checksums import write_sums
+from sta.data.corpora.garden.corpus import speak, world_of
+from sta.data.corpora.garden.draw import draw
+from sta.data.corpora.garden.grammar import Grammar
+from sta.inference.release import verify
 from sta.metrics.rows import SYSTEMS, Report
-from sta.recipe import GardenCorpus, Recipe, WorldSettings, load_recipe
-from sta.release import verify
 from tests.parquet_fixtures import write_parquet
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
-STAGES = ("teacher", "tokenizer", "distill", "decoder", "reader")
+STAGES = ("teacher", "tokenizer", "distill", "decoder", "classifier")
 SMALL = (
     *("encoder.backbone=null", "encoder.width=32", "encoder.convolutions=1", "encoder.layers=1", "encoder.heads=2"),
     *("bottleneck.tokens=2", "bottleneck.width=8", "bottleneck.layers=1"),
@@ -144,7 +144,7 @@ def test_brought_corpus_runs_from_nothing_to_a_drawing(tmp_path: Path, shards: P
         f"extends: garden-tiny\nname: own\nlanguages: [en]\ncorpus: {{{corpus.format(shards)}, size: 32}}\n"
     )
     assert main(["run", str(file), *SMALL, "--out", str(tmp_path / "runs")]) == 0
-    assert not (tmp_path / "runs" / "own" / "reader").exists(), "only Garden knows the truth about its pictures"
+    assert not (tmp_path / "runs" / "own" / "classifier").exists(), "only Garden knows the truth about its pictures"
     check_run(tmp_path / "runs" / "own", "en", tmp_path)
 
 
@@ -172,7 +172,7 @@ def test_training_is_measured_and_the_run_is_left_as_it_was(
     options += ["--steps", "2", "--rounds", "1"]
     capsys.readouterr()
     assert main(["bench", "train", "garden-tiny", *options, "--json", str(file)]) == 0
-    stages = {"teacher", "tokenizer", "distill-pooled", "decoder", "reader"}
+    stages = {"teacher", "tokenizer", "distill-pooled", "decoder", "classifier"}
     said = capsys.readouterr().out
     assert all(stage in said for stage in stages)
     rows = Report.read(file).rows
@@ -237,15 +237,15 @@ def test_sampling_is_measured_on_a_finished_run(
 ) -> None:
     """After a run: a line for every setting, the numbers as JSON, and one sentence where the split is unknown."""
     run, file = finished, tmp_path / "sampling.json"
-    options = ["--steps", "1", "2", "--guidance", "1", "3", "--hearings", "1", "2", "--json", str(file)]
+    options = ["--steps", "1", "2", "--guidance", "1", "3", "--tta-samples", "1", "2", "--json", str(file)]
     capsys.readouterr()
     assert main(["bench", "sampling", str(run), *options]) == 0
     said = capsys.readouterr().out
     settings = {
-        f"steps {steps}, guidance {guidance}, hearings {hearings}"
+        f"steps {steps}, guidance {guidance}, tta_samples {tta_samples}"
         for steps in (1, 2)
         for guidance in (1, 3)
-        for hearings in (1, 2)
+        for tta_samples in (1, 2)
     }
     assert "…" not in said, "the table fits into 80 columns"
     assert all(condition_in_short(setting) in said for setting in settings)

@@ -12,32 +12,32 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sta.models.bottleneck import SpeechBottleneck, Tokens
+from sta.config.recipe import load_recipe
+from sta.distributed.sharding import BatchShard, sharded_step
+from sta.models.bottleneck import SpeechBottleneck, SpeechCondition
 from sta.models.captioner import Captioner
-from sta.models.decoder import CodeDecoder, LatentDecoder
+from sta.models.decoders.transformer import CodeDecoder, LatentDecoder
+from sta.models.decoders.vq_diffusion_published import PublishedDecoder
 from sta.models.diffusion import linear_schedule
-from sta.models.published import PublishedDecoder
-from sta.models.shared import Share, sharing
-from sta.recipe import load_recipe
 from sta.training.tasks import decoder as decoder_task
-from sta.training.tasks.decoder import DecoderTask, _Denoising, _FlowMatching, _MaskAndReplace, written_places
+from sta.training.tasks.decoder import DecoderTask, _Denoising, _FlowMatching, _MaskAndReplace, text_mask
 from tests.conftest import tiny_encoder
 
 
 @pytest.mark.parametrize(("size", "share", "count"), [(16, 0.25, 4), (16, 0.5, 8), (10, 0.3, 3), (8, 0, 0), (8, 1, 8)])
 def test_the_share_is_met(size: int, share: float, count: int) -> None:
-    assert written_places(size, share).sum() == count
+    assert text_mask(size, share).sum() == count
 
 
 @given(st.integers(1, 64), st.floats(0, 1))
 def test_the_share_is_met_to_one_place(size: int, share: float) -> None:
-    assert abs(written_places(size, share).sum() - size * share) < 1 + 1e-6
+    assert abs(text_mask(size, share).sum() - size * share) < 1 + 1e-6
 
 
 @pytest.mark.parametrize("world", [1, 2, 4])
 def test_every_rank_reads_and_hears(world: int) -> None:
-    written = written_places(16, 0.25)
-    parts = [Share(rank, world).of(written) for rank in range(world)]
+    written = text_mask(16, 0.25)
+    parts = [BatchShard(rank, world).of(written) for rank in range(world)]
     assert [part.sum() for part in parts] == [4 // world] * world
 
 
@@ -54,7 +54,7 @@ def objective(kind: str) -> tuple[_MaskAndReplace | _FlowMatching, torch.Tensor]
 @pytest.mark.parametrize(("kind", "names"), [("vq-diffusion", {"x0", "vlb"}), ("latent-diffusion", {"flow"})])
 def test_an_objective_learns_one_picture(kind: str, names: set[str]) -> None:
     loss, x0 = objective(kind)
-    tokens = Tokens(torch.zeros(16, 2, 3), torch.zeros(16, 3), torch.zeros(16))
+    tokens = SpeechCondition(torch.zeros(16, 2, 3), torch.zeros(16, 3), torch.zeros(16))
     optimizer = torch.optim.Adam(loss.parameters(), 1e-2)
     first: dict[str, float] = {}
     for _ in range(150):
@@ -72,7 +72,7 @@ def test_an_objective_learns_one_picture(kind: str, names: set[str]) -> None:
 def test_words_reach_the_bottleneck_where_they_weigh(weight: float) -> None:
     encoder, (loss, x0) = tiny_encoder({"en": 5}), objective("latent-diffusion")
     bottleneck = SpeechBottleneck(encoder.config.width, 3, tokens=2, width=3, layers=1, heads=2)
-    stage = load_recipe("garden-mini", [f"stages.decoder.losses.words={weight}"]).stages.decoder
+    stage = load_recipe("garden-mini", [f"stages.decoder.losses.caption={weight}"]).stages.decoder
     assert isinstance(loss, _FlowMatching)
     module = _Denoising(loss, {"pooled": encoder}, {"pooled": bottleneck}, stage, 0.03)
     unit = torch.nn.functional.normalize(torch.randn(4, 3), dim=-1)
@@ -85,7 +85,7 @@ def test_words_reach_the_bottleneck_where_they_weigh(weight: float) -> None:
     losses = module(batch)
     assert ("words" in losses) == bool(weight)
     if weight:
-        losses["words"].backward()
+        losses["caption"].backward()
         assert bottleneck.queries.grad is not None
         assert bottleneck.queries.grad.abs().max() > 0
         assert all(p.grad is None for p in encoder.parameters())
@@ -95,7 +95,7 @@ def test_words_reach_the_bottleneck_where_they_weigh(weight: float) -> None:
 def test_a_share_of_the_recordings_is_heard_disturbed(share: float, stores: int) -> None:
     task: Any = object.__new__(DecoderTask)
     task.workspace = SimpleNamespace(recipe=SimpleNamespace(seed=1))
-    task.stage = SimpleNamespace(disturbed=share)
+    task.stage = SimpleNamespace(augment_ratio=share)
     task.frames = {"pooled": [np.zeros(400), np.ones(400)][:stores]}
     heard = [float(task._heard("pooled", place, step=3)) for place in range(400)]
     assert abs(np.mean(heard) - share * (stores == 2)) < 0.07
@@ -108,14 +108,14 @@ def test_captions_without_a_piece_have_words_that_can_be_learnt(monkeypatch: pyt
     """A share of a batch may be of captions that the normaliser leaves nothing of."""
     task: Any = object.__new__(DecoderTask)
     task.workspace, task.groups, task.rows = SimpleNamespace(recipe=SimpleNamespace(seed=1)), ["pooled"], {}
-    task.stage = SimpleNamespace(batch=2, text_share=0.0, draft_first=0.0, steps=4, losses={"words": 1.0})
+    task.stage = SimpleNamespace(batch=2, text_share=0.0, draft_warmup=0.0, steps=4, losses={"words": 1.0})
     task.rows["pooled"] = task.image_of = np.arange(2)
     task.text, task.pictures, task.latents = np.zeros((2, 3)), np.zeros((2, 16)), None
     task.encoders = {"pooled": None}
     monkeypatch.setattr(task, "_places_of", lambda step: (0, np.arange(2)))
     monkeypatch.setattr(task, "_heard", lambda group, place, step: np.ones((4, 3)))
     monkeypatch.setattr(decoder_task, "caption_pieces", lambda workspace, encoder, rows: [[] for _ in rows])
-    batch = task.batch(1, Share())
+    batch = task.batch(1, BatchShard())
     assert batch["pieces"].dtype == batch["counts"].dtype == torch.long
     assert Captioner(5, 3)(torch.zeros(2, 2, 3), batch["pieces"], batch["counts"]).isfinite()
 
@@ -184,12 +184,12 @@ def test_the_layers_that_repeat_are_compiled_where_it_is_asked(
 @pytest.mark.slow
 def test_compiled_layers_give_the_same_gradient() -> None:
     loss, x0 = objective("latent-diffusion")
-    tokens = Tokens(torch.randn(16, 2, 3), torch.randn(16, 3), torch.zeros(16))
+    tokens = SpeechCondition(torch.randn(16, 2, 3), torch.randn(16, 3), torch.zeros(16))
     found: list[list[torch.Tensor | None]] = []
     for module in (loss, copy.deepcopy(loss)):
         if found:
             module.decoder.compile_repeated_blocks()
-        with sharing(Share(), 16, seed=1):
+        with sharded_step(BatchShard(), 16, seed=1):
             module(x0, tokens, torch.zeros(16, dtype=torch.bool), None)["flow"].backward()
         found.append([p.grad for p in module.parameters()])
     for plain, compiled in zip(*found, strict=True):

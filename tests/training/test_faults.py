@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from sta.distributed.sharding import BatchShard
 from sta.errors import STALLED, TrainingError
-from sta.models.shared import Share
 from sta.training import checkpoint
 from sta.training.faults import KINDS, QUIET, VARIABLE, Fault, Faults, parse_faults
-from sta.training.record import Log, Parts
+from sta.training.record import Log, MicroBatches
 from tests.training.test_loop import STEPS, Line, assert_as_straight, crash, metrics, run, straight, weights  # noqa: F401
 
 ROOT = Path(__file__).parent.parent.parent
@@ -140,10 +140,10 @@ def test_a_loss_that_is_no_number_is_passed_over(tmp_path: Path, monkeypatch: py
 class Shares(Line):
     """A line whose items are shared out, as every real task's are."""
 
-    def batch(self, step: int, share: Share) -> dict[str, torch.Tensor]:
-        whole = super().batch(step, Share())
-        self.asked[-1:] = [(step, share.part, share.parts)]
-        return {name: share.of(value) for name, value in whole.items()}
+    def batch(self, step: int, shard: BatchShard) -> dict[str, torch.Tensor]:
+        whole = super().batch(step, BatchShard())
+        self.asked[-1:] = [(step, shard.part, shard.parts)]
+        return {name: shard.of(value) for name, value in whole.items()}
 
 
 def test_out_of_memory_halves_the_parts_and_keeps_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +153,7 @@ def test_out_of_memory_halves_the_parts_and_keeps_the_batch(tmp_path: Path, monk
     whole, halved = [(step, 0, 1) for step in range(5)], [(s, p, 2) for s in range(4, STEPS) for p in (0, 1)]
     assert task.asked == [*whole, *halved]
     assert [line["samples"] for line in metrics(tmp_path)] == [4 * n for n in range(1, STEPS + 1)]
-    assert json.loads((tmp_path / "log" / "parts.json").read_text()) == {"parts": 2}
+    assert json.loads((tmp_path / "log" / "micro_batches.json").read_text()) == {"parts": 2}
 
 
 class Fit(torch.nn.Module):
@@ -177,7 +177,7 @@ def plain() -> Shares:
 def test_the_parts_make_the_gradient_of_the_whole(tmp_path: Path) -> None:
     run(plain(), tmp_path / "whole")
     (tmp_path / "halved" / "log").mkdir(parents=True)
-    (tmp_path / "halved" / "log" / "parts.json").write_text('{"parts": 2}')
+    (tmp_path / "halved" / "log" / "micro_batches.json").write_text('{"parts": 2}')
     task = plain()
     run(task, tmp_path / "halved")
     assert all(parts == 2 for _, _, parts in task.asked)
@@ -195,7 +195,7 @@ def test_smaller_parts_after_an_odd_step_are_the_gradient_of_the_whole_too(tmp_p
     with pytest.raises(RuntimeError, match="went away"):
         run(task, tmp_path / "halved")
     assert checkpoint.all_of(tmp_path / "halved" / "checkpoints")[0][0] == 3
-    (tmp_path / "halved" / "log" / "parts.json").write_text('{"parts": 2}')
+    (tmp_path / "halved" / "log" / "micro_batches.json").write_text('{"parts": 2}')
     run(plain(), tmp_path / "halved")
     for one, two in zip(metrics(tmp_path / "whole"), metrics(tmp_path / "halved"), strict=True):
         assert two == pytest.approx(one, rel=1e-4, abs=1e-6)
@@ -220,15 +220,15 @@ class Full(Fit):
 def test_what_earlier_parts_added_up_is_not_kept(tmp_path: Path) -> None:
     for name, at in (("full", 4 * 2 + 3), ("straight", 0)):
         (tmp_path / name / "log").mkdir(parents=True)
-        (tmp_path / name / "log" / "parts.json").write_text('{"parts": 4}')
+        (tmp_path / name / "log" / "micro_batches.json").write_text('{"parts": 4}')
         task = plain()
-        task.batch = lambda step, share: {  # type: ignore[method-assign]
-            key: share.of(value.repeat(2, 1)) for key, value in Line.batch(plain(), step, Share()).items()
+        task.batch = lambda step, shard: {  # type: ignore[method-assign]
+            key: shard.of(value.repeat(2, 1)) for key, value in Line.batch(plain(), step, BatchShard()).items()
         }
         torch.manual_seed(1)
         task.module = Full(at)  # type: ignore[assignment]
         run(task, tmp_path / name, batch=8)
-    assert json.loads((tmp_path / "full" / "log" / "parts.json").read_text()) == {"parts": 8}
+    assert json.loads((tmp_path / "full" / "log" / "micro_batches.json").read_text()) == {"parts": 8}
     for one, two in zip(metrics(tmp_path / "straight"), metrics(tmp_path / "full"), strict=True):
         assert two == pytest.approx(one, rel=1e-4, abs=1e-6)
 
@@ -247,15 +247,15 @@ def test_parts_that_cannot_be_made_are_not_kept(tmp_path: Path, monkeypatch: pyt
     task = plain()
     whole = task.batch
 
-    def few(step: int, share: Share) -> dict[str, torch.Tensor]:
-        if share.parts > 1:
-            raise TrainingError("stage line: too few to share among 2")
-        return whole(step, share)
+    def few(step: int, shard: BatchShard) -> dict[str, torch.Tensor]:
+        if shard.parts > 1:
+            raise TrainingError("stage line: too few to shard among 2")
+        return whole(step, shard)
 
     task.batch = few  # type: ignore[method-assign]
-    with pytest.raises(TrainingError, match="too few to share among 2"):
+    with pytest.raises(TrainingError, match="too few to shard among 2"):
         run(task, tmp_path)
-    assert not (tmp_path / "log" / "parts.json").exists()
+    assert not (tmp_path / "log" / "micro_batches.json").exists()
 
 
 def test_one_item_that_does_not_fit_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,10 +265,10 @@ def test_one_item_that_does_not_fit_is_said(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_parts_that_no_longer_divide_the_share_are_forgotten(tmp_path: Path) -> None:
-    parts = Parts("line", tmp_path, 8)
+    parts = MicroBatches("line", tmp_path, 8)
     parts.halve()
     parts.halve()
-    assert [Parts("line", tmp_path, share).count for share in (8, 4, 12, 6)] == [4, 4, 4, 1]
+    assert [MicroBatches("line", tmp_path, shard).count for shard in (8, 4, 12, 6)] == [4, 4, 4, 1]
 
 
 # ---- the log ------------------------------------------------------------------------------------------------
@@ -297,12 +297,12 @@ def test_a_log_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
 def test_a_training_that_is_stuck_ends_itself(tmp_path: Path) -> None:
     script = (
         "import sys, time; from pathlib import Path; from tests.training.test_loop import Line, run\n"
-        "run(Line(4, lambda x: time.sleep(60)), Path(sys.argv[1]), patience=1)"
+        "run(Line(4, lambda x: time.sleep(60)), Path(sys.argv[1]), stall_timeout=1)"
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command: Sequence[str] = [sys.executable, "-c", script, str(tmp_path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=50, check=False)
     assert done.returncode == STALLED
-    assert "sta: stage line: no step in 1 s (stages.*.patience)" in done.stderr
+    assert "sta: stage line: no step in 1 s (stages.*.stall_timeout)" in done.stderr
     assert "time.sleep" in done.stderr or "<string>" in done.stderr, "it does not say where it was stuck"
     assert checkpoint.all_of(tmp_path / "checkpoints")[0][0] == 3

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from sta.config.recipe import load_recipe
 from sta.data.store import Ragged
-from sta.models.shared import Share
-from sta.recipe import load_recipe
+from sta.distributed.sharding import BatchShard
+from sta.distributed.team import Team
 from sta.training import features
-from sta.training.team import Team
 from tests.conftest import tiny_encoder
 
 CPU = torch.device("cpu")
@@ -98,7 +98,7 @@ def _frames_one_by_one(workspace: Any, folder: Path, disturbed: bool) -> dict[st
     heard: dict[int, np.ndarray] = {}
     for number, rows in enumerate(BATCHES):
         torch.manual_seed(features.step_seed(workspace.recipe.seed, "frames", number, 0))
-        with features.fast(CPU):
+        with features.bf16_autocast(CPU):
             frames, mask, _, _ = features.encode_rows(encoder, workspace, rows, CPU, disturbed)
         heard |= {int(row): f[m].half().numpy() for row, f, m in zip(rows, frames, mask, strict=True)}
     folder.mkdir()
@@ -113,7 +113,7 @@ def _frames_one_by_one(workspace: Any, folder: Path, disturbed: bool) -> dict[st
 def test_any_number_of_ranks_hears_the_same(workspace: Any, tmp_path: Path, disturbed: bool, world: int) -> None:
     """Of three ranks one has nothing to do."""
     for rank in reversed(range(world)):  # rank 0 joins what the others left
-        folder = features.cache_frames(workspace, "pooled", CPU, disturbed, Team(Share(rank, world)))
+        folder = features.cache_frames(workspace, "pooled", CPU, disturbed, Team(BatchShard(rank, world)))
         assert folder.exists() == (rank == 0)
     assert _files(folder) == _frames_one_by_one(workspace, tmp_path / "plain", disturbed)
     assert [path.name for path in workspace.cache.iterdir()] == [folder.name], "no parts are left"
@@ -140,7 +140,7 @@ def test_frames_that_a_stop_left_are_kept(
             features.cache_frames(workspace, "pooled", CPU, True)
         heard.append([])
         for rank in reversed(range(world)):
-            folder = features.cache_frames(workspace, "pooled", CPU, True, Team(Share(rank, world)))
+            folder = features.cache_frames(workspace, "pooled", CPU, True, Team(BatchShard(rank, world)))
     assert heard == [[1, 4], [2], [], [0]], "no recording is heard again"
     assert _files(folder) == _frames_one_by_one(workspace, tmp_path / "plain", True)
 
@@ -234,7 +234,7 @@ def test_another_file_of_the_same_name_is_another_teacher(
 def test_any_number_of_ranks_asks_the_teacher(workspace: Any, teacher: _Names, world: int) -> None:
     """In parts: three of pictures and two of captions, so of nine ranks four have nothing to do."""
     for rank in reversed(range(world)):  # rank 0 joins what the others left
-        folder = features.cache_teacher(workspace, CPU, Team(Share(rank, world)))
+        folder = features.cache_teacher(workspace, CPU, Team(BatchShard(rank, world)))
         assert folder.exists() == (rank == 0)
     image, text = features.teacher_features(workspace, CPU)
     assert image.tolist() == [[float(n), float(n)] for n in range(11)]
@@ -261,7 +261,7 @@ def test_parts_that_a_stop_left_are_kept(workspace: Any, teacher: _Names, monkey
 
 def test_half_a_part_is_made_again(workspace: Any, teacher: _Names) -> None:
     """What another version left is not taken for a part, nor kept."""
-    folder = features.cache_teacher(workspace, CPU, Team(Share(1, 2)))
+    folder = features.cache_teacher(workspace, CPU, Team(BatchShard(1, 2)))
     partial = folder.with_name(folder.name + ".partial")
     (partial / "image-0.partial").mkdir()
     (partial / "image-0.partial" / "values.npy").write_bytes(b"half")

@@ -18,12 +18,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from sta import ranks
-from sta.data.sums import write_sums
+from sta.config.recipe import Optimisation
+from sta.data.checksums import write_sums
+from sta.distributed import ranks
+from sta.distributed.sharding import BatchShard
 from sta.errors import Interrupted, TrainingError
-from sta.models.shared import Share
-from sta.recipe import Optimisation
-from sta.stopping import SIGNALS
+from sta.signals import SIGNALS
 from sta.training import checkpoint, runtime
 from sta.training.loop import Task, build_optimizer, learning_rate, train
 from tests.processes import LIMIT, said_by, started, wait_for
@@ -55,7 +55,7 @@ class Line(Task):
         torch.manual_seed(0)
         self.module, self.at, self.do, self.asked = Regression(), at, do, []  # type: ignore[var-annotated]
 
-    def batch(self, step: int, share: Share) -> dict[str, Tensor]:
+    def batch(self, step: int, shard: BatchShard) -> dict[str, Tensor]:
         self.asked.append(step)
         x = torch.from_numpy(np.random.default_rng([7, step]).standard_normal((4, 3)).astype(np.float32))
         y = x[:, :2] * 2 - 1
@@ -239,7 +239,7 @@ def test_signals_are_handed_back(straight: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_stops_where_none_may_be(value: float, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"stage line: not finite at step 5 \(loss mse (nan|inf)") as error:
-        run(Line(4, lambda x: torch.full_like(x, value)), tmp_path, skips=0)
+        run(Line(4, lambda x: torch.full_like(x, value)), tmp_path, max_skipped_steps=0)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "final").exists()
     assert checkpoint.all_of(tmp_path / "checkpoints")[0] == (3, tmp_path / "checkpoints" / "step-0000003")
@@ -287,8 +287,8 @@ class Stopped(Line):
         super().__init__(at, terminate)
         self.bad = bad
 
-    def batch(self, step: int, share: Share) -> dict[str, Tensor]:
-        batch = super().batch(step, share)
+    def batch(self, step: int, shard: BatchShard) -> dict[str, Tensor]:
+        batch = super().batch(step, shard)
         return {name: x * float("nan") for name, x in batch.items()} if step == self.bad else batch
 
 
@@ -304,11 +304,13 @@ def test_a_resumed_stage_forgets_what_it_does_again(tmp_path: Path) -> None:
 
 def test_too_many_steps_that_are_not_finite_stop(tmp_path: Path) -> None:
     class Bad(Line):
-        def batch(self, step: int, share: Share) -> dict[str, Tensor]:
-            return {name: x * float("nan") for name, x in super().batch(step, share).items()}
+        def batch(self, step: int, shard: BatchShard) -> dict[str, Tensor]:
+            return {name: x * float("nan") for name, x in super().batch(step, shard).items()}
 
-    with pytest.raises(TrainingError, match=r"which makes 3 such steps, more than stages.\*.skips allows \(2\)"):
-        run(Bad(), tmp_path, skips=2)
+    with pytest.raises(
+        TrainingError, match=r"which makes 3 such steps, more than stages.\*.max_skipped_steps allows \(2\)"
+    ):
+        run(Bad(), tmp_path, max_skipped_steps=2)
     assert [line["step"] for line in skipped(tmp_path)] == [1, 2, 3]
 
 
@@ -328,7 +330,7 @@ def test_a_gradient_that_is_not_finite_stops_before_it_is_saved(steps: int, tmp_
     task = Line()
     task.module = Steep()
     with pytest.raises(TrainingError, match=r"not finite at step 1 \(gradient (nan|inf)"):
-        run(task, tmp_path, steps=steps, save_every=1, skips=0)
+        run(task, tmp_path, steps=steps, save_every=1, max_skipped_steps=0)
     assert not (tmp_path / "checkpoints").exists()
 
 
@@ -362,11 +364,11 @@ def test_a_failed_save_is_known_before_the_next_one(tmp_path: Path, monkeypatch:
     reached = []
 
     class Slow(Line):
-        def batch(self, step: int, share: Share) -> dict[str, Tensor]:
+        def batch(self, step: int, shard: BatchShard) -> dict[str, Tensor]:
             reached.append(step)
             while step == 3 and (tmp_path / "checkpoints" / "step-0000003.partial").exists():
                 time.sleep(0.01)  # what failed is removed
-            return super().batch(step, share)
+            return super().batch(step, shard)
 
     with pytest.raises(TrainingError, match="step-0000003: cannot be written"):
         run(Slow(), tmp_path)
@@ -398,7 +400,7 @@ def test_a_lost_process_is_not_a_full_disk(
     monkeypatch.setattr(ranks, "_joined", lambda: True)
     with pytest.raises(RuntimeError, match="Connection closed by peer") as error:
         run(Line(), tmp_path)
-    assert ranks.lost_another(error.value)
+    assert ranks.is_peer_lost(error.value)
 
 
 def test_what_is_saved_is_what_was_there_when_it_was_asked_for(tmp_path: Path) -> None:
@@ -457,15 +459,15 @@ class Told(nn.Module):
         return {"mse": batch["error"] + 0 * self.weight.sum()}
 
 
-@pytest.mark.parametrize(("turn", "best"), [(0, 2), (3, 6), (4, 6)])
-def test_the_best_checkpoint_is_kept_of_those_that_compare(turn: int, best: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("phase_change_step", "best"), [(0, 2), (3, 6), (4, 6)])
+def test_the_best_checkpoint_is_kept_of_those_that_compare(phase_change_step: int, best: int, tmp_path: Path) -> None:
     class Errors(Line):
-        def batch(self, step: int, share: Share) -> dict[str, Tensor]:
+        def batch(self, step: int, shard: BatchShard) -> dict[str, Tensor]:
             error = torch.tensor([1.0, 1.0, 0.1, 3.5, 2.0, 2.0, 6.0, 6.0, 6.0, 6.0][step])
             return {"error": terminate(error) if step == 9 else error}
 
     task = Errors()
-    task.module, task.turn = Told(), turn
+    task.module, task.phase_change_step = Told(), phase_change_step
     with pytest.raises(Interrupted):
         run(task, tmp_path, steps=11, save_every=2)
     assert [step for step, _ in checkpoint.all_of(tmp_path / "checkpoints")] == [10, 8, best]

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sta.cards import TeacherCard, load_language, load_teacher
+from sta.config.cards import TeacherCard, load_language, load_teacher
+from sta.config.recipe import load_recipe
 from sta.data.text import Pieces
 from sta.errors import RecipeError
-from sta.models.teacher import PieceTokenizer
-from sta.recipe import load_recipe
+from sta.models.teachers.open_clip import PieceTokenizer
 from sta.training.prepare import _train_teacher_pieces
 from sta.training.workspace import Workspace
 

@@ -13,18 +13,18 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
+from sta.config.recipe import load_recipe
 from sta.data.unreadable import read_report
+from sta.distributed.sharding import BatchShard
+from sta.distributed.team import Team
 from sta.errors import CorpusError, TrainingError
-from sta.models.shared import Share
-from sta.recipe import load_recipe
 from sta.training.faults import VARIABLE
-from sta.training.order import InLanes, Shuffled
 from sta.training.prepare import prepare
+from sta.training.sampler import ShardedSampler, ShuffledSampler
 from sta.training.stages import open_run, run_stage
 from sta.training.tasks import distill
 from sta.training.tasks.distill import DistillTask
 from sta.training.tasks.tokenizer import TokenizerTask
-from sta.training.team import Team
 from sta.training.workspace import Workspace
 from tests.parquet_fixtures import cut, sample, write_parquet
 from tests.test_launch import finish, launch
@@ -124,7 +124,7 @@ def test_above_the_limit_it_stops_with_one_sentence(damaged: Path, tmp_path: Pat
     with pytest.raises(CorpusError) as error:
         prepare(made)
     assert "\n" not in str(error.value)
-    assert "48 of 400 samples cannot be read, more than corpus.unreadable 0.05 allows" in str(error.value)
+    assert "48 of 400 samples cannot be read, more than corpus.max_unreadable 0.05 allows" in str(error.value)
     left = files(made.cache)
     assert list(left) == ["unreadable.jsonl"], "nothing else is left"
     assert len(left["unreadable.jsonl"].splitlines()) == 9
@@ -176,12 +176,12 @@ def test_what_the_cache_has_lost_is_said_and_made_again(ready: Workspace, what: 
 
 def test_pictures_are_read_in_lanes(ready: Workspace) -> None:
     task = TokenizerTask(ready)
-    assert isinstance(task.order, InLanes)
+    assert isinstance(task.order, ShardedSampler)
     seen = [task.items(step) for step in range(40)]
     epoch = [name for names in seen for name in names][: len(task.order.items)]
     assert len(set(epoch)) == len(epoch)
-    whole = task.batch(3, Share())["pixels"]
-    parts = [task.batch(3, Share(rank, 2))["pixels"] for rank in range(2)]
+    whole = task.batch(3, BatchShard())["pixels"]
+    parts = [task.batch(3, BatchShard(rank, 2))["pixels"] for rank in range(2)]
     assert all((whole[rank::2] == part).all() for rank, part in enumerate(parts))
 
 
@@ -201,7 +201,7 @@ def test_recordings_are_heard_once_an_epoch_and_by_the_rank_of_their_lane(
         batch = task._rows_of(step)
         heard += batch.tolist()
         for rank in range(world):
-            read[rank] |= set(shard_of[Share(rank, world).of(batch)].tolist())
+            read[rank] |= set(shard_of[BatchShard(rank, world).of(batch)].tolist())
     assert len(set(heard)) == len(heard)
     assert set(heard) <= set(train.tolist())
     assert sum(map(len, read)) <= len(np.unique(shard_of)) + size - 1
@@ -235,17 +235,19 @@ def test_longer_recordings_are_left_out_and_counted(
     assert sorted(task.mixed.items) == sorted(train[fits])
     assert sorted(task.written.items) == sorted(train), "what they say is read all the same"
     for step in range(4):
-        batch = task.batch(step, Share())
+        batch = task.batch(step, BatchShard())
         assert batch["lengths"].tolist() == ready.features.lengths[task._rows_of(step)].tolist(), "one was cut"
     said = f"{len(train) - fits.sum()} of {len(train)} recordings hold more than {middle / 100:g} s of speech"
-    assert capsys.readouterr().err == (f"sta: stage distill-pooled: {said} (stages.distill.longest) and are left out\n")
+    assert capsys.readouterr().err == (
+        f"sta: stage distill-pooled: {said} (stages.distill.max_seconds) and are left out\n"
+    )
     distilling(12.0)
     assert capsys.readouterr().err == ""
 
 
 def test_none_that_is_short_enough_is_said(distilling: Callable[[float], DistillTask]) -> None:
     with pytest.raises(
-        TrainingError, match=r"more than 0\.01 s of speech \(stages.distill.longest\), and no whole"
+        TrainingError, match=r"more than 0\.01 s of speech \(stages.distill.max_seconds\), and no whole"
     ) as error:
         distilling(0.01)
     assert "\n" not in str(error.value)
@@ -266,7 +268,7 @@ def test_without_the_setting_the_order_is_plain(ready: Workspace) -> None:
     corpus = ready.recipe.corpus.model_copy(update={"by_shards": False})
     plain = Workspace(ready.recipe.model_copy(update={"corpus": corpus}), ready.out)
     plain.cache = ready.cache
-    assert type(TokenizerTask(plain).order) is Shuffled
+    assert type(TokenizerTask(plain).order) is ShuffledSampler
 
 
 def test_an_interrupted_preparation_reads_on_where_it_stopped(ready: Workspace, damaged: Path, tmp_path: Path) -> None:
@@ -279,7 +281,7 @@ def test_an_interrupted_preparation_reads_on_where_it_stopped(ready: Workspace, 
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        prepare(made, Team(Share(1, 3), gather=stop))
+        prepare(made, Team(BatchShard(1, 3), gather=stop))
     shards = made.cache / "corpus.partial" / "shards"
     before = {path.name: path.stat().st_mtime_ns for path in shards.iterdir()}
     assert sorted(before) == ["00001.arrow", "00004.arrow", "00007.arrow"]

@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from sta.config.recipe import Optimisation
+from sta.distributed.sharding import BatchShard
 from sta.errors import Interrupted
-from sta.models.shared import Share
-from sta.recipe import Optimisation
 from sta.training import checkpoint, runtime
 from sta.training.loop import Task, train
 
@@ -42,11 +42,11 @@ class _Line(Task):
         torch.manual_seed(0)
         self.module = _Fit()
 
-    def batch(self, step: int, share: Share) -> dict[str, Tensor]:
+    def batch(self, step: int, shard: BatchShard) -> dict[str, Tensor]:
         points = np.random.default_rng(step).standard_normal((4, 3)).astype(np.float32)
         if step == BAD:
             points[1::2] = np.nan
-        return {"x": torch.from_numpy(share.of(points))}
+        return {"x": torch.from_numpy(shard.of(points))}
 
     def items(self, step: int) -> list[str]:
         return [f"{step}-{n}" for n in range(4)]

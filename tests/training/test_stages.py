@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from accelerate.state import AcceleratorState
 
+from sta.config.recipe import load_recipe
 from sta.errors import CorpusError, RecipeError, StaError, TrainingError
-from sta.recipe import load_recipe
 from sta.training import stages
 from sta.training.workspace import Workspace
 from tests.processes import HOLD, LIMIT, said_by, started
@@ -38,8 +38,8 @@ def test_a_stage_remembers_every_commit_and_machine_it_was_trained_on(
 
 def test_a_start_that_cannot_be_recorded_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     workspace = Workspace(load_recipe("garden-mini"), tmp_path)
-    stages._record_start(workspace, "reader", 1)
-    log = workspace.stage("reader") / "log" / "environment.jsonl"
+    stages._record_start(workspace, "classifier", 1)
+    log = workspace.stage("classifier") / "log" / "environment.jsonl"
     before = log.read_text()
 
     def full(self: Path, data: bytes) -> int:
@@ -47,7 +47,7 @@ def test_a_start_that_cannot_be_recorded_is_one_sentence(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(StaError, match=r"environment.jsonl: cannot be written \(No space left on device\)") as error:
-        stages._record_start(workspace, "reader", 1)
+        stages._record_start(workspace, "classifier", 1)
     assert "\n" not in str(error.value)
     assert log.read_text() == before
 
@@ -139,10 +139,10 @@ def test_a_launch_whose_folder_was_taken_over_goes_no_further(tmp_path: Path, st
 
 def test_a_run_without_that_record_still_has_its_minutes(tmp_path: Path) -> None:
     workspace = Workspace(load_recipe("garden-mini"), tmp_path)
-    log = workspace.stage("reader") / "log" / "metrics.jsonl"
+    log = workspace.stage("classifier") / "log" / "metrics.jsonl"
     log.parent.mkdir(parents=True)
     log.write_text('{"seconds": 12.0}\n')
-    assert stages.provenance(workspace) == {"reader": {"seconds": 12.0, "commits": [], "machines": []}}
+    assert stages.provenance(workspace) == {"classifier": {"seconds": 12.0, "commits": [], "machines": []}}
 
 
 def test_a_teacher_that_cannot_read_a_language_is_refused_before_a_folder_is_made(tmp_path: Path) -> None:

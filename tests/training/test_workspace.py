@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from sta.config.recipe import load_recipe
 from sta.data.rows import Truth
 from sta.errors import StaError
-from sta.recipe import load_recipe
 from sta.training.workspace import UNSAID, Workspace
 
 RED = Truth("bird", {"head": "red", "size": "small"}, {"head": "red"})

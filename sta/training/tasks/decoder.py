@@ -13,20 +13,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sta.config.recipe import DecoderStage, Recipe
 from sta.data.store import pad
+from sta.distributed import sharding
+from sta.distributed.sharding import BatchShard
 from sta.errors import TrainingError
-from sta.models import shared
-from sta.models.bottleneck import SpeechBottleneck, Tokens
+from sta.models.bottleneck import SpeechBottleneck, SpeechCondition
+from sta.models.build_decoder import build_decoder
 from sta.models.captioner import Captioner
-from sta.models.decoder import CodeDecoder, LatentDecoder
-from sta.models.decoders import build_decoder
-from sta.models.diffusion import Schedule, corrupt, linear_schedule, variational_loss
-from sta.models.encoder import SpeechEncoder, spread_pieces
-from sta.models.flow import between, draw_shares, flow_loss
+from sta.models.decoders.transformer import CodeDecoder, LatentDecoder
+from sta.models.decoders.vq_diffusion_published import PublishedDecoder
+from sta.models.diffusion import Schedule, linear_schedule, q_sample, variational_loss
+from sta.models.encoder import SpeechEncoder, pieces_to_frames
+from sta.models.flow import flow_loss, interpolate, sample_noise_levels
 from sta.models.layers import similarity_distillation
-from sta.models.published import PublishedDecoder
-from sta.models.shared import Share
-from sta.recipe import DecoderStage, Recipe
 from sta.training.features import (
     cached_frames,
     caption_pieces,
@@ -38,7 +38,7 @@ from sta.training.features import (
     teacher_features,
 )
 from sta.training.loop import Task
-from sta.training.order import Shuffled, build_order
+from sta.training.sampler import ShuffledSampler, build_sampler
 from sta.training.workspace import Workspace
 
 REPLACED = 0.1
@@ -46,13 +46,13 @@ FRAME_MULTIPLE = 16
 BANK = 512  # captions whose teacher features keep the embedding where the distill stage put it
 
 
-def draw_times(count: int, timesteps: int, device: torch.device) -> Tensor:
+def sample_timesteps(count: int, timesteps: int, device: torch.device) -> Tensor:
     """Times 1..T [count], late ones more often: where little of the picture is left, the tokens are needed."""
-    u = shared.uniform(count, device=device)
+    u = sharding.uniform(count, device=device)
     return (u.sqrt() * timesteps).long().clamp(0, timesteps - 1) + 1
 
 
-def written_places(size: int, share: float) -> np.ndarray:
+def text_mask(size: int, share: float) -> np.ndarray:
     """bool [size], True for the first `share` of a batch's places: ranks take turns, so each gets as many of them."""
     return np.arange(size) < round(size * share)
 
@@ -66,7 +66,7 @@ def kinds_of_pictures(recipe: Recipe) -> tuple[Literal["codes", "latents"], ...]
 
 def kinds_of_frames(recipe: Recipe) -> tuple[bool, ...]:
     """Whether each kind of frames that the stage reads is disturbed: clean ones always come first."""
-    disturbs = recipe.stages.decoder.disturbed > 0 and recipe.encoder.backbone is None
+    disturbs = recipe.stages.decoder.augment_ratio > 0 and recipe.encoder.backbone is None
     return (False, True) if disturbs else (False,)
 
 
@@ -77,9 +77,9 @@ class _MaskAndReplace(nn.Module):
         super().__init__()
         self.decoder, self.schedule, self.variational = decoder, schedule, variational
 
-    def forward(self, x0: Tensor, tokens: Tokens, drop: Tensor, drafted: Tensor | None) -> dict[str, Tensor]:
-        t = draw_times(len(x0), self.schedule.timesteps, x0.device)
-        xt = corrupt(x0, t, self.schedule)
+    def forward(self, x0: Tensor, tokens: SpeechCondition, drop: Tensor, drafted: Tensor | None) -> dict[str, Tensor]:
+        t = sample_timesteps(len(x0), self.schedule.timesteps, x0.device)
+        xt = q_sample(x0, t, self.schedule)
         share = t / self.schedule.timesteps
         logits = self.decoder(xt, share, tokens.tokens, tokens.embedding, drop, drafted).float()
         losses = {"x0": F.cross_entropy(logits.flatten(0, 1), x0.flatten())}
@@ -93,10 +93,10 @@ class _FlowMatching(nn.Module):
         super().__init__()
         self.decoder = decoder
 
-    def forward(self, x0: Tensor, tokens: Tokens, drop: Tensor, drafted: Tensor | None) -> dict[str, Tensor]:
-        x0, t = x0.float(), draw_shares(len(x0), x0.device)
-        noise = shared.normal_like(x0)
-        velocity = self.decoder(between(x0, noise, t), t, tokens.tokens, tokens.embedding, drop, drafted)
+    def forward(self, x0: Tensor, tokens: SpeechCondition, drop: Tensor, drafted: Tensor | None) -> dict[str, Tensor]:
+        x0, t = x0.float(), sample_noise_levels(len(x0), x0.device)
+        noise = sharding.normal_like(x0)
+        velocity = self.decoder(interpolate(x0, noise, t), t, tokens.tokens, tokens.embedding, drop, drafted)
         return {"flow": flow_loss(velocity, x0, noise)}
 
 
@@ -117,7 +117,7 @@ class _Denoising(nn.Module):
         self.bottlenecks.requires_grad_(stage.tune_bottleneck)
         self.captioners = nn.ModuleDict(
             {g: Captioner(encoders[g].ctc.out_features, b.config.width) for g, b in bottlenecks.items()}
-            if stage.tune_bottleneck and stage.losses.get("words")
+            if stage.tune_bottleneck and stage.losses.get("caption")
             else {}
         )
 
@@ -129,11 +129,11 @@ class _Denoising(nn.Module):
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         group = list(self.encoders)[int(batch["group"])]
         tokens = self._condition(group, batch)
-        losses: dict[str, Tensor] = {"rate": tokens.kl.mean()}
+        losses: dict[str, Tensor] = {"kl": tokens.kl.mean()}
         decoder = self.objective.decoder
         drafted = decoder.draft(tokens.tokens)
         if "x0" in batch:
-            drop = shared.uniform(len(batch["x0"]), device=batch["x0"].device) < self.stage.condition_drop
+            drop = sharding.uniform(len(batch["x0"]), device=batch["x0"].device) < self.stage.condition_dropout
             losses |= self.objective(batch["x0"], tokens, drop, drafted)
         if drafted is not None and not isinstance(decoder, PublishedDecoder):
             losses["draft"] = decoder.draft_loss(drafted, batch["latents"])
@@ -142,15 +142,15 @@ class _Denoising(nn.Module):
                 tokens.embedding, batch["text"], batch["text_bank"], self.temperature
             ).mean()
         if group in self.captioners:
-            losses["words"] = self.captioners[group](tokens.tokens, batch["pieces"], batch["counts"])
+            losses["caption"] = self.captioners[group](tokens.tokens, batch["pieces"], batch["counts"])
         return losses
 
-    def _condition(self, group: str, batch: dict[str, Tensor]) -> Tokens:
+    def _condition(self, group: str, batch: dict[str, Tensor]) -> SpeechCondition:
         """Tokens of the batch, in its order: of recordings in the places `heard`, of captions in the places `read`."""
         bottleneck, places = self.bottlenecks[group], torch.cat([batch["heard"], batch["read"]])
         assert isinstance(bottleneck, SpeechBottleneck)
         size = bottleneck.config
-        noise = shared.normal(len(places), size.tokens, size.width, device=places.device)
+        noise = sharding.normal(len(places), size.tokens, size.width, device=places.device)
         frames = batch["frames"].to(self.objective.decoder.dtype)
         heard = bottleneck(frames, batch["frames_mask"], noise[batch["heard"]])
         if "text_pieces" not in batch:
@@ -162,10 +162,12 @@ class _Denoising(nn.Module):
         count = len(batch["read"])  # none, where this rank's caption is only there to be as the other ranks
         read = bottleneck(captions.frames, captions.mask, noise[batch["read"]] if count else noise[:1])
         back = places.argsort()
-        return Tokens(*(torch.cat([h, r[:count]])[back] for h, r in zip(_parts(heard), _parts(read), strict=True)))
+        return SpeechCondition(
+            *(torch.cat([h, r[:count]])[back] for h, r in zip(_parts(heard), _parts(read), strict=True))
+        )
 
 
-def _parts(tokens: Tokens) -> tuple[Tensor, Tensor, Tensor]:
+def _parts(tokens: SpeechCondition) -> tuple[Tensor, Tensor, Tensor]:
     return tokens.tokens, tokens.embedding, tokens.kl
 
 
@@ -198,7 +200,7 @@ class DecoderTask(Task):
     def __init__(self, workspace: Workspace, device: torch.device):
         self.workspace, self.stage = workspace, workspace.recipe.stages.decoder
         self.weights, self.groups = {k: v for k, v in self.stage.losses.items()}, list(workspace.recipe.groups)
-        self.turn = int(self.stage.draft_first * self.stage.steps)
+        self.phase_change_step = int(self.stage.draft_warmup * self.stage.steps)
         pictures = picture_latents if workspace.recipe.decoder.kind == "latent-diffusion" else picture_codes
         self.pictures, (_, self.text) = pictures(workspace, device), teacher_features(workspace, device)
         self.latents = picture_latents(workspace, device) if workspace.recipe.decoder.draft else None
@@ -219,13 +221,13 @@ class DecoderTask(Task):
 
     def _shorts(self, any_short: bool) -> int:
         """How many short phrases a batch has, in its last places."""
-        return int(self.stage.phrase_share * self.stage.batch) if any_short else 0
+        return int(self.stage.phrase_ratio * self.stage.batch) if any_short else 0
 
-    def _order(self, group: str, kept: np.ndarray, seed: int, batch: int, offset: int) -> Shuffled:
+    def _order(self, group: str, kept: np.ndarray, seed: int, batch: int, offset: int) -> ShuffledSampler:
         """The order of some of a group's recordings, of which a batch takes `batch` from the place `offset` on."""
         places, recipe = np.flatnonzero(kept), self.workspace.recipe
         shards = self.workspace.corpus.shard_of[self.rows[group][places]]
-        return build_order(recipe.corpus, places, recipe.seed + seed, shards, batch, offset=offset)
+        return build_sampler(recipe.corpus, places, recipe.seed + seed, shards, batch, offset=offset)
 
     def _places_of(self, step: int) -> tuple[int, np.ndarray]:
         """The number of the step's group, and which of the group's rows are in the whole batch."""
@@ -240,17 +242,17 @@ class DecoderTask(Task):
         number, places = self._places_of(step)
         return self.workspace.corpus.names(self.rows[self.groups[number]][places])
 
-    def batch(self, step: int, share: Share) -> dict[str, Tensor]:
+    def batch(self, step: int, shard: BatchShard) -> dict[str, Tensor]:
         number, places = self._places_of(step)
         group, size = self.groups[number], self.stage.batch
-        is_written, rows = written_places(size, self.stage.text_share), self.rows[group]
+        is_written, rows = text_mask(size, self.stage.text_ratio), self.rows[group]
         spoken = size - int(is_written.sum())
-        if spoken < share.count:
+        if spoken < shard.count:
             raise TrainingError(
-                f"stage {self.name}: {spoken} recordings a step are too few to share among {share.count}; raise "
-                "stages.decoder.batch or lower stages.decoder.text_share"
+                f"stage {self.name}: {spoken} recordings a step are too few to share among {shard.count}; raise "
+                "stages.decoder.batch or lower stages.decoder.text_ratio"
             )
-        places, is_written, numbers = share.of(places), share.of(is_written), share.of(np.arange(size))
+        places, is_written, numbers = shard.of(places), shard.of(is_written), shard.of(np.arange(size))
         heard, read, shown = places[~is_written], places[is_written], rows[places]
         bank = np.random.default_rng([self.workspace.recipe.seed, step]).choice(
             rows, min(BANK, len(rows)), replace=False
@@ -265,11 +267,11 @@ class DecoderTask(Task):
             "text": torch.from_numpy(self.text[shown]),
             "text_bank": torch.from_numpy(self.text[bank]),
         }
-        if step >= self.turn:
+        if step >= self.phase_change_step:
             batch["x0"] = torch.from_numpy(self.pictures[self.image_of[shown]])
         if self.latents is not None:
             batch["latents"] = torch.from_numpy(self.latents[self.image_of[shown]])
-        if self.stage.losses.get("words"):
+        if self.stage.losses.get("caption"):
             captions = caption_pieces(self.workspace, self.encoders[group], shown)
             batch["pieces"] = torch.tensor([piece for caption in captions for piece in caption], dtype=torch.long)
             batch["counts"] = torch.tensor([len(caption) for caption in captions])
@@ -277,14 +279,14 @@ class DecoderTask(Task):
             # also where this rank reads none: under ZeRO-3 all ranks have to take the same way through the network
             pieces = caption_pieces(self.workspace, self.encoders[group], rows[read]) or [[]]
             seeds = [step * size + int(number) for number in numbers[is_written]] or None
-            batch["text_pieces"], batch["text_lengths"] = spread_pieces(pieces, seeds)
+            batch["text_pieces"], batch["text_lengths"] = pieces_to_frames(pieces, seeds)
         return batch
 
     def _heard(self, group: str, place: int, step: int) -> np.ndarray:
         """The frames [S, D] of a recording, clean or disturbed: the same on any number of ranks."""
         clean, *disturbed = self.frames[group]
         chance = np.random.default_rng([self.workspace.recipe.seed, step, int(place)]).random()
-        return disturbed[0][place] if disturbed and chance < self.stage.disturbed else clean[place]
+        return disturbed[0][place] if disturbed and chance < self.stage.augment_ratio else clean[place]
 
     def compile(self, module: nn.Module, device: torch.device) -> None:
         assert isinstance(module, _Denoising)

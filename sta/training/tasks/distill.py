@@ -12,22 +12,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sta import ranks
-from sta.data.audio import SAMPLE_RATE
+from sta.config.limits import SAMPLE_RATE
+from sta.config.recipe import DistillStage, Recipe
+from sta.distributed import ranks, sharding
+from sta.distributed.sharding import BatchShard
 from sta.errors import TrainingError
-from sta.models import shared
-from sta.models.augment import augment_mel, disturb_mel
+from sta.models.augment import augment_mel, noise_mel
 from sta.models.backbone import Backbone
-from sta.models.bottleneck import SpeechBottleneck, Tokens
+from sta.models.bottleneck import SpeechBottleneck, SpeechCondition
 from sta.models.captioner import Captioner
-from sta.models.encoder import SpeechEncoder, spread_pieces
+from sta.models.encoder import SpeechEncoder, pieces_to_frames
 from sta.models.layers import similarity_distillation
-from sta.models.readout import UNKNOWN, TokenReadout
-from sta.models.shared import Share
-from sta.recipe import DistillStage, Recipe
+from sta.models.token_classifier import UNKNOWN, TokenClassifier
 from sta.training.features import LENGTH_MULTIPLE, caption_pieces, group_rows, short_phrases, teacher_features
 from sta.training.loop import Task
-from sta.training.order import Shuffled, build_order
+from sta.training.sampler import ShuffledSampler, build_sampler
 from sta.training.workspace import Workspace
 
 
@@ -40,24 +39,24 @@ class _Distillation(nn.Module):
         self.encoder, self.bottleneck, self.stage = encoder, bottleneck, stage
         tokens, width = bottleneck.config.tokens, bottleneck.config.width
         weighs = stage.losses.get
-        self.mood = TokenReadout({"mood": moods}, tokens, width) if weighs("mood") and moods else None
-        self.attributes = TokenReadout(attributes, tokens, width) if weighs("attributes") else None
-        self.captioner = Captioner(encoder.ctc.out_features, width) if weighs("words") else None
+        self.mood = TokenClassifier({"mood": moods}, tokens, width) if weighs("mood") and moods else None
+        self.attributes = TokenClassifier(attributes, tokens, width) if weighs("attributes") else None
+        self.captioner = Captioner(encoder.ctc.out_features, width) if weighs("caption") else None
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         inputs, lengths = self.encoder.inputs(batch["features"]), batch["lengths"]
         if not isinstance(self.encoder.acoustics, Backbone):
             inputs, lengths = augment_mel(inputs, lengths, self.stage.augment, self.stage.accent)
-            inputs = disturb_mel(inputs, lengths, self.stage.noise)
-        keep = shared.uniform(len(inputs), device=inputs.device) >= self.stage.acoustic_drop
+            inputs = noise_mel(inputs, lengths, self.stage.noise)
+        keep = sharding.uniform(len(inputs), device=inputs.device) >= self.stage.acoustic_dropout
         heard = self.encoder(inputs, lengths, batch["language"], keep)
         speech = self.bottleneck(heard.frames, heard.mask)
-        losses = {"ctc": _ctc(heard.ctc_logits, heard.ctc_lengths, batch), "rate": speech.kl.mean()}
+        losses = {"ctc": _ctc(heard.ctc_logits, heard.ctc_lengths, batch), "kl": speech.kl.mean()}
         losses |= self._against_teacher(speech, batch) | self._said(speech, batch)
         if self.mood is not None:
             losses["mood"] = self.mood.loss(speech.tokens, batch["mood"].masked_fill(~keep, UNKNOWN)[:, None])
         if self.stage.losses.get("text_branch") and "read_frames" in batch:
-            with shared.batch_of(written_captions(self.stage)):
+            with sharding.with_batch_size(written_captions(self.stage)):
                 losses["text_branch"] = self._read(batch)
         return losses
 
@@ -70,25 +69,25 @@ class _Distillation(nn.Module):
         weighted = [weight * branch[name] for name, weight in self.stage.losses.items() if name in branch]
         return torch.stack(weighted).sum()
 
-    def _said(self, speech: Tokens, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _said(self, speech: SpeechCondition, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Whether the tokens hold what the caption says: its words, and the attributes it names."""
         losses = {}
         if self.captioner is not None:
-            losses["words"] = self.captioner(speech.tokens, batch["pieces"], batch["counts"])
+            losses["caption"] = self.captioner(speech.tokens, batch["pieces"], batch["counts"])
         if self.attributes is not None:
             losses["attributes"] = self.attributes.loss(speech.tokens, batch["attributes"])
         return losses
 
-    def _against_teacher(self, speech: Tokens, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _against_teacher(self, speech: SpeechCondition, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         tau, full = self.stage.temperature, batch["full"].float()
         text = similarity_distillation(speech.embedding, batch["text"], batch["text_bank"], tau)
         image = similarity_distillation(speech.embedding, batch["image"], batch["image_bank"], tau)
-        return {"text": shared.mean(text), "image": shared.mean_over((image * full).sum(), full.sum())}
+        return {"text": sharding.mean(text), "image": sharding.global_mean((image * full).sum(), full.sum())}
 
 
 def written_captions(stage: DistillStage) -> int:
     """How many captions of a step, over all ranks, the text branch reads."""
-    return round(stage.written * stage.batch)
+    return round(stage.text_ratio * stage.batch)
 
 
 def _ctc(logits: Tensor, lengths: Tensor, batch: dict[str, Tensor]) -> Tensor:
@@ -137,9 +136,9 @@ class DistillTask(Task):
         heard = self._heard(lengths)
         full, short = ~self.short & heard, self.short & heard
         self.phrases = self._order(short)
-        self.turn = int(self.stage.phrases_first * self.stage.steps) if len(self.phrases.items) else 0
+        self.phase_change_step = int(self.stage.phrase_warmup * self.stage.steps) if len(self.phrases.items) else 0
         self.mixed = self._order(self._with_phrases(full, short))
-        self.written = Shuffled(self.rows, workspace.recipe.seed + 1)
+        self.written = ShuffledSampler(self.rows, workspace.recipe.seed + 1)
 
     def _build(self, workspace: Workspace, group: str) -> _Distillation:
         recipe = workspace.recipe
@@ -162,41 +161,46 @@ class DistillTask(Task):
         Raises:
             TrainingError: no caption is left.
         """
-        longest, a_second = self.stage.longest, 100 if self.workspace.recipe.encoder.backbone is None else SAMPLE_RATE
+        longest, a_second = (
+            self.stage.max_seconds,
+            100 if self.workspace.recipe.encoder.backbone is None else SAMPLE_RATE,
+        )
         heard = lengths <= longest * a_second
         count = f"{len(heard) - int(heard.sum())} of {len(heard)} recordings hold more than {longest:g} s of speech"
         if not (heard & ~self.short).any():
             raise TrainingError(
-                f"stage {self.name}: {count} (stages.distill.longest), and no whole caption is left; raise it"
+                f"stage {self.name}: {count} (stages.distill.max_seconds), and no whole caption is left; raise it"
             )
         if not heard.all() and ranks.is_main():
-            print(f"sta: stage {self.name}: {count} (stages.distill.longest) and are left out", file=sys.stderr)
+            print(f"sta: stage {self.name}: {count} (stages.distill.max_seconds) and are left out", file=sys.stderr)
         return heard
 
-    def _order(self, kept: np.ndarray) -> Shuffled:
+    def _order(self, kept: np.ndarray) -> ShuffledSampler:
         rows = self.rows[kept]
         lengths, shards = self.workspace.features.lengths[rows], self.workspace.corpus.shard_of[rows]
         recipe = self.workspace.recipe
-        return build_order(recipe.corpus, rows, recipe.seed, shards, self.stage.batch, lengths)
+        return build_sampler(recipe.corpus, rows, recipe.seed, shards, self.stage.batch, lengths)
 
     def _with_phrases(self, full: np.ndarray, short: np.ndarray) -> np.ndarray:
-        """The full captions, and as many of the phrases as make `phrases_later` of the whole."""
-        share = self.stage.phrases_later
+        """The full captions, and as many of the phrases as make `phrase_ratio` of the whole."""
+        share = self.stage.phrase_ratio
         wanted = int(full.sum() * share / (1 - share)) if share < 1 else len(short)
         chosen = np.random.default_rng(self.workspace.recipe.seed).permutation(np.flatnonzero(short))[:wanted]
         return np.union1d(np.flatnonzero(full), chosen)
 
     def _rows_of(self, step: int) -> np.ndarray:
         """The step's global batch: short phrases only at first, then all."""
-        order, turn = (self.phrases, step) if step < self.turn else (self.mixed, step - self.turn)
+        order, turn = (
+            (self.phrases, step) if step < self.phase_change_step else (self.mixed, step - self.phase_change_step)
+        )
         return order.take(turn * self.stage.batch, self.stage.batch)
 
     def items(self, step: int) -> list[str]:
         return self.workspace.corpus.names(self._rows_of(step))
 
-    def batch(self, step: int, share: Share) -> dict[str, Tensor]:
+    def batch(self, step: int, shard: BatchShard) -> dict[str, Tensor]:
         everyone = self._rows_of(step)
-        rows = share.of(everyone)
+        rows = shard.of(everyone)
         store = self.workspace.features
         features, lengths = store.padded(rows.tolist(), LENGTH_MULTIPLE, int(store.lengths[everyone].max()))
         moods, written = self.workspace.moods, written_captions(self.stage)
@@ -208,20 +212,20 @@ class DistillTask(Task):
             **self._captions(rows),
             **self._bank(step),
         }
-        if 0 < written < share.count:
+        if 0 < written < shard.count:
             raise TrainingError(
-                f"stage {self.name}: {written} written captions a step are too few to share among {share.count}; raise "
-                "stages.distill.batch or stages.distill.written, or set the latter to 0"
+                f"stage {self.name}: {written} written captions a step are too few to share among {shard.count}; raise "
+                "stages.distill.batch or stages.distill.text_ratio, or set the latter to 0"
             )
         if written:
-            batch |= self._written(step, share, written)
+            batch |= self._written(step, shard, written)
         return batch
 
-    def _written(self, step: int, share: Share, count: int) -> dict[str, Tensor]:
+    def _written(self, step: int, shard: BatchShard, count: int) -> dict[str, Tensor]:
         """What the text branch reads: this rank's of `count` captions."""
-        read, numbers = share.of(self.written.take(step * count, count)), share.of(np.arange(count))
+        read, numbers = shard.of(self.written.take(step * count, count)), shard.of(np.arange(count))
         pieces = caption_pieces(self.workspace, self.encoder, read)
-        frames, lengths = spread_pieces(pieces, [step * count + int(number) for number in numbers])
+        frames, lengths = pieces_to_frames(pieces, [step * count + int(number) for number in numbers])
         captions = self._captions(read) | {"frames": frames, "lengths": lengths}
         return {f"read_{name}": value for name, value in captions.items()}
 

@@ -11,22 +11,22 @@ import torch
 from open_clip.loss import ClipLoss
 from torch import Tensor, nn
 
-from sta.cards import load_teacher
+from sta.config.cards import load_teacher
+from sta.config.recipe import Recipe
 from sta.data.parts import ITEMS_PER_PART
 from sta.data.text import Pieces
-from sta.models.shared import Share
-from sta.models.teacher import PieceTokenizer, Preprocessing, build_own, prepare_pixels, save_own
-from sta.recipe import Recipe
+from sta.distributed.sharding import BatchShard
+from sta.models.teachers.open_clip import PieceTokenizer, Preprocessing, build_own, prepare_pixels, save_own
 from sta.training.loop import Task
-from sta.training.order import build_order
+from sta.training.sampler import build_sampler
 from sta.training.workspace import Workspace
 
 
 class _Clip(nn.Module):
-    def __init__(self, model: nn.Module, size: int, share: Share):
+    def __init__(self, model: nn.Module, size: int, shard: BatchShard):
         super().__init__()
         self.clip, self.preprocessing = model, Preprocessing(size)
-        self.contrast = ClipLoss(local_loss=True, gather_with_grad=True, rank=share.rank, world_size=share.world)
+        self.contrast = ClipLoss(local_loss=True, gather_with_grad=True, rank=shard.rank, world_size=shard.world)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         out = self.clip(prepare_pixels(batch["pixels"], self.preprocessing), batch["texts"])
@@ -34,11 +34,11 @@ class _Clip(nn.Module):
         return {"clip": loss}
 
 
-def build_module(recipe: Recipe, share: Share) -> _Clip:
+def build_module(recipe: Recipe, shard: BatchShard) -> _Clip:
     """The untrained network of the stage, of a recipe whose teacher is trained here."""
     card = load_teacher(recipe.teacher)
     torch.manual_seed(recipe.seed)
-    return _Clip(build_own(card), card.image_size, share)
+    return _Clip(build_own(card), card.image_size, shard)
 
 
 class TeacherTask(Task):
@@ -47,19 +47,19 @@ class TeacherTask(Task):
     name = "teacher"
     weights: Mapping[str, float] = MappingProxyType({"clip": 1.0})
 
-    def __init__(self, workspace: Workspace, share: Share):
+    def __init__(self, workspace: Workspace, shard: BatchShard):
         self.workspace = workspace
         self.card = load_teacher(workspace.recipe.teacher)
         assert self.card.config is not None
         text = self.card.config["text_cfg"]
-        self.module = build_module(workspace.recipe, share)
+        self.module = build_module(workspace.recipe, shard)
         self.pieces = workspace.made("teacher's pieces") / "teacher.model"
         self.tokenize = PieceTokenizer(Pieces.load(self.pieces), text["context_length"], text["vocab_size"])
         rows = workspace.corpus.select("train")
         self.image_of, _ = workspace.corpus.image_index
         self.size = workspace.recipe.stages.teacher.batch
         stretches = self.image_of[rows] // ITEMS_PER_PART
-        self.order = build_order(workspace.recipe.corpus, rows, workspace.recipe.seed, stretches, self.size)
+        self.order = build_sampler(workspace.recipe.corpus, rows, workspace.recipe.seed, stretches, self.size)
 
     def _rows_of(self, step: int) -> np.ndarray:
         return self.order.take(step * self.size, self.size)
@@ -67,8 +67,8 @@ class TeacherTask(Task):
     def items(self, step: int) -> list[str]:
         return self.workspace.corpus.names(self._rows_of(step))
 
-    def batch(self, step: int, share: Share) -> dict[str, Tensor]:
-        rows = share.of(self._rows_of(step))
+    def batch(self, step: int, shard: BatchShard) -> dict[str, Tensor]:
+        rows = shard.of(self._rows_of(step))
         pixels = np.stack([self.workspace.pixels[self.image_of[r]] for r in rows])
         return {"pixels": torch.from_numpy(pixels), "texts": self.tokenize([self.workspace.texts[r] for r in rows])}
 

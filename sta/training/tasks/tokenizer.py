@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sta.config.recipe import Recipe
 from sta.data.parts import ITEMS_PER_PART
-from sta.models.shared import Share
+from sta.distributed.sharding import BatchShard
 from sta.models.vq import VQTokenizer, to_unit_range
-from sta.recipe import Recipe
 from sta.training.loop import Task
-from sta.training.order import build_order
+from sta.training.sampler import build_sampler
 from sta.training.workspace import Workspace
 
 
@@ -54,7 +54,7 @@ class TokenizerTask(Task):
         self.module = build_module(workspace.recipe)
         image_of, _ = workspace.corpus.image_index
         pictures = np.unique(image_of[workspace.corpus.select("train")])
-        self.order = build_order(
+        self.order = build_sampler(
             workspace.recipe.corpus, pictures, workspace.recipe.seed, pictures // ITEMS_PER_PART, self.size
         )
 
@@ -65,8 +65,8 @@ class TokenizerTask(Task):
         _, shown_by = self.workspace.corpus.image_index
         return self.workspace.corpus.names(shown_by[self._pictures_of(step)])
 
-    def batch(self, step: int, share: Share) -> dict[str, Tensor]:
-        pictures = share.of(self._pictures_of(step))
+    def batch(self, step: int, shard: BatchShard) -> dict[str, Tensor]:
+        pictures = shard.of(self._pictures_of(step))
         return {"pixels": torch.from_numpy(np.stack([self.workspace.pixels[p] for p in pictures]))}
 
     def export(self, module: nn.Module, folder: Path) -> None:

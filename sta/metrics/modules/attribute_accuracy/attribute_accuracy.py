@@ -3,10 +3,10 @@
 import datasets
 import evaluate
 
-from sta.data.garden.world import SLOTS, World
+from sta.data.corpora.garden.world import SLOTS, World
 from sta.metrics.attributes import attribute_rows
 
-_DESCRIPTION = "Share of the spoken attributes that an attribute reader sees in the generated picture."
+_DESCRIPTION = "Share of the spoken attributes that an attribute classifier sees in the generated picture."
 _INPUTS = """
 Args:
     predictions: per picture, what was read from it as a list of "slot=value"; a slot that is absent was not seen.

@@ -1,0 +1,101 @@
+"""What `sta bench` does: measure, print a table, and keep the numbers where --json says."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from sta.cli.locate import finished_run, recipe_of, release_of
+from sta.distributed import ranks
+from sta.errors import StaError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from sta.metrics.rows import Report
+
+
+def bench_sampling(options: argparse.Namespace) -> None:
+    """Every way to sample, on the same recordings: where to set `sampling` in the recipe."""
+    from rich.console import Console
+
+    from sta.bench.sampling import bench_sampling as measure
+    from sta.bench.sampling import table
+    from sta.evaluation.evaluator import Evaluator
+    from sta.inference.release import load_release
+
+    workspace = finished_run(options.folder)
+    evaluator = Evaluator(workspace, load_release(workspace.folder / "release"))
+    report, best = measure(evaluator, options.steps, options.guidance, options.tta_samples, options.split)
+    Console().print(table(report))
+    if options.json:
+        report.write(options.json)
+    print(f"best on {options.split}: {best.condition}")
+
+
+def bench_speed(options: argparse.Namespace) -> None:
+    """Seconds per picture, every contestant in turn."""
+    from rich.console import Console
+
+    from sta.bench.speed import bench_speed as measure
+    from sta.bench.speed import speed_table
+    from sta.data.corpora.garden.corpus import speak as say
+    from sta.inference.release import load_release
+    from sta.models.decoders.vq_diffusion_published import PublishedDecoder
+
+    pipe = load_release(release_of(options.weights))
+    reference = load_release(options.published) if options.published else None
+    if reference is not None and not isinstance(reference.decoder, PublishedDecoder):
+        raise StaError(f"--published {options.published}: its decoder is {type(reference.decoder).__name__}, which "
+                       "diffusers' pipeline cannot load; train recipe garden-vq-published")  # fmt: skip
+    pack = next(iter(pipe.languages.values()))
+    wave, _ = say(pack.card, pack.card.test_sentence, "neutral", 0, True)
+    waves = [wave] * max(options.batch)
+    report = measure(pipe, waves, pack.card.code, options.batch, options.repeats, reference)
+    Console().print(speed_table(report))
+    for share in (r for r in report.rows if r.metric == "matrix_products"):
+        print(f"matrix products and convolutions: {share.text} % of the drawing time")
+    if options.json:
+        report.write(options.json)
+
+
+def bench_train(options: argparse.Namespace) -> None:
+    """Samples per second of stages whose earlier stages are done, in this launch or in launches of several sizes."""
+    from rich.console import Console
+
+    from sta.training.stages import stage_names
+    from sta.training.workspace import Workspace
+
+    workspace = Workspace(recipe_of(options), options.out)
+    stages = stage_names(workspace.recipe)
+    known = [name for name in stages if name != "prepare"]
+    wrong = next((s for s in options.stage or [] if s not in known), None)
+    if wrong:
+        raise StaError(f"--stage {wrong} is not one of this recipe's training stages: {', '.join(known)}")
+    for name in stages[: max(map(stages.index, options.stage or known))]:
+        workspace.final(name)  # a stage reads what those before it left
+    if options.processes:
+        report, table = _in_launches(options)
+    else:
+        from sta.bench.training import bench_training, training_table
+
+        report = bench_training(workspace, options.stage or known, options.steps, options.rounds, options.tflops)
+        table = training_table(report)
+    if not ranks.is_main():
+        return
+    Console().print(table)
+    if options.json:
+        report.write(options.json)
+
+
+def _in_launches(options: argparse.Namespace) -> tuple[Report, Table]:
+    from sta.bench.scaling import bench_scaling, scaling_table
+
+    if ranks.world_size() > 1:
+        raise StaError("--processes starts its own launches; leave the launcher, or --processes, out")
+    command = ["bench", "train", options.recipe, *options.overrides, "--out", str(options.out)]
+    command += [f"--stage={stage}" for stage in options.stage or []] + [f"--steps={options.steps}", "--rounds=1"]
+    command += [] if options.seed is None else [f"--seed={options.seed}"]
+    command += [] if options.tflops is None else [f"--tflops={options.tflops}"]
+    report = bench_scaling(command, options.processes, options.rounds)
+    return report, scaling_table(report)

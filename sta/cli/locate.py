@@ -1,0 +1,57 @@
+"""Which recipe, run or release the options of a command mean."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sta.errors import StaError
+
+if TYPE_CHECKING:
+    from sta.config.recipe import Recipe
+    from sta.training.workspace import Workspace
+
+
+def recipe_of(options: argparse.Namespace) -> Recipe:
+    """The recipe named, with its overrides."""
+    from sta.config.recipe import load_recipe
+
+    seed = [] if options.seed is None else [f"seed={options.seed}"]
+    return load_recipe(options.recipe, [*options.overrides, *seed])
+
+
+def release_of(given: Path | None) -> Path:
+    """The release meant: the one given, $STA_WEIGHTS, the newest below runs/, or the one that ships."""
+    from sta.inference.release import PRETRAINED
+    from sta.inference.weights import packaged
+
+    named = given or (Path(os.environ["STA_WEIGHTS"]) if os.environ.get("STA_WEIGHTS") else None)
+    if named is not None:
+        return packaged(named)
+    found = sorted(Path("runs").glob("*/release"), key=lambda p: p.stat().st_mtime)
+    return found[-1] if found else PRETRAINED
+
+
+def finished_run(folder: Path) -> Workspace:
+    """The run that a folder, or the release in it, belongs to.
+
+    Raises:
+        StaError: it is no run's folder, or its release is not there or was made before a stage was done again.
+    """
+    from sta.config.recipe import load_recipe
+    from sta.inference.release import outdated
+    from sta.training.workspace import Workspace
+
+    folder = folder.parent if folder.name == "release" else folder
+    if not (folder / "recipe.yaml").exists():
+        raise StaError(f"{folder}: not a run's folder, it has no recipe.yaml; name one such as runs/garden-mini")
+    workspace = Workspace(load_recipe(folder / "recipe.yaml"), folder.resolve().parent)
+    if workspace.folder != folder.resolve():
+        raise StaError(f"{folder}: holds the run '{workspace.recipe.name}'; give the folder that name again")
+    if not (folder / "release").exists():
+        raise StaError(f"{folder}: has no release/ yet; `sta run` finishes it")
+    if words := outdated(workspace, workspace.folder / "release"):
+        raise StaError(f"{words}; `sta run` makes it anew")
+    return workspace

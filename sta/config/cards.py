@@ -1,0 +1,215 @@
+"""What a language file and a teacher file hold, as strict typed models.
+
+A card is data: one YAML file per language (`languages/*.yaml`) and per frozen teacher (`teachers/*.yaml`),
+found by name or by path. The grammar inside a language card is given meaning by `sta.data.corpora.garden.grammar`.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, model_validator
+
+from sta.config import yamlfile
+from sta.errors import RecipeError
+
+#: One placeholder of a template: `{slot}` or `{slot.form}`.
+PLACEHOLDER = re.compile(r"\{(\w+)(?:\.(\w+))?\}")
+#: One part of a template that drops out when something in it is not said.
+OPTIONAL = re.compile(r"\[([^\[\]]*)\]")
+#: Ids of a text tower trained here that are no pieces: padding, start and end.
+MARKS = 3
+#: The form that a plain string in the lexicon stands for: it serves wherever a form is not listed.
+EVERY_FORM = "*"
+#: How a language is named: ISO 639.
+CODE = r"^[a-z]{2,3}$"
+
+
+class Card(BaseModel):
+    """Base of all cards: no unknown keys, no silent conversions, no changes after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _forms(value: Any) -> Any:
+    return {EVERY_FORM: value} if isinstance(value, str) else value
+
+
+def _well_formed(template: str) -> str:
+    for part in OPTIONAL.findall(template):
+        if not PLACEHOLDER.search(part):
+            raise ValueError(f"the optional part [{part}] names no slot, write one such as [ {{size}}]")
+    rest = PLACEHOLDER.sub("", OPTIONAL.sub(r"\1", template))
+    if set(rest) & set("[]{}"):
+        raise ValueError("brackets must pair and not nest: {slot} or {slot.form}, and [optional part with a {slot}]")
+    return template
+
+
+Word = Annotated[str, Field(min_length=1)]
+Words = Annotated[tuple[Word, ...], Strict(False)]  # YAML has lists, a frozen card has tuples
+Template = Annotated[str, Field(min_length=1), AfterValidator(_well_formed)]
+#: One template or several; of several, the first that says exactly what is to be said is used.
+Templates = Annotated[tuple[Template, ...], Strict(False), BeforeValidator(_listed), Field(min_length=1)]
+#: The forms of a word by tag (`{m: ..., f: ..., dual: ...}`, tags are free), or one string for all forms.
+Forms = Annotated[dict[Word, Word], BeforeValidator(_forms), Field(min_length=1)]
+
+
+class SentencePieceCard(Card):
+    """How a language's text is cut into pieces."""
+
+    vocab_size: int = Field(gt=1)
+    character_coverage: float = Field(default=1.0, ge=0.98, le=1)  # what SentencePiece accepts
+    model_type: Literal["bpe", "unigram"] = "unigram"
+
+
+class SpeechCard(Card):
+    """Who speaks the language in a synthetic corpus. The voices are accent codes of the synthesiser."""
+
+    synthesiser: Literal["espeak"] = "espeak"
+    voices: Annotated[Words, Field(min_length=1)]
+    test_voices: Words = ()
+    other_engines: dict[Literal["pico"], Annotated[Words, Field(min_length=1)]] = Field(
+        default_factory=dict, description="further synthesisers, for training only: engine -> its accents"
+    )
+    words_per_minute: int = Field(ge=80, le=450)  # what espeak accepts
+
+    @model_validator(mode="after")
+    def _voices_differ(self) -> SpeechCard:
+        for name, voices in (("voices", self.voices), ("test_voices", self.test_voices)):
+            if twice := sorted({voice for voice in voices if voices.count(voice) > 1}):
+                raise ValueError(f"{', '.join(twice)} twice in {name}; name each voice once")
+        return self
+
+    @model_validator(mode="after")
+    def _test_voices_unheard(self) -> SpeechCard:
+        if both := sorted(set(self.voices) & set(self.test_voices)):
+            raise ValueError(f"{', '.join(both)} in both voices and test_voices; a test voice must not be trained on")
+        return self
+
+
+class Join(Card):
+    """How details are strung together: "a, b and c" has between ", " and last " and "."""
+
+    between: str
+    last: str
+
+
+class PatternCard(Card):
+    """One way to say a whole scene.
+
+    `sentence` is a template with a `{details}` place, filled with the joined `details`. Every slot of
+    the kind stands either in the sentence or in one detail.
+    """
+
+    sentence: Templates
+    details: Annotated[tuple[Templates, ...], Strict(False)] = ()
+
+
+class KindGrammar(Card):
+    """The ways to say one kind: whole sentences, and parts that stand alone ("a red head").
+
+    The first pattern is a noun phrase ("a small bird with a red head"), used where no part says enough.
+    """
+
+    patterns: Annotated[tuple[PatternCard, ...], Strict(False), Field(min_length=1)]
+    phrases: Annotated[tuple[Templates, ...], Strict(False)] = ()
+
+
+class GardenGrammar(Card):
+    """A language's words (`lexicon`: value -> forms) and sentence patterns by kind."""
+
+    join: Join
+    lexicon: dict[str, Forms]
+    kinds: dict[str, KindGrammar]
+
+
+class LanguageCard(Card):
+    """Everything the package knows about one language; adding a language is writing one of these."""
+
+    code: str = Field(pattern=CODE, description="ISO 639")
+    name: Word
+    native_name: Word
+    script: str = Field(pattern=r"^[A-Z][a-z]{3}$", description="ISO 15924")
+    direction: Literal["ltr", "rtl"]
+    normaliser: Words
+    sentencepiece: SentencePieceCard
+    speech: SpeechCard
+    test_sentence: Word
+    garden: GardenGrammar | None = None
+
+
+class TeacherCard(Card):
+    """One frozen image-text teacher.
+
+    `architecture` names a model of open_clip, or is null when `config` gives an own open_clip model
+    configuration. `pretrained` is a tag of open_clip, a path, or null. `sha256` is that of the file
+    at `source`, null where none is published; a file that `pretrained` is the path of must have it.
+    `text_languages` are those whose captions a published one reads; one trained here reads the recipe's.
+    """
+
+    name: Word
+    architecture: str | None = None
+    config: dict[str, Any] | None = None
+    pretrained: str | None = None
+    embedding_width: int = Field(gt=0)
+    image_size: int = Field(gt=0)
+    text_languages: Annotated[Words, Field(min_length=1)]
+    licence: Word
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    source: Word
+    trained_here: bool = False
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> TeacherCard:
+        if (self.architecture is None) == (self.config is None):
+            raise ValueError("exactly one of architecture (a model of open_clip) and config (an own one) must be given")
+        if self.trained_here and (self.config is None or "vocab_size" not in self.config.get("text_cfg", {})):
+            raise ValueError("a teacher that is trained_here needs a config, and in it text_cfg with a vocab_size")
+        if self.config is not None and self.config.get("embed_dim", self.embedding_width) != self.embedding_width:
+            raise ValueError(
+                f"embedding_width {self.embedding_width} is not config.embed_dim {self.config['embed_dim']}"
+            )
+        return self
+
+    @property
+    def pieces(self) -> int:
+        """The most pieces that the text tower of a teacher trained here has ids for."""
+        assert self.config is not None
+        return int(self.config["text_cfg"]["vocab_size"]) - MARKS
+
+
+def load_language(name_or_path: str | Path) -> LanguageCard:
+    """Read a language card, by code of a packaged one (`ar`) or by path.
+
+    Raises:
+        RecipeError: it does not exist, does not hold, or is another language's than its code says.
+    """
+    path = yamlfile.find(name_or_path, "languages")
+    card = yamlfile.load(path, LanguageCard)
+    if path != Path(name_or_path):
+        check_file_name(card, path)
+    return card
+
+
+def check_file_name(card: LanguageCard, path: Path) -> None:
+    """Refuse a card that lies under another language's code: a copy whose head was not changed would pass for both."""
+    if path.stem != card.code:
+        raise RecipeError(
+            f"{path}: key 'code' is '{card.code}': a language's file is named by its code; write code: {path.stem}, or "
+            f"name the file {card.code}.yaml"
+        )
+
+
+def load_teacher(name_or_path: str | Path) -> TeacherCard:
+    """Read a teacher card, by name of a packaged one (`vit-l-14`) or by path.
+
+    Raises:
+        RecipeError: it does not exist or does not hold.
+    """
+    return yamlfile.load(yamlfile.find(name_or_path, "teachers"), TeacherCard)

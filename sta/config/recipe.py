@@ -1,0 +1,487 @@
+"""Recipes: one YAML file per experiment, strict and typed, with `extends:` and `key=value` overrides."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from sta.config import yamlfile
+from sta.config.cards import CODE
+from sta.errors import RecipeError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(gt=0)]
+Weight = Annotated[float, Field(ge=0)]
+
+
+CACHE = "cache"  # the folder beside the runs' own that they share
+
+
+class Strict(BaseModel):
+    """Base of every section: unknown keys, wrong types and later changes are errors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, validate_default=True, allow_inf_nan=False)
+
+
+class WorldSettings(Strict):
+    """Which values Garden's attributes take; a slot left out of `slots` takes every value it knows."""
+
+    colours: list[str] = Field(default_factory=list, description="colours of every coloured part; empty: all ten")
+    moods: list[str] = Field(default_factory=list, description="moods; empty: all five")
+    kinds: list[str] = Field(default_factory=list, description="bird, flower; empty: both")
+    slots: dict[str, list[str]] = Field(default_factory=dict, description="values of one slot, such as pose: [perched]")
+
+
+class GardenCorpus(Strict):
+    """Garden: drawn pictures, grammar captions and synthesised speech, built here from nothing."""
+
+    name: Literal["garden"]
+    size: Annotated[int, Field(ge=16, le=512, multiple_of=8)] = Field(64, description="picture side, pixels")
+    scenes: Positive = Field(20_000, description="training pictures")
+    phrases: Annotated[int, Field(ge=0)] = Field(
+        1, description="short phrases spoken per training picture and language"
+    )
+    omit: Share = Field(0.1, description="chance that a caption leaves an attribute out")
+    validation: Positive = Field(200, description="validation recordings per language")
+    test: Positive = Field(200, description="test recordings per language and test split")
+    swaps: Positive = Field(50, description="pairs per language whose captions differ in one colour word")
+    held_out: Share = Field(0.1, description="share of attribute combinations kept for the test")
+    tempo: Annotated[float, Field(gt=0.3, lt=3)] = Field(1.0, description="tempo, as a factor of the language card's")
+    other_engines: Share = Field(
+        0.0, description="share of training recordings by the language card's other engines, if it names any"
+    )
+    world: WorldSettings = WorldSettings()
+
+
+class UserCorpus(Strict):
+    """What corpora that users bring have in common."""
+
+    size: Annotated[int, Field(ge=16, le=512, multiple_of=8)] = Field(64, description="picture side, pixels")
+    validation: Share = Field(0.05, description="share set aside where no split is named")
+    test: Share = Field(0.05, description="share set aside where no split is named")
+    max_unreadable: Share = Field(
+        0.02, description="share of samples that cannot be read above which preparation stops"
+    )
+
+
+class FolderCorpus(UserCorpus):
+    """A folder with `metadata.jsonl`: someone's own recordings and pictures."""
+
+    name: Literal["folder"]
+    root: str = Field(description="folder that holds metadata.jsonl, whose relative paths are relative to it")
+
+
+class ParquetCorpus(UserCorpus):
+    """Parquet shards of the row schema in `sta/data/rows.py`, read as a stream."""
+
+    name: Literal["parquet"]
+    shards: str = Field(description="a Parquet file, a folder of them, or a pattern such as data/*.parquet")
+    by_shards: bool = Field(
+        False, description="train in an order in which each rank reads shards of its own: for more than fits in memory"
+    )
+
+
+class EncoderSettings(Strict):
+    """The speech encoder; `backbone` names a transformers speech model (or its folder) instead of log-mel."""
+
+    sharing: Literal["pooled", "each"] = Field("pooled", description="one encoder for all languages, or one each")
+    backbone: str | None = Field(None, description="transformers speech backbone by name or path; null: log-mel")
+    freeze_backbone: bool = True
+    width: Positive = 192
+    convolutions: Positive = Field(5, description="residual convolutions after the subsampling (log-mel)")
+    layers: Positive = Field(2, description="transformer layers above the CTC head")
+    heads: Positive = 4
+    dropout: Share = 0.0
+
+
+class BottleneckSettings(Strict):
+    """The speech information bottleneck: K Gaussian tokens of width C."""
+
+    tokens: Positive = Field(16, description="K")
+    width: Positive = Field(64, description="C")
+    layers: Positive = 2
+
+
+class TokenizerSettings(Strict):
+    """The VQ tokenizer of pictures."""
+
+    codes: Positive = Field(256, description="V, codebook entries")
+    code_width: Positive = 8
+    width: Positive = 64
+    factor: Literal[2, 4, 8] = Field(4, description="pixels per code along each side")
+
+
+class DecoderSettings(Strict):
+    """The decoder: VQ-Diffusion on the tokenizer's codes, or latent diffusion (flow matching) on its latents.
+
+    `vq-diffusion-published` is the network of the paper in diffusers' layout of weights; it knows no `patch_size`.
+    """
+
+    kind: Literal["vq-diffusion", "vq-diffusion-published", "latent-diffusion"] = "vq-diffusion"
+    width: Positive = 256
+    layers: Positive = 6
+    heads: Positive = 4
+    patch_size: Literal[1, 2] = Field(2, description="side of the square of codes that shares a position")
+    timesteps: Positive = Field(100, description="T of mask-and-replace (VQ-Diffusion)")
+    dropout: Share = 0.0
+    draft: Annotated[int, Field(ge=0)] = Field(
+        0, description="layers of the draft that the tokens alone give, which the denoiser starts from; 0: none"
+    )
+
+
+class Optimisation(Strict):
+    """How one stage is trained. All sizes are global: over every process."""
+
+    steps: Positive
+    batch: Positive
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    warmup: Annotated[int, Field(ge=0)] = 50
+    weight_decay: Weight = 0.01
+    max_grad_norm: Annotated[float, Field(gt=0)] = Field(1.0, description="largest gradient norm")
+    ema: Share = Field(0.0, description="decay of the average of the weights; 0: none")
+    workers: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="data-loading processes per rank; by default none, and for a GPU up to 4 of the cores"
+    )
+    log_every: Positive = 25
+    save_every: Positive = 200
+    stall_timeout: Annotated[float, Field(gt=0)] = Field(
+        1800.0, description="seconds without a step after which a process takes itself or another for stuck, and ends"
+    )
+    max_skipped_steps: Annotated[int, Field(ge=0)] = Field(
+        20, description="steps passed over, as their loss or gradient is not finite, before the stage stops"
+    )
+
+    @field_validator("losses", mode="before", check_fields=False)
+    @classmethod
+    def _others_keep_their_weight(cls, given: Any) -> Any:
+        """A loss that a recipe leaves out keeps its default weight; 0 turns it off."""
+        return {**cls.model_fields["losses"].default, **given} if isinstance(given, dict) else given
+
+
+#: Keys of version 0.1, from the last part that is no stage's name, -> today's.
+RENAMED_KEYS = {
+    "decoder.group": "decoder.patch_size", "sampling.hearings": "sampling.tta_samples",
+    "sampling.order": "sampling.reveal", "corpus.rate": "corpus.tempo", "corpus.unreadable": "corpus.max_unreadable",
+    "stages.reader": "stages.classifier", "losses.rate": "losses.kl", "losses.words": "losses.caption",
+    "distill.written": "distill.text_ratio", "decoder.text_share": "decoder.text_ratio",
+    "distill.phrases_first": "distill.phrase_warmup", "distill.phrases_later": "distill.phrase_ratio",
+    "decoder.phrase_share": "decoder.phrase_ratio", "distill.acoustic_drop": "distill.acoustic_dropout",
+    "decoder.condition_drop": "decoder.condition_dropout", "decoder.draft_first": "decoder.draft_warmup",
+    "distill.longest": "distill.max_seconds", "decoder.disturbed": "decoder.augment_ratio",
+    "*.patience": "*.stall_timeout", "*.skips": "*.max_skipped_steps", "*.clip": "*.max_grad_norm",
+}  # fmt: skip
+#: Settings of a stage that change nothing of what it learns.
+RUNTIME_ONLY = ("workers", "log_every", "save_every", "stall_timeout", "max_skipped_steps")
+
+
+class TeacherStage(Optimisation):
+    """Training of a teacher whose card says `trained_here`; ignored for a published one."""
+
+
+class TokenizerStage(Optimisation):
+    losses: dict[Literal["l1", "mse", "edge", "commit"], Weight] = {"l1": 1.0, "mse": 2.0, "edge": 0.0, "commit": 0.25}
+    unquantised: Share = Field(
+        0.0, description="share of pictures whose latents skip the codebook, for latent diffusion to draw such latents"
+    )
+
+
+class DistillStage(Optimisation):
+    """Distillation of speech against the teacher."""
+
+    losses: dict[Literal["image", "text", "text_branch", "ctc", "caption", "attributes", "mood", "kl"], Weight] = {
+        "image": 0.2,
+        "text": 0.5,
+        "text_branch": 1.0,
+        "ctc": 2.0,
+        "caption": 1.0,
+        "attributes": 0.0,  # S2IGAN's distinctive loss, for every attribute that a caption names (Garden only)
+        "mood": 1.0,
+        "kl": 1e-4,
+    }
+    max_seconds: Annotated[float, Field(gt=0)] = Field(
+        12.0, description="seconds of speech above which a recording is left out here; what it says is still read"
+    )
+    negatives: Positive = Field(
+        1024, description="frozen teacher embeddings that speech is told apart from; without any there is no loss"
+    )
+    temperature: Annotated[float, Field(gt=0)] = 0.03
+    phrase_warmup: Share = Field(
+        0.3, description="share of the steps, at the start, that hear short phrases only (Garden only)"
+    )
+    phrase_ratio: Share = Field(0.2, description="share of short phrases in a batch after that (Garden only)")
+    text_ratio: Annotated[float, Field(ge=0)] = Field(
+        1.0, description="written captions that the text branch reads, per recording heard"
+    )
+    acoustic_dropout: Share = Field(
+        0.3, description="chance that an utterance's acoustic frames are hidden above the CTC"
+    )
+    noise: Share = Field(0.0, description="chance that an utterance is heard in noise or by telephone (log-mel)")
+    augment: Weight = Field(1.0, description="strength of vocal-tract, tempo, noise and mask augmentation; 0: none")
+    accent: Share = Field(0.0, description="how far the bands of a syllable are stretched, as vowels differ (log-mel)")
+
+
+class DecoderStage(Optimisation):
+    """Training of the decoder on speech tokens."""
+
+    losses: dict[Literal["vlb", "x0", "flow", "draft", "kl", "text", "caption"], Weight] = {
+        "vlb": 0.0,  # VQ-Diffusion's
+        "x0": 1.0,  # VQ-Diffusion's
+        "flow": 1.0,  # latent diffusion's
+        "draft": 1.0,  # where decoder.draft gives one
+        "kl": 1e-4,
+        "text": 0.1,
+        "caption": 0.0,  # a captioner on the tokens, as in the distill stage
+    }
+    condition_dropout: Share = Field(0.1, description="chance that the condition is hidden, for guidance")
+    draft_warmup: Share = Field(
+        0.0, description="share of the steps, at the start, that train draft and bottleneck and leave the denoiser out"
+    )
+    text_ratio: Share = Field(0.15, description="share of the batch conditioned through the text branch")
+    phrase_ratio: Share = Field(0.1, description="share of short phrases among the recordings (Garden only)")
+    augment_ratio: Share = Field(
+        0.0, description="share of the recordings heard with the distill stage's augmentation and noise (log-mel)"
+    )
+    tune_bottleneck: bool = Field(True, description="let the denoising loss reach the bottleneck (encoder frozen)")
+    compile: Literal["never", "gpu", "always"] = Field(
+        "never", description="torch.compile the decoder's layers: pays on a GPU, after up to a minute at each start"
+    )
+
+
+class ClassifierStage(Optimisation):
+    """Training of the attribute classifier that judges pictures; Garden only."""
+
+
+class Stages(Strict):
+    teacher: TeacherStage
+    tokenizer: TokenizerStage
+    distill: DistillStage
+    decoder: DecoderStage
+    classifier: ClassifierStage
+
+
+class Sampling(Strict):
+    """Defaults of drawing, found on validation and written into the release."""
+
+    steps: Positive = 12
+    guidance: Annotated[float, Field(ge=1, le=100)] = 2.0
+    tta_samples: Positive = Field(
+        1, description="times a recording is heard, at speeds from 0.9 to 1.1; the tokens are the mean of all"
+    )
+    truncation: Annotated[float, Field(gt=0, le=1)] = Field(0.9, description="probability mass kept; 1: no truncation")
+    reveal: Literal["posterior", "purity"] = Field("purity", description="which codes a step reveals")
+
+
+#: How a recording may be disturbed; the last four speak it anew, which takes Garden and is left out elsewhere.
+Condition = Literal[
+    "noise-20", "noise-10", "noise-0", "telephone", "pause", "slow", "fast", "two-sentences", "flite"
+]  # fmt: skip
+
+
+class EvaluationSettings(Strict):
+    items: Positive = Field(200, description="recordings drawn per language and split, at most")
+    pictures: Positive = Field(8, description="examples on the page per language")
+    samples: Positive = Field(3, description="drawings of each example")
+    conditions: list[Condition] = Field(
+        default_factory=list, description="disturbances under which the hardest split is heard again"
+    )
+
+
+class Recipe(Strict):
+    """One experiment, from the corpus to the report."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
+    seed: Annotated[int, Field(ge=0)] = 0
+    languages: Annotated[list[str], Field(min_length=1, description="codes of language cards")]
+    teacher: str = Field("garden-clip", description="teacher card, by name or path")
+    corpus: Annotated[GardenCorpus | FolderCorpus | ParquetCorpus, Field(discriminator="name")]
+    precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto: bf16 where the machine has it")
+    encoder: EncoderSettings = EncoderSettings()
+    bottleneck: BottleneckSettings = BottleneckSettings()
+    tokenizer: TokenizerSettings = TokenizerSettings()
+    decoder: DecoderSettings = DecoderSettings()
+    stages: Stages
+    sampling: Sampling = Sampling()
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+    @field_validator("name")
+    @classmethod
+    def _is_no_folder_of_all_runs(cls, name: str) -> str:
+        if name == CACHE:
+            raise ValueError("the corpora of all runs lie in the folder of that name; choose another")
+        return name
+
+    @field_validator("languages")
+    @classmethod
+    def _are_codes(cls, languages: list[str]) -> list[str]:
+        for code in languages:
+            if not re.fullmatch(CODE, code):
+                raise ValueError(
+                    f"'{code}' is not the code of a language, such as en; its file has to lie in "
+                    f"{yamlfile.packaged('languages')} and is named by its code alone, such as sw for sw.yaml"
+                )
+        return languages
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Recipe:
+        side = self.corpus.size / self.tokenizer.factor
+        if side % self.decoder.patch_size:
+            raise ValueError(
+                f"corpus.size {self.corpus.size} / tokenizer.factor {self.tokenizer.factor} = {side:g} codes a side, "
+                f"which decoder.patch_size {self.decoder.patch_size} does not divide"
+            )
+        for section, width, heads in (
+            ("encoder", self.encoder.width, self.encoder.heads), ("decoder", self.decoder.width, self.decoder.heads)
+        ):  # fmt: skip
+            if width % heads:
+                raise ValueError(f"{section}.width {width} is not a multiple of {section}.heads {heads}")
+        even = 1 if self.decoder.kind == "vq-diffusion-published" else 2
+        for key, width, parts, why in (
+            ("tokenizer.width", self.tokenizer.width, 8, "the groups that its normalisation has"),
+            ("encoder.width", self.encoder.width, 4, "the heads that the bottleneck reads with"),
+            ("decoder.width", self.decoder.width, even, "the sines and cosines that tell it the time"),
+        ):
+            if width % parts:
+                raise ValueError(f"{key} {width} is not a multiple of {parts}, {why}")
+        if self.decoder.kind == "vq-diffusion-published":
+            for option in ("dropout", "draft"):
+                if getattr(self.decoder, option):
+                    raise ValueError(f"decoder.{option}: vq-diffusion-published has none; leave it at 0")
+        if self.stages.decoder.draft_warmup and not self.decoder.draft:
+            raise ValueError(
+                "stages.decoder.draft_warmup trains a draft first: give decoder.draft some layers, such as 3"
+            )
+        if self.decoder.kind == "latent-diffusion" and not self.stages.tokenizer.unquantised:
+            raise ValueError(
+                "decoder.kind latent-diffusion draws latents that skip the codebook, which the tokenizer has to learn: "
+                "give stages.tokenizer.unquantised a share above 0, such as 0.5"
+            )
+        if self.stages.distill.losses.get("attributes") and not isinstance(self.corpus, GardenCorpus):
+            raise ValueError(
+                f"stages.distill.losses.attributes: only Garden knows what its captions name, not corpus "
+                f"'{self.corpus.name}'; set it to 0"
+            )
+        if len(set(self.languages)) < len(self.languages):
+            raise ValueError(f"languages {self.languages} names one twice")
+        return self
+
+    @property
+    def groups(self) -> dict[str, list[str]]:
+        """Encoder name -> languages it serves: one `pooled` group, or one group per language."""
+        if self.encoder.sharing == "pooled":
+            return {"pooled": list(self.languages)}
+        return {code: [code] for code in self.languages}
+
+
+def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe with what it extends and the overrides applied.
+
+    Args:
+        name_or_path: a path, or the name of a packaged recipe.
+        overrides: `key=value` with dots in the key, such as `stages.decoder.steps=500`; values are YAML.
+
+    A corpus's path is relative to the file that names it, or to the current directory in an override, and is absolute
+    in what is returned.
+
+    Raises:
+        RecipeError: names file, key, value and what would be accepted.
+    """
+    path = yamlfile.find(name_or_path, "recipes")
+    data, source = _extended(path, ()), str(path)
+    for override in overrides:
+        _apply(data, override)
+        source = f"{path} with {', '.join(overrides)}"
+    _anchor(data, Path())
+    _refuse_renamed(data, source)
+    return yamlfile.validate(Recipe, data, source)
+
+
+def _refuse_renamed(data: Any, source: str, path: tuple[str, ...] = ()) -> None:
+    """Refuse a key that an older version knew by another name."""
+    for key, value in data.items() if isinstance(data, dict) else ():
+        own = (*path, str(key))
+        new = RENAMED_KEYS.get(".".join(own[-2:])) or (
+            RENAMED_KEYS.get(f"*.{key}") if path[:1] == ("stages",) else None
+        )
+        if new is not None:
+            here, today = ".".join(own), ".".join((*path, new.rpartition(".")[2]))
+            raise RecipeError(f"{source}: key '{here}' is called '{today}' since version 0.2; write that")
+        _refuse_renamed(value, source, own)
+
+
+def makes_the_same(one: Recipe, other: Recipe) -> bool:
+    """Whether two recipes make the same weights and results; how a stage loads, logs, saves and waits is its own."""
+    return _of_results(one) == _of_results(other)
+
+
+def _of_results(recipe: Recipe) -> dict[str, Any]:
+    said = recipe.model_dump()
+    for stage in said["stages"].values():
+        for name in RUNTIME_ONLY:
+            del stage[name]
+    return said
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The recipe as YAML with every default written out."""
+    return yamlfile.dump(recipe.model_dump(mode="json"))
+
+
+def _extended(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    if path.resolve() in seen:
+        raise RecipeError(f"{path}: key 'extends' comes back to this file ({' -> '.join(p.name for p in seen)})")
+    data = yamlfile.read(path)
+    _anchor(data, path.parent)
+    base = data.pop("extends", None)
+    if base is None:
+        return data
+    if not isinstance(base, str):
+        raise RecipeError(f"{path}: key 'extends' is {base!r}: must be the name or path of one recipe")
+    beside = path.parent / f"{base}.yaml"
+    try:
+        parent = beside if beside.is_file() else yamlfile.find(base, "recipes")
+    except RecipeError as error:
+        raise RecipeError(f"{path}: key 'extends': {error}") from error
+    return _merge(_extended(parent, (*seen, path.resolve())), data)
+
+
+def _anchor(data: dict[str, Any], folder: Path) -> None:
+    """Make the paths of a corpus, which are relative to a folder, absolute."""
+    corpus = data.get("corpus")
+    for key in ("root", "shards"):
+        if isinstance(corpus, dict) and isinstance(corpus.get(key), str):
+            corpus[key] = os.path.abspath(folder / corpus[key])
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`over` laid on `base`, mapping by mapping; a corpus of another name replaces the whole section."""
+    both = {**base, **over}
+    nested = {
+        k: _merge(base[k], v)
+        for k, v in over.items()
+        if isinstance(v, dict) and isinstance(base.get(k), dict) and not _other_corpus(k, base[k], v)
+    }
+    return {**both, **nested}
+
+
+def _other_corpus(key: str, base: dict[str, Any], over: dict[str, Any]) -> bool:
+    return key == "corpus" and "name" in over and over["name"] != base.get("name")
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise RecipeError(f"override '{override}' is not key=value, such as stages.decoder.steps=500")
+    value, target = yamlfile.parse(text, f"override '{override}'"), data
+    *parents, last = key.split(".")
+    for part in parents:
+        target = target.setdefault(part, {})
+        if not isinstance(target, dict):
+            raise RecipeError(f"override '{override}': key '{part}' holds {target!r}, which has no keys below it")
+    if isinstance(value, dict) and isinstance(target.get(last), dict) and not _other_corpus(last, target[last], value):
+        value = _merge(target[last], value)
+    target[last] = value

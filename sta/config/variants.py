@@ -1,0 +1,83 @@
+"""Variants found by name: a module of a package, or any class that can be imported, and no registry of them."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import pkgutil
+from importlib import import_module
+from typing import Any, TypeVar
+
+from sta.config import yamlfile
+from sta.errors import RecipeError, first_line
+
+Variant = TypeVar("Variant")
+
+
+def find_variant(package: str, name: str, base: type[Variant], key: str) -> type[Variant]:
+    """Return the class that a recipe or card names.
+
+    Args:
+        package: where the built-in variants lie, one module each, such as `sta.models.decoders`.
+        name: a built-in one (`vq-diffusion` is `vq_diffusion.py` of the package), or `module:Class`, which is imported.
+        base: the interface that the class must implement.
+        key: of the recipe or card, as an error names it.
+
+    Raises:
+        RecipeError: there is no such module or class, or it does not implement the interface.
+    """
+    if ":" in name:
+        return _imported(name, base, key)
+    module_name = name.replace("-", "_")
+    if module_name not in _modules(package) or "_" in name:
+        known = known_variants(package, base)
+        close = difflib.get_close_matches(name, known, 1)
+        hint = f"; did you mean '{close[0]}'?" if close else ""
+        raise RecipeError(f"key '{key}' is '{name}'{hint} (known: {', '.join(known)}, or module:Class of your own)")
+    (found,) = _classes(f"{package}.{module_name}", base)
+    return found
+
+
+def read_settings(package: str, base: type[Variant], given: Any, key: str, name_key: str, default: str = "") -> Any:
+    """Validate a recipe's section by the `Settings` of the variant that it names; what is no mapping is returned as is.
+
+    Args:
+        given: the section, whose `name_key` names the variant (`default` where it does not).
+        key: of the section in the recipe, such as `decoder`.
+
+    Raises:
+        RecipeError: there is no such variant, or its settings do not hold; names file, key, value and what would work.
+    """
+    if not isinstance(given, dict):
+        return given
+    variant: Any = find_variant(package, str(given.get(name_key, default)), base, f"{key}.{name_key}")
+    return yamlfile.validate_section(variant.Settings, given, key)
+
+
+def known_variants(package: str, base: type) -> list[str]:
+    """Return the names of the built-in variants of an interface, sorted."""
+    return sorted(m.replace("_", "-") for m in _modules(package) if _classes(f"{package}.{m}", base))
+
+
+def _modules(package: str) -> list[str]:
+    return [m.name for m in pkgutil.iter_modules(import_module(package).__path__) if not m.name.startswith("_")]
+
+
+def _classes(module_name: str, base: type[Variant]) -> list[type[Variant]]:
+    """Return the classes that a module itself defines of an interface, abstract ones left out."""
+    module = import_module(module_name)
+    return [
+        c for c in vars(module).values()
+        if inspect.isclass(c) and issubclass(c, base) and c.__module__ == module_name and not inspect.isabstract(c)
+    ]  # fmt: skip
+
+
+def _imported(name: str, base: type[Variant], key: str) -> type[Variant]:
+    module_name, _, class_name = name.partition(":")
+    try:
+        found = getattr(import_module(module_name), class_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise RecipeError(f"key '{key}': '{name}' cannot be imported ({first_line(error)})") from error
+    if not (inspect.isclass(found) and issubclass(found, base)):
+        raise RecipeError(f"key '{key}': '{name}' is no {base.__name__} of {base.__module__}, whose interface it needs")
+    return found

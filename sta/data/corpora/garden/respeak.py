@@ -1,0 +1,104 @@
+"""Garden's test recordings spoken anew: slower, faster, in two sentences, or by an engine never heard in training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from sta.config.cards import LanguageCard
+from sta.config.limits import SAMPLE_RATE
+from sta.data.corpora.garden.grammar import Grammar
+from sta.data.corpora.garden.prosody import delivery
+from sta.data.corpora.garden.world import World
+from sta.data.synthesis.espeak import Synthesiser, Voice, Wave, speakers, synthesiser
+from sta.data.synthesis.flite import Flite, command
+
+SLOW, FAST = 0.75, 1.3
+BREATH = 0.4  # seconds between two sentences
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """What is known of a Garden recording: its words, its speaker's name, its mood, and what it says of its picture."""
+
+    text: str
+    speaker: str
+    mood: str
+    kind: str
+    said: Mapping[str, str]
+
+
+class Respeaker:
+    """Speaks Garden's captions anew in one language.
+
+    Args:
+        card: the language, with its voices.
+        world: what its grammar must be able to say.
+        tempo: the recipe's factor on the language's words per minute.
+    """
+
+    def __init__(self, card: LanguageCard, world: World, tempo: float):
+        self.card, self.grammar, self.tempo = card, Grammar(card, world), tempo
+        train, test = speakers(card.speech.voices, card.speech.test_voices)
+        self.voices = {voice.name: voice for voice in [*train, *test]}
+
+    def speak(self, condition: str, utterance: Utterance, rng: np.random.Generator) -> Wave:
+        """The recording under `condition`, one of `RESPOKEN`; float32 [T] at 16 kHz.
+
+        Raises:
+            VoiceError: the condition needs an engine that is not installed or does not speak the language.
+        """
+        return RESPOKEN[condition](self, utterance, rng)
+
+    def at_pace(self, utterance: Utterance, pace: float, rng: np.random.Generator) -> Wave:
+        return self._say(utterance.text, self.voices[utterance.speaker], utterance.mood, pace, rng)
+
+    def in_mood(self, utterance: Utterance, mood: str, rng: np.random.Generator) -> Wave:
+        """The same words in the same voice, in another mood."""
+        return self._say(utterance.text, self.voices[utterance.speaker], mood, 1.0, rng)
+
+    def in_two_sentences(self, utterance: Utterance, rng: np.random.Generator) -> Wave:
+        """Half of what is said in one sentence, the other half in the next, in one voice and mood."""
+        slots = list(utterance.said)
+        halves = [slots[: len(slots) // 2], slots[len(slots) // 2 :]]
+        voice = self.voices[utterance.speaker]
+        sentences = [
+            self._say(
+                self.grammar.describe(utterance.kind, {s: utterance.said[s] for s in half}, rng),
+                voice, utterance.mood, 1.0, rng,
+            )
+            for half in halves
+        ]  # fmt: skip
+        pause = np.zeros(round(BREATH * SAMPLE_RATE), np.float32)
+        return np.concatenate([sentences[0], pause, sentences[1]])
+
+    def by_flite(self, utterance: Utterance, rng: np.random.Generator) -> Wave:
+        engine = Flite()
+        voices = engine.voices([self.card.code])
+        command()
+        return self._say(utterance.text, voices[int(rng.integers(len(voices)))], utterance.mood, 1.0, rng, engine)
+
+    def _say(
+        self, text: str, voice: Voice, mood: str, pace: float, rng: np.random.Generator,
+        engine: Synthesiser | None = None,
+    ) -> Wave:  # fmt: skip
+        engine = engine or _engine(self.card.speech.synthesiser)
+        words_per_minute = round(self.card.speech.words_per_minute * self.tempo * pace)
+        return engine.speak(text, voice, delivery(mood, rng), words_per_minute)
+
+
+@cache
+def _engine(name: str) -> Synthesiser:
+    return synthesiser(name)
+
+
+#: condition of a report -> how a recording is spoken for it.
+RESPOKEN: dict[str, Callable[[Respeaker, Utterance, np.random.Generator], Wave]] = {
+    "slow": lambda speaker, utterance, rng: speaker.at_pace(utterance, SLOW, rng),
+    "fast": lambda speaker, utterance, rng: speaker.at_pace(utterance, FAST, rng),
+    "two-sentences": Respeaker.in_two_sentences,
+    "flite": Respeaker.by_flite,
+}

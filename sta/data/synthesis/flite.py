@@ -1,0 +1,88 @@
+"""flite, a second engine for English: never used in training, so that the evaluation can ask for an unheard one.
+
+It is no wheel: the command is installed by `apt-get install flite` (Debian, Ubuntu) or `brew install flite`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import soundfile
+import soxr
+
+from sta.config.limits import SAMPLE_RATE
+from sta.data.synthesis.espeak import Delivery, Voice, Wave, octaves, shape_level
+from sta.errors import VoiceError
+
+TIMEOUT = 60
+
+
+@dataclass(frozen=True)
+class _Speaker:
+    """A voice of flite by measurement: words a minute on espeak's scale, mean and deviation of its pitch in Hz."""
+
+    words_per_minute: float
+    pitch: float
+    deviation: float
+
+
+SPEAKERS = {
+    "kal16": _Speaker(168, 95, 11),
+    "awb": _Speaker(163, 130, 15),
+    "rms": _Speaker(148, 100, 13),
+    "slt": _Speaker(172, 180, 20),
+}
+
+
+class Flite:
+    """The `flite` command, one process per utterance."""
+
+    def voices(self, accents: Sequence[str]) -> list[Voice]:
+        others = [a for a in accents if a.split("-")[0] != "en"]
+        if others:
+            raise VoiceError(f"flite has no voice for {others[0]!r}; it speaks en only.")
+        return [Voice(f"flite-{name}", "en-us", name) for name in SPEAKERS]
+
+    def speak(self, text: str, voice: Voice, delivery: Delivery, words_per_minute: int) -> Wave:
+        if voice.variant not in SPEAKERS:
+            raise VoiceError(f"flite has no voice {voice.variant!r}; known are: {', '.join(SPEAKERS)}.")
+        speaker = SPEAKERS[voice.variant]
+        features = {
+            "duration_stretch": speaker.words_per_minute / (words_per_minute * voice.rate * delivery.rate),
+            "int_f0_target_mean": speaker.pitch * octaves(delivery.pitch),
+            "int_f0_target_stddev": speaker.deviation * delivery.range / 50,
+        }
+        return shape_level(_run(text, voice.variant, features), delivery)
+
+
+def command() -> str:
+    """Where flite is.
+
+    Raises:
+        VoiceError: it is not installed; says how to.
+    """
+    found = shutil.which("flite")
+    if found is None:
+        raise VoiceError("flite is not installed, so the unheard engine is left out; `apt-get install flite` brings it")
+    return found
+
+
+def _run(text: str, voice: str, features: dict[str, float]) -> Wave:
+    """float32 [T] at 16 kHz, at flite's own level."""
+    settings = [part for key, value in features.items() for part in ("--setf", f"{key}={value:.4f}")]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "speech.wav"
+        arguments = [command(), "-voice", voice, *settings, "-t", text, "-o", str(path)]
+        try:
+            subprocess.run(arguments, check=True, capture_output=True, timeout=TIMEOUT)
+            samples, rate = soundfile.read(path, dtype="float32")
+        except (subprocess.SubprocessError, OSError, soundfile.SoundFileError) as error:
+            raise VoiceError(f"flite could not say {text!r} in the voice {voice}: {error}") from error
+    if not len(samples) or not samples.any():
+        raise VoiceError(f"flite's voice {voice} has no sound for the text {text!r}; give English words.")
+    return soxr.resample(samples, rate, SAMPLE_RATE) if rate != SAMPLE_RATE else samples

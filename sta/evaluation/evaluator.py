@@ -1,0 +1,161 @@
+"""What an evaluation is done with: a run's recordings are heard, drawn, read and marked, by all ranks together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sta.config.recipe import GardenCorpus
+from sta.data.corpora.garden.corpus import world_of
+from sta.data.rows import TEST_SPLITS
+from sta.distributed import ranks
+from sta.evaluation.extractors import AttributeClassifierFeatures, Judge, KindAndColour, TeacherFeatures, features_of
+from sta.inference.pipeline import Audio, SpeechToImagePipeline
+from sta.metrics import fidelity, retrieval
+from sta.metrics.attributes import attribute_rows, mood_rows
+from sta.metrics.rows import ResultKey, Row
+from sta.models.attribute_classifier import AttributeClassifier
+from sta.models.bottleneck import SpeechCondition
+from sta.models.loading import load_network
+from sta.models.vq import to_unit_range
+from sta.training.features import bf16_autocast, cached_frames, load_teacher_of, teacher_features
+from sta.training.workspace import Workspace
+
+BATCH = 32
+
+
+class Evaluator:
+    """Hears a run's recordings, draws them with its pipeline, and marks the pictures against what was said.
+
+    Attributes:
+        judge: what reads pictures; None where a corpus does not know what is true of them.
+        hardest: the test split that differs most from training.
+        extractor: what `fidelity` and `inception_score` were computed with.
+    """
+
+    def __init__(self, workspace: Workspace, pipe: SpeechToImagePipeline):
+        self.workspace, self.pipe, self.settings = workspace, pipe, workspace.recipe.evaluation
+        self.corpus, self.seed = workspace.corpus, workspace.recipe.seed
+        self.ids, self.moods = self.corpus.column("id"), self.corpus.column("mood")
+        self.image_of, _ = self.corpus.image_index
+        self.judge = self._judge()
+        self.splits = [s for s in TEST_SPLITS if len(self.corpus.select(s))]
+        self.hardest = self.splits[-1]
+        self.extractor: dict[str, Any] = {}
+
+    def _judge(self) -> Judge | None:
+        settings = self.workspace.recipe.corpus
+        if not isinstance(settings, GardenCorpus):
+            return None
+        reader = load_network(AttributeClassifier, self.workspace.final("classifier") / "classifier")
+        reader.to(self.pipe.device)  # type: ignore[arg-type]
+        return Judge(reader, world_of(settings.world))
+
+    def fill_caches(self) -> None:
+        """Compute what frozen networks make of the corpus, where it is not there yet, as one process must."""
+        teacher_features(self.workspace, self.pipe.device)
+        for pack in self.pipe.languages.values() if self.judge is not None else ():
+            cached_frames(self.workspace, pack.group, self.pipe.device)
+
+    def select_rows(self, split: str, language: str) -> np.ndarray:
+        """The rows evaluated of a split: the first ones, at most `evaluation.items`."""
+        return self.corpus.select(split, language)[: self.settings.items]
+
+    def encode(self, rows: np.ndarray, language: str, tta_samples: int | None = None) -> SpeechCondition:
+        """Tokens of the corpus's recordings, in the order of `rows`."""
+        return self.encode_waves([self.corpus.waveform(int(r)) for r in rows], language, tta_samples)
+
+    def encode_waves(
+        self, waves: Sequence[np.ndarray], language: str, tta_samples: int | None = None
+    ) -> SpeechCondition:
+        """Tokens of recordings, in their order."""
+        order = np.argsort([len(w) for w in waves], kind="stable")
+
+        def hear(start: int) -> tuple[Tensor, ...]:
+            batch: list[Audio] = [waves[i] for i in order[start : start + BATCH]]
+            with bf16_autocast(self.pipe.device):
+                tokens = self.pipe.encode_speech(batch, language, num_tta_samples=tta_samples)
+            return tuple(x.cpu() for x in (tokens.tokens, tokens.embedding, tokens.kl))
+
+        parts = list(ranks.parallel_map(range(0, len(waves), BATCH), hear))
+        back = torch.from_numpy(np.argsort(order))
+        return SpeechCondition(*(torch.cat(part)[back].to(self.pipe.device) for part in zip(*parts, strict=True)))
+
+    def generate(
+        self, tokens: SpeechCondition, seeds: Sequence[int], steps: int | None = None, guidance: float | None = None
+    ) -> Tensor:
+        """Pictures [n, 3, H, W] in [-1, 1], each from a seed of its own, so that batches do not matter.
+
+        Drawn in bfloat16 where the machine has it, several times as fast.
+        """
+
+        def draw(start: int) -> Tensor:
+            generators = [torch.Generator().manual_seed(s) for s in seeds[start : start + BATCH]]
+            part = SpeechCondition(*(x[start : start + BATCH] for x in (tokens.tokens, tokens.embedding, tokens.kl)))
+            with bf16_autocast(self.pipe.device):
+                drawn = self.pipe.decode_latents(self.pipe.denoise(part, steps, guidance, generators))
+            return drawn.float().cpu()
+
+        return torch.cat(list(ranks.parallel_map(range(0, len(seeds), BATCH), draw)))
+
+    def seeds(self, rows: np.ndarray) -> list[int]:
+        return [self.seed * 1_000_003 + int(r) for r in rows]
+
+    def real_images(self, rows: np.ndarray) -> Tensor:
+        """The recordings' own pictures [n, 3, H, W] in [-1, 1]."""
+        return to_unit_range(torch.from_numpy(np.array(self.workspace.pixels[self.image_of[rows]])))
+
+    def caption_attributes(self, rows: np.ndarray) -> list[dict[str, str]]:
+        """What each caption says of its picture, the kind included."""
+        truths = [self.corpus.truths[self.ids[r]] for r in rows]
+        return [{"kind": t.kind, **t.said} for t in truths]
+
+    def true_attributes(self, rows: np.ndarray) -> list[dict[str, str]]:
+        """Everything true of each picture, said or not."""
+        truths = [self.corpus.truths[self.ids[r]] for r in rows]
+        return [{"kind": t.kind, **t.attributes, "mood": self.moods[r]} for t, r in zip(truths, rows, strict=True)]
+
+    def score(
+        self, readings: Sequence[Mapping[str, str]], rows: np.ndarray, moods: Sequence[str] | None = None, **where: Any
+    ) -> list[Row]:
+        """Rows of attributes and mood for readings of pictures drawn for `rows`, spoken in their own or other moods."""
+        assert self.judge is not None
+        spoken = [self.moods[r] for r in rows] if moods is None else moods
+        pairs = [(mood, read["mood"]) for mood, read in zip(spoken, readings, strict=True) if mood is not None]
+        return [
+            *attribute_rows(self.caption_attributes(rows), readings, self.judge.world, **where),
+            *mood_rows([m for m, _ in pairs], [r for _, r in pairs], self.judge.world, **where),
+        ]
+
+    def retrieval(self, tokens: SpeechCondition, rows: np.ndarray, where: ResultKey) -> list[Row]:
+        image, _ = teacher_features(self.workspace, self.pipe.device)
+        names = [str(i) for i in self.image_of[rows]]
+        ids, unique = retrieval.unique_images(names, torch.from_numpy(image[self.image_of[rows]]))
+        return retrieval.retrieval_rows(tokens.embedding.cpu(), unique, names, ids, **where)
+
+    def fidelity(self, pictures: Tensor, rows: np.ndarray, where: ResultKey) -> list[Row]:
+        """FID of pictures [n, 3, H, W] in [-1, 1] against the real ones of `rows`."""
+        extractor = (
+            TeacherFeatures(load_teacher_of(self.workspace)).to(self.pipe.device)
+            if self.judge is None
+            else AttributeClassifierFeatures(self.judge.classifier)
+        )
+        real, drawn = (features_of(extractor, _bytes(x)) for x in (self.real_images(rows), pictures))
+        self.extractor |= fidelity.extractor_meta(extractor, real)
+        return fidelity.fid_rows(real, drawn, seed=self.seed, **where)
+
+    def inception_score(self, pictures: Tensor, where: ResultKey) -> list[Row]:
+        if self.judge is None:
+            return []
+        logits = features_of(KindAndColour(self.judge.classifier), _bytes(pictures))
+        self.extractor["is_classifier"] = "the attribute classifier's kind x colour of head or petals"
+        return fidelity.inception_score_rows(logits, seed=self.seed, **where)
+
+
+def _bytes(pictures: Tensor) -> Tensor:
+    """Floats in [-1, 1] to uint8 of the same layout."""
+    return ((pictures + 1) * 127.5).round().to(torch.uint8)

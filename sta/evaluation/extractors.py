@@ -1,0 +1,70 @@
+"""What reads pictures: the attribute classifier of Garden, and the extractors behind FID and the inception score."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from sta.data.corpora.garden.world import World
+from sta.distributed import ranks
+from sta.metrics import fidelity
+from sta.models.attribute_classifier import AttributeClassifier
+from sta.models.teachers.open_clip import Teacher
+
+READ_AT_ONCE, SEEN_AT_ONCE = 256, 64  # pictures
+
+
+@dataclass
+class Judge:
+    """What reads pictures: the attribute classifier and the world it answers for."""
+
+    classifier: AttributeClassifier
+    world: World
+
+    def predict(self, pictures: Tensor) -> list[dict[str, str]]:
+        """Readings of pictures [n, 3, H, W] in [-1, 1], which all ranks have, each of which reads its share."""
+        parts = ranks.parallel_map(pictures.split(READ_AT_ONCE), self.classifier.predict)
+        return [reading for part in parts for reading in part]
+
+
+def features_of(extractor: nn.Module, pictures: Tensor) -> Tensor:
+    """Features [n, F] of pictures, uint8 [n, 3, H, W], which all ranks have, each of which sees its share."""
+    parts = ranks.parallel_map(pictures.split(SEEN_AT_ONCE), lambda part: fidelity.extract(extractor, part))
+    return torch.cat(list(parts))
+
+
+class KindAndColour(nn.Module):
+    """Logits of the classes that the inception score is computed on: kind times the colour of its first part."""
+
+    def __init__(self, classifier: AttributeClassifier):
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, images: Tensor) -> Tensor:
+        """uint8 [n, 3, H, W] to [n, classes]."""
+        logits = {k: v.log_softmax(-1) for k, v in self.classifier(images.float() / 127.5 - 1).items()}
+        kinds = list(self.classifier.config.slots["kind"])
+        parts = {"bird": "head", "flower": "petals"}
+        return torch.cat(
+            [logits["kind"][:, [i]] + logits[parts[k]] for i, k in enumerate(kinds) if parts[k] in logits], 1
+        )
+
+
+class AttributeClassifierFeatures(nn.Module):
+    def __init__(self, classifier: AttributeClassifier):
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classifier.features(images.float() / 127.5 - 1)
+
+
+class TeacherFeatures(nn.Module):
+    def __init__(self, teacher: Teacher):
+        super().__init__()
+        self.teacher = teacher
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.teacher.encode_images(images.permute(0, 2, 3, 1))

@@ -1,0 +1,164 @@
+"""Releases: a run's trained parts as one folder in diffusers' layout, with checksums, verified by loading it back."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from sta.data.cache import build_folder
+from sta.data.checksums import SUMS, first_fault, write_sums
+from sta.errors import WeightsError
+from sta.inference.packs import LanguagePack
+from sta.inference.pipeline import SpeechToImagePipeline
+from sta.inference.weights import SHIPPED
+from sta.models.build_decoder import DECODERS
+from sta.models.flow import TIMESTEPS
+from sta.models.loading import load_network
+from sta.models.scheduler import FlowMatchEulerDiscreteScheduler, MaskReplaceScheduler, Scheduler
+from sta.models.vq import VQTokenizer
+
+if TYPE_CHECKING:
+    from sta.training.workspace import Workspace
+
+CLASSIFIER = "classifier"
+PARTS = "parts.json"
+PRETRAINED = SHIPPED / "garden"  # what is drawn with where no other release is named
+
+
+def assemble(workspace: Workspace) -> SpeechToImagePipeline:
+    """The pipeline of a run, from what its stages left."""
+    # Drawing needs nothing of training, whose imports (datasets, open_clip) take more than a second.
+    from sta.training.features import load_speech
+    from sta.training.tasks.decoder import REPLACED
+    from sta.training.workspace import fingerprint
+
+    recipe = workspace.recipe
+    scheduler: Scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=TIMESTEPS)
+    if recipe.decoder.kind != "latent-diffusion":
+        scheduler = MaskReplaceScheduler(
+            codebook=recipe.tokenizer.codes, num_train_timesteps=recipe.decoder.timesteps, replaced=REPLACED,
+            truncation=recipe.sampling.truncation, reveal=recipe.sampling.reveal,
+        )  # fmt: skip
+    decoder_final, tokenizer_final = workspace.final("decoder"), workspace.final("tokenizer")
+    pipe = SpeechToImagePipeline(
+        load_network(DECODERS[recipe.decoder.kind], decoder_final / "decoder"),
+        load_network(VQTokenizer, tokenizer_final / "tokenizer"),
+        scheduler,
+        token_space=fingerprint(decoder_final / "decoder"),
+        num_inference_steps=recipe.sampling.steps,
+        guidance_scale=recipe.sampling.guidance,
+        num_tta_samples=recipe.sampling.tta_samples,
+    )
+    for group, codes in recipe.groups.items():
+        encoder, bottleneck = load_speech(workspace, group, "decoder")
+        for code in codes:
+            pipe.add_pack(LanguagePack(workspace.cards[code], workspace.pieces[code], group, encoder, bottleneck))
+    return pipe
+
+
+def parts_of(workspace: Workspace) -> dict[str, str]:
+    """Stage -> fingerprint of what it left; what is made of a run's stages keeps it in `PARTS`."""
+    from sta.training.stages import stage_names
+    from sta.training.workspace import fingerprint
+
+    return {name: fingerprint(workspace.final(name)) for name in stage_names(workspace.recipe)[1:]}
+
+
+def outdated(workspace: Workspace, folder: Path) -> str | None:
+    """Which stages were done again since a folder was made of a run's stages, in words; None if none was.
+
+    One without `PARTS`, which an older version made, passes for new.
+    """
+    path = folder / PARTS
+    if not path.exists():
+        return None
+    now = parts_of(workspace)
+    try:
+        before = json.loads(path.read_bytes())
+    except ValueError:  # cut short
+        before = {}
+    if before == now:
+        return None
+    changed = [name for name in now if before.get(name) != now[name]]
+    return f"{folder}: made before {', '.join(changed) or 'its stages'} was done again"
+
+
+def remove_outdated(workspace: Workspace) -> None:
+    """Remove the release and the evaluation of stages that were done again since, with a line."""
+    for folder in (workspace.folder / "evaluation", workspace.folder / "release"):
+        if words := outdated(workspace, folder):
+            print(f"{words}; made anew", file=sys.stderr)
+            aside = folder.with_name(folder.name + ".partial")  # half of it must not pass for one of an older version
+            shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(folder.replace(aside))
+
+
+def write_release(workspace: Workspace) -> Path:
+    """Write `release/` of a run, whole or not at all, and load it back.
+
+    Weights are kept in half precision; on Garden the attribute classifier goes with them, to score pictures.
+    """
+    from sta.training.stages import stage_names
+    from sta.training.workspace import write_json
+
+    def fill(folder: Path) -> None:
+        assemble(workspace).save_pretrained(folder)
+        if CLASSIFIER in stage_names(workspace.recipe):
+            shutil.copytree(workspace.final(CLASSIFIER) / CLASSIFIER, folder / CLASSIFIER)
+        for path in sorted(folder.rglob("*.safetensors")):
+            halve(path)
+        shutil.copy(workspace.folder / "recipe.yaml", folder / "recipe.yaml")
+        write_json(folder / PARTS, parts_of(workspace))
+        write_sums(folder)
+
+    folder = build_folder(workspace.folder / "release", fill)
+    verify(folder)
+    return folder
+
+
+def halve(path: Path) -> None:
+    """Rewrite a safetensors file with its floats in half precision, but for tensors that are too large for it.
+
+    Raises:
+        WeightsError: a weight is not finite; names the tensor.
+    """
+    kept = {}
+    for name, tensor in load_file(path).items():
+        if not tensor.isfinite().all():
+            raise WeightsError(f"{path}: {name} is not finite; train again with a smaller lr")
+        half = tensor.half() if tensor.is_floating_point() else tensor
+        kept[name] = half if half.isfinite().all() else tensor
+    save_file(kept, path, metadata={"format": "pt"})
+
+
+def verify(folder: Path) -> None:
+    """Check every file against SHA256SUMS.
+
+    Raises:
+        WeightsError: a file is missing or changed; names it.
+    """
+    sums = folder / SUMS
+    if not folder.is_dir():
+        raise WeightsError(f"{folder}: no such folder; name a release, such as runs/garden-mini/release")
+    if not sums.exists():
+        raise WeightsError(
+            f"{folder}: not a release, it has no {SUMS}; `sta run RECIPE` writes one to runs/<name>/release"
+        )
+    fault = first_fault(folder)
+    if fault is not None:
+        path, what = fault
+        where = {"missing": " from the release", "truncated or changed": " since the release was made"}.get(what, "")
+        raise WeightsError(f"{path}: {what}{where}; copy the release again")
+
+
+def load_release(folder: Path) -> SpeechToImagePipeline:
+    """Verify and load a release, to the GPU where there is one."""
+    verify(folder)
+    pipe = SpeechToImagePipeline.from_pretrained(folder)
+    return pipe.to("cuda") if torch.cuda.is_available() else pipe

@@ -1,0 +1,54 @@
+"""The readout: a linear classifier of what the speech tokens say, each thing at a place that is the same for all.
+
+S2IGAN's distinctive loss (Wang et al. 2020) classifies one embedding by its class. Here every attribute
+has a classifier of its own, over tokens whose places it has learnt. A reader that searches the tokens anew for each
+utterance is content with anything it can find; this one makes the tokens say a thing plainly and always in the same
+place, where the decoder's cross-attention finds it too. It serves training only and is not released.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sta.distributed import sharding
+
+UNKNOWN = -1  # the number of a value that is not known, and not asked for
+SHARPNESS = 3.0  # deviation of the first scores of the places: each slot starts with one or two tokens of its own
+
+
+class TokenClassifier(nn.Module):
+    """Linear classification of several slots from K tokens [B, K, C].
+
+    Args:
+        slots: slot -> number of its values.
+        tokens: K. width: C.
+    """
+
+    def __init__(self, slots: Mapping[str, int], tokens: int, width: int):
+        super().__init__()
+        sizes, most = torch.tensor(list(slots.values())), max(slots.values())
+        self.places = nn.Parameter(SHARPNESS * torch.randn(len(slots), tokens))
+        self.weight = nn.Parameter(torch.randn(len(slots), width, most) / width**0.5)
+        self.bias = nn.Parameter(torch.zeros(len(slots), most))
+        self.register_buffer("exists", torch.arange(most) < sizes[:, None], persistent=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[B, K, C] -> logits [B, slots, values]; a slot of fewer values has -inf in the places beyond."""
+        told = self.places.softmax(-1) @ tokens.float()  # [B, slots, C]
+        logits = torch.einsum("bsc,scv->bsv", told, self.weight) + self.bias
+        return logits.masked_fill(~self.get_buffer("exists"), -torch.inf)
+
+    def loss(self, tokens: Tensor, values: Tensor) -> Tensor:
+        """Mean cross-entropy in nats per slot that is known: scalar, 0 where none is.
+
+        Args:
+            tokens: [B, K, C].
+            values: [B, slots], numbers of values; `UNKNOWN` where a slot is not asked for.
+        """
+        logits = self(tokens).float().flatten(0, 1)
+        losses = F.cross_entropy(logits, values.flatten(), ignore_index=UNKNOWN, reduction="sum")
+        return sharding.global_mean(losses, (values != UNKNOWN).sum())

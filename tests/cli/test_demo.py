@@ -1,0 +1,124 @@
+"""The demo: what it says, draws and marks, and what it refuses."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from sta.cli.demo import Demo, score
+from sta.cli.main import main
+from sta.data.checksums import write_sums
+from sta.data.corpora.garden.world import Scene
+from sta.metrics.page import Example
+from tests.release_fixtures import LANGUAGES, write_tiny_garden, write_tiny_release
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_garden(tmp_path_factory.mktemp("tiny") / "release")
+
+
+@pytest.fixture(scope="module")
+def demo(release: Path) -> Demo:
+    return Demo(release)
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty folder to work in; the command's own changes of the environment are undone."""
+    monkeypatch.chdir(tmp_path)
+    environment = dict(os.environ)
+    yield tmp_path
+    os.environ.clear()
+    os.environ.update(environment)
+
+
+def test_sentences_are_new_combinations_in_every_mood(demo: Demo) -> None:
+    sentences = list(demo.sentences(LANGUAGES, seed=0, count=6))
+    assert Counter(s.language for s in sentences) == dict.fromkeys(LANGUAGES, 6)
+    assert {s.mood for s in sentences} == set(demo.world.moods)
+    en, ar = ([s.said for s in sentences if s.language == code] for code in LANGUAGES)
+    assert en == ar, "the same scenes in every language"
+    assert list(demo.sentences(LANGUAGES, seed=0, count=6)) == sentences
+    assert list(demo.sentences(LANGUAGES, seed=1, count=6)) != sentences
+    for sentence in sentences:
+        world = demo.world
+        constant = {slot: values[0] for slot, values in world.slots.items() if len(values) == 1}
+        scene = Scene(sentence.said["kind"], constant | sentence.said, sentence.mood, 0)
+        assert world.held_out(scene, demo.corpus.held_out)
+
+
+def test_the_page_and_the_grid(release: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--weights", str(release), "--captions", "3", "--pictures", "2"]
+    assert main(["demo", *options]) == 0
+    page = (here / "demo" / "demo.html").read_text(encoding="utf-8")
+    assert page.count("<audio") == page.count("<article") == 6
+    assert page.count("<figure>") == 12
+    assert not re.search(r'(src|href)="(?!data:|#)', page), "the page needs no network"
+    assert re.search(r"\d+ of \d+ attributes and moods are right", capsys.readouterr().out)
+    with Image.open(here / "demo" / "demo.png") as grid:
+        grid.verify()
+    assert main(["demo", *options, "--out", "again"]) == 0
+    assert (here / "again" / "demo.html").read_text(encoding="utf-8") == page
+
+
+def test_own_words_in_every_mood(demo: Demo, release: Path, here: Path) -> None:
+    assert [s.mood for s in demo.say("a red bird", "en", None, 0)] == list(demo.world.moods)
+    asked = ["--say", "طائر رأسه أحمر", "--language", "ar", "--mood", "sad", "--pictures", "1"]
+    assert main(["demo", "--weights", str(release), *asked]) == 0
+    page = (here / "demo" / "demo.html").read_text(encoding="utf-8")
+    assert page.count("<article") == 1
+    assert 'dir="rtl">طائر رأسه أحمر' in page
+    assert re.findall(r"</span>\s*(\w+) sad", page) == ["mood"]
+
+
+def test_score_counts_attributes_and_mood() -> None:
+    shown = Example(
+        "a red bird", "en", "ltr", "sad", "", None, None, [Image.new("RGB", (2, 2))] * 2,
+        {"kind": "bird", "head": "red"},
+        [{"kind": "bird", "head": "red", "mood": "sad"}, {"kind": "flower", "head": "red", "mood": "happy"}],
+    )  # fmt: skip
+    assert score([shown]) == (4, 6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--say", "a bird"], ["--language"]),
+        (["--mood", "sad"], ["--say"]),
+        (["--say", "a bird", "--language", "en", "--mood", "angry"], ["'angry'", "neutral, happy, sad"]),
+        (["--say", " ", "--language", "en"], ["no words"]),
+        (["--say", "a red bird " * 60, "--language", "en"], ["s to say", "shorter text"]),
+        (["--say", "ndege", "--language", "sw"], ["'sw'", "known: ar, en"]),
+        (["--language", "sw"], ["'sw'", "known: ar, en"]),
+        (["--out", "taken"], ["taken", "not a folder"]),
+        (["--weights", "nowhere"], ["nowhere", "no such folder"]),
+    ],
+)
+def test_what_is_refused(
+    release: Path, here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: list[str]
+) -> None:
+    (here / "taken").touch()
+    assert main(["demo", "--weights", str(release), *arguments]) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert all(word in said for word in words), said
+    assert not (here / "demo").exists()
+
+
+def test_a_release_that_was_not_trained_on_garden(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_tiny_garden(here / "release")
+    for path in (folder / "classifier").iterdir():
+        path.unlink()
+    (folder / "classifier").rmdir()
+    write_sums(folder)
+    assert main(["demo", "--weights", str(folder)]) == 2
+    assert "not trained on Garden" in capsys.readouterr().err
+    bare = write_tiny_release(here / "bare")
+    assert main(["demo", "--weights", str(bare)]) == 2
+    assert "recipe.yaml" in capsys.readouterr().err

@@ -1,0 +1,137 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sta.config import yamlfile
+from sta.config.cards import EVERY_FORM, LanguageCard, TeacherCard, load_language, load_teacher
+from sta.data.text import STEPS, normalise
+from sta.errors import RecipeError
+
+ROOT = Path(__file__).parents[2]
+LANGUAGES = sorted(p.stem for p in (ROOT / "languages").glob("*.yaml"))
+TEACHERS = sorted(p.stem for p in (ROOT / "teachers").glob("*.yaml"))
+SWAHILI = """
+code: sw
+name: Swahili
+native_name: Kiswahili
+script: Latn
+direction: ltr
+normaliser: [nfc, lowercase]
+sentencepiece: {vocab_size: 300}
+speech: {voices: [sw], words_per_minute: 170}
+test_sentence: ndege mdogo mwenye kichwa chekundu
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "card.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_every_card_on_disk_is_tested() -> None:
+    assert set(LANGUAGES) == set(yamlfile.names("languages")) >= {"en", "ar"}
+    assert set(TEACHERS) == set(yamlfile.names("teachers")) >= {"vit-b-32", "vit-l-14", "rn50x64"}
+
+
+@pytest.mark.parametrize("code", LANGUAGES)
+def test_language_loads_and_keeps_its_own_text(code: str) -> None:
+    card = load_language(code)
+    assert card.code == code
+    assert set(card.normaliser) <= set(STEPS)
+    plain = normalise(card.test_sentence, card.normaliser)
+    assert len(plain.split()) == len(card.test_sentence.split()), "the normaliser swallows words"
+    assert yamlfile.validate(LanguageCard, card.model_dump(mode="json"), "dumped") == card
+
+
+@pytest.mark.parametrize("name", TEACHERS)
+def test_teacher_loads(name: str) -> None:
+    card = load_teacher(name)
+    assert card.name == name
+    assert card.sha256 is None or card.sha256 in card.source or card.trained_here
+    assert yamlfile.validate(TeacherCard, card.model_dump(mode="json"), "dumped") == card
+
+
+@pytest.mark.parametrize("name", TEACHERS)
+def test_teacher_agrees_with_open_clip(name: str) -> None:
+    open_clip = pytest.importorskip("open_clip")
+    card = load_teacher(name)
+    if card.architecture is None:
+        pytest.skip("has its own configuration")
+    config = open_clip.get_model_config(card.architecture)
+    assert (config["embed_dim"], config["vision_cfg"]["image_size"]) == (card.embedding_width, card.image_size)
+    tag = open_clip.get_pretrained_cfg(card.architecture, card.pretrained)
+    assert (card.architecture, card.pretrained) in open_clip.list_pretrained()
+    assert tag.get("quick_gelu", False) == config.get("quick_gelu", False)
+
+
+def test_small_card_takes_the_defaults(tmp_path: Path) -> None:
+    card = load_language(write(tmp_path, SWAHILI))
+    assert (card.garden, card.speech.test_voices, card.sentencepiece.model_type) == (None, (), "unigram")
+
+
+def test_plain_word_serves_every_form(tmp_path: Path) -> None:
+    garden = "garden: {join: {between: ', ', last: ' na '}, kinds: {}, lexicon: {blue: bluu, red: {m: mwekundu}}}"
+    lexicon = load_language(write(tmp_path, SWAHILI + garden)).garden.lexicon  # type: ignore[union-attr]
+    assert lexicon == {"blue": {EVERY_FORM: "bluu"}, "red": {"m": "mwekundu"}}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("direction: ltr", "direction: left", ["'direction'", "'left'", "'ltr' or 'rtl'"]),
+        ("vocab_size: 300", "vocab_size: '300'", ["'sentencepiece.vocab_size'", "'300'", "integer"]),
+        ("vocab_size: 300", "vocabsize: 300", ["'sentencepiece.vocab_size' is missing"]),
+        ("voices: [sw]", "voices: [sw], voces: [sw]", ["'speech.voces'", "did you mean 'voices'?", "test_voices"]),
+        ("voices: [sw]", "voices: [sw], test_voices: [sw]", ["'speech'", "sw in both voices and test_voices"]),
+        ("voices: [sw]", "voices: []", ["'speech.voices'", "at least 1"]),
+        ("code: sw", "code: Swahili", ["'code'", "'Swahili'"]),
+        ("words_per_minute: 170", "words_per_minute: 9000", ["'speech.words_per_minute'", "9000", "450"]),
+    ],
+)
+def test_mistake_in_a_language_is_named(tmp_path: Path, old: str, new: str, said: list[str]) -> None:
+    path = write(tmp_path, SWAHILI.replace(old, new))
+    with pytest.raises(RecipeError) as error:
+        load_language(path)
+    assert all(part in str(error.value) for part in [str(path), *said]), error.value
+
+
+@pytest.mark.parametrize("template", ["{head.m", "[[{head}] head]", "a [small ]bird", "head]", "{head:m} head", ""])
+def test_malformed_template_is_named(tmp_path: Path, template: str) -> None:
+    kinds = {"bird": {"patterns": [{"sentence": template}]}}
+    garden = {"join": {"between": ", ", "last": " na "}, "lexicon": {}, "kinds": kinds}
+    path = write(tmp_path, SWAHILI + yaml.safe_dump({"garden": garden}))
+    with pytest.raises(RecipeError, match=r"garden\.kinds\.bird\.patterns\.0\.sentence\.0"):
+        load_language(path)
+
+
+@pytest.mark.parametrize("origin", ["", "architecture: RN50\nconfig: {embed_dim: 64}"])
+def test_teacher_has_exactly_one_origin(tmp_path: Path, origin: str) -> None:
+    text = "name: x\nembedding_width: 8\nimage_size: 8\ntext_languages: [en]\nlicence: MIT\nsource: here\n" + origin
+    with pytest.raises(RecipeError, match="exactly one of architecture"):
+        load_teacher(write(tmp_path, text))
+
+
+def test_cards_do_not_change() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load_language("en").code = "de"  # type: ignore[misc]
+
+
+def test_unknown_name_lists_the_known() -> None:
+    with pytest.raises(RecipeError, match=r"no file or name 'arr'; did you mean 'ar'\? \(known: .*\ben\b"):
+        load_language("arr")
+
+
+@pytest.mark.parametrize("origin", ["architecture: RN50", "config: {embed_dim: 64}", "config: {text_cfg: {width: 8}}"])
+def test_a_teacher_trained_here_says_how_many_pieces_it_takes(tmp_path: Path, origin: str) -> None:
+    text = "name: x\nembedding_width: 8\nimage_size: 8\ntext_languages: [en]\nlicence: MIT\nsource: here\n" + origin
+    with pytest.raises(RecipeError, match="trained_here needs a config, and in it text_cfg with a vocab_size"):
+        load_teacher(write(tmp_path, text + "\ntrained_here: true"))
+
+
+def test_the_width_of_a_teacher_trained_here_is_that_of_its_config(tmp_path: Path) -> None:
+    text = (ROOT / "teachers" / "garden-clip.yaml").read_text()
+    assert load_teacher(write(tmp_path, text)).embedding_width == 128
+    with pytest.raises(RecipeError, match=r"embedding_width 96 is not config\.embed_dim 128"):
+        load_teacher(write(tmp_path, text.replace("embedding_width: 128", "embedding_width: 96")))

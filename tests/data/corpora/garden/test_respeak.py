@@ -1,0 +1,74 @@
+"""Recordings spoken anew: pace, two sentences, and an engine that may be missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sta.config.cards import load_language
+from sta.data.corpora.garden.respeak import BREATH, Respeaker, Utterance
+from sta.data.language import FULL_WORLD
+from sta.errors import VoiceError
+
+SAID = {"head": "red", "wings": "blue", "pose": "flying", "background": "forest"}
+
+
+@pytest.fixture(scope="module", params=["en", "ar"])
+def speaker(request: pytest.FixtureRequest) -> Respeaker:
+    return Respeaker(load_language(request.param), FULL_WORLD, 1.0)
+
+
+def utterance(speaker: Respeaker, voice: str | None = None) -> Utterance:
+    text = speaker.grammar.describe("bird", SAID, np.random.default_rng(0))
+    return Utterance(text, voice or sorted(speaker.voices)[0], "neutral", "bird", SAID)
+
+
+def spoken(speaker: Respeaker, condition: str, seed: int = 0, voice: str | None = None) -> np.ndarray:
+    return speaker.speak(condition, utterance(speaker, voice), np.random.default_rng(seed))
+
+
+def test_pace(speaker: Respeaker) -> None:
+    slow, plain, fast = (
+        len(speaker.at_pace(utterance(speaker), p, np.random.default_rng(0))) for p in (0.75, 1.0, 1.3)
+    )
+    assert (len(spoken(speaker, "slow")), len(spoken(speaker, "fast"))) == (slow, fast)
+    assert slow / plain == pytest.approx(1 / 0.75, rel=0.12)
+    assert fast / plain == pytest.approx(1 / 1.3, rel=0.12)
+
+
+def test_two_sentences_have_a_breath_between(speaker: Respeaker) -> None:
+    wave = spoken(speaker, "two-sentences")
+    silent = np.flatnonzero(np.convolve(np.abs(wave) > 1e-4, np.ones(round(BREATH * 16_000)), "valid") == 0)
+    assert len(silent) > 0
+    assert 0.2 < silent[0] / len(wave) < 0.8
+
+
+@pytest.mark.parametrize("condition", ["slow", "fast", "two-sentences"])
+def test_the_same_seed_speaks_the_same(speaker: Respeaker, condition: str) -> None:
+    np.testing.assert_array_equal(spoken(speaker, condition), spoken(speaker, condition))
+    assert not np.array_equal(spoken(speaker, condition), spoken(speaker, condition, seed=1))
+
+
+def test_moods_of_the_same_words_differ(speaker: Respeaker) -> None:
+    spoken_in = {
+        mood: speaker.in_mood(utterance(speaker), mood, np.random.default_rng(0))
+        for mood in ("neutral", "sad", "angry")
+    }
+    level = {mood: float(np.sqrt(np.mean(wave**2))) for mood, wave in spoken_in.items()}
+    assert level["angry"] > 1.3 * level["neutral"] > 1.3**2 * level["sad"]
+    assert len(spoken_in["angry"]) < len(spoken_in["neutral"]) < len(spoken_in["sad"])
+
+
+def test_the_speaker_is_kept(speaker: Respeaker) -> None:
+    names = sorted(speaker.voices)
+    one, other = (spoken(speaker, "fast", voice=v) for v in (names[0], names[-1]))
+    assert len(one) != len(other) or not np.array_equal(one, other)
+
+
+def test_an_engine_that_is_missing_is_told(speaker: Respeaker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    said = "flite is not installed" if speaker.card.code == "en" else "it speaks en only"
+    with pytest.raises(VoiceError, match=said):
+        spoken(speaker, "flite")

@@ -1,0 +1,141 @@
+"""The model card: what it must say, read back by the Hub's own library."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard, ModelCardData
+
+from sta.config.cards import load_language
+from sta.config.recipe import load_recipe
+from sta.data.checksums import write_sums
+from sta.errors import StaError, WeightsError
+from sta.inference.modelcard import DECODER_NAMES, write_card
+from sta.inference.release import verify
+from sta.metrics.rows import Interval, Report, Row
+from sta.models.build_decoder import DECODERS
+
+MACHINES = ["Some Processor, 2 x 1 threads"]
+META = {
+    "seed": 7, "fid_extractor": "reader-256-ff",
+    "training": {
+        "teacher": {"seconds": 60.0, "commits": ["abc123"], "machines": MACHINES},
+        "decoder": {"seconds": 120.0, "commits": ["abc123", "def456"], "machines": MACHINES},
+    },
+}  # fmt: skip
+
+
+def row(metric: str, value: float, language: str = "en", condition: str = "clean", system: str = "speech") -> Row:
+    where = {"language": language, "split": "both", "condition": condition, "system": system}
+    return Row.of(metric, Interval(value, value - 0.1, value + 0.1), 80, 0.25, **where)  # type: ignore[arg-type]
+
+
+def rows() -> list[Row]:
+    return [
+        row("attributes", 0.912), row("attributes", 0.834, "ar"), row("mood", 0.95), row("classifier", 0.999),
+        row("attributes", 0.33, system="shuffled"), row("attributes", 0.71, condition="noise-10"),
+        row("mood", 0.61, condition="noise-10"), Row.of("fid", Interval(12.5), 640, language="all", split="all",
+                                                        condition="clean", system="speech"),
+    ]  # fmt: skip
+
+
+def write(release: Path, rows: list[Row]) -> None:
+    languages = [load_language(code) for code in ("en", "ar")]
+    write_card(release, load_recipe("garden-mini"), languages, Report(META, rows))
+
+
+@pytest.fixture
+def card(tmp_path: Path) -> ModelCard:
+    write_sums(tmp_path)
+    write(tmp_path, rows())
+    verify(tmp_path)
+    return ModelCard.load(tmp_path / "README.md")
+
+
+def test_the_hub_reads_its_metadata(card: ModelCard) -> None:
+    data = card.data
+    assert isinstance(data, ModelCardData)
+    assert (data.language, data.license, data.library_name) == (["en", "ar"], "apache-2.0", "diffusers")
+    results = {(r.metric_type, r.dataset_config): r.metric_value for r in data.eval_results or []}
+    assert results == {("attributes", "en"): 0.912, ("attributes", "ar"): 0.834, ("mood", "en"): 0.95}
+
+
+def test_it_says_how_it_was_made(card: ModelCard) -> None:
+    for said in (
+        "`sta run garden-mini`",
+        "| commit | abc123 (teacher, decoder); def456 (decoder) |",
+        "| seed | 7 |",
+        "3 (teacher 1.0, decoder 2.0)",
+        "| machine | Some Processor, 2 x 1 threads |",
+    ):
+        assert said in card.text
+
+
+def test_it_says_what_was_measured(card: ModelCard) -> None:
+    assert "| 91.2 (81.2–101.2) | 83.4 (73.4–93.4) | 25.0 |" in card.text
+    assert "| the picture of another utterance | 33.0 (23.0–43.0) | – |" in card.text
+    assert "| noise-10 | 71.0 (61.0–81.0) | – | 61.0 (51.0–71.0) | – |" in card.text
+    assert "FID 12.5 against the same 640 test pictures, in reader-256-ff" in card.text
+    assert "right on 99.9 % of the attributes" in card.text
+
+
+# ---- a release is whole at every moment -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Path:
+    """Two files in a folder, and a card of an evaluation before."""
+    (tmp_path / "decoder").mkdir()
+    for name in ("decoder/config.json", "recipe.yaml"):
+        (tmp_path / name).write_text(name)
+    write_sums(tmp_path)
+    write(tmp_path, rows())
+    return tmp_path
+
+
+def test_a_stop_at_any_moment_leaves_a_release_that_is_accepted(release: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace, before, moments = os.replace, (release / "README.md").read_text(), []
+
+    def stop(source: Path, target: Path) -> None:
+        moments.append(Path(target).name)
+        if len(moments) == last:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    for last in (1, 2, 3):
+        moments.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", stop)
+            with pytest.raises(KeyboardInterrupt):
+                write(release, [row("attributes", 0.5 + last / 10), *rows()])
+        verify(release)
+    write(release, rows())
+    assert moments == ["SHA256SUMS", "README.md", "SHA256SUMS"]
+    assert (release / "README.md").read_text() == before
+
+
+def test_the_card_is_listed_and_heals_nothing_else(release: Path) -> None:
+    listed = (release / "SHA256SUMS").read_text()
+    write_sums(release)
+    assert (release / "SHA256SUMS").read_text() == listed
+    (release / "recipe.yaml").write_text("cut")
+    write(release, [row("attributes", 0.5), *rows()])
+    with pytest.raises(WeightsError, match=r"recipe.yaml: truncated or changed"):
+        verify(release)
+
+
+def test_a_full_disk_is_one_sentence_and_the_release_stays(release: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(StaError, match=r"SHA256SUMS: cannot be written \(No space left on device\)") as error:
+        write(release, [row("attributes", 0.5), *rows()])
+    assert "\n" not in str(error.value)
+    verify(release)
+
+
+def test_every_decoder_has_a_name() -> None:
+    assert DECODER_NAMES.keys() == DECODERS.keys()
