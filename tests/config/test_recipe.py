@@ -39,7 +39,7 @@ stages:
   tokenizer: {steps: 1, batch: 1}
   distill: {steps: 1, batch: 1}
   decoder: {steps: 1, batch: 1}
-  reader: {steps: 1, batch: 1}
+  classifier: {steps: 1, batch: 1}
 """
 
 
@@ -117,11 +117,11 @@ def test_no_is_a_language_and_1e_3_a_number(tmp_path: Path) -> None:
         ("[en]", "en", ["'languages' is 'en'", "list"]),
         ("name: small", "name: cache", ["'name' is 'cache'", "the corpora of all runs"]),
         ("[en]", "[en, sw.yaml]", ["'languages'", "'sw.yaml' is not the code", "languages and is named by its code"]),
-        ("  reader: {steps: 1, batch: 1}\n", "", ["'stages.classifier' is missing"]),
-        ("reader: {steps: 1, ", "reader: {", ["'stages.classifier.steps' is missing"]),
+        ("  classifier: {steps: 1, batch: 1}\n", "", ["'stages.classifier' is missing"]),
+        ("classifier: {steps: 1, ", "classifier: {", ["'stages.classifier.steps' is missing"]),
         ("name: small", "name: small\nname: other", ["'name' appears twice", "line 2"]),
-        ("reader: {steps: 1", "reader: {steps: 1, lr: .nan", ["'stages.classifier.lr' is nan"]),
-        ("reader: {steps: 1", "reader: {steps: 1, losses: {read: 1.0}", ["'stages.classifier.losses'"]),
+        ("classifier: {steps: 1", "classifier: {steps: 1, lr: .nan", ["'stages.classifier.lr' is nan"]),
+        ("classifier: {steps: 1", "classifier: {steps: 1, losses: {read: 1.0}", ["'stages.classifier.losses'"]),
         ("size: 32}", "size: 32, world: {colour: [red]}}", ["world.colour'", "did you mean 'colours'?"]),
     ],
 )
