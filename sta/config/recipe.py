@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
 
 from sta.config import yamlfile
 from sta.config.cards import CODE
+from sta.config.variants import find_variant, modules_of
 from sta.errors import RecipeError
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
+Compile = Literal["never", "gpu", "always"]
 
 
 CACHE = "cache"  # the folder beside the runs' own that they share
@@ -137,6 +150,7 @@ class DecoderSettings(Strict):
 class Optimisation(Strict):
     """How one stage is trained. All sizes are global: over every process."""
 
+    task: str | None = Field(None, description="module:Class of a task of your own in the place of the stage's")
     steps: Positive
     batch: Positive
     lr: Annotated[float, Field(gt=0)] = 1e-3
@@ -193,16 +207,19 @@ class TokenizerStage(Optimisation):
 class DistillStage(Optimisation):
     """Distillation of speech against the teacher."""
 
-    losses: dict[Literal["image", "text", "text_branch", "ctc", "caption", "attributes", "mood", "kl"], Weight] = {
-        "image": 0.2,
-        "text": 0.5,
-        "text_branch": 1.0,
-        "ctc": 2.0,
-        "caption": 1.0,
-        "attributes": 0.0,  # S2IGAN's distinctive loss, for every attribute that a caption names (Garden only)
-        "mood": 1.0,
-        "kl": 1e-4,
-    }
+    losses: dict[str, Weight] = Field(
+        {
+            "image": 0.2,
+            "text": 0.5,  # of captions in the languages that the teacher reads
+            "text_branch": 1.0,  # takes ctc
+            "ctc": 2.0,  # 0: no CTC head, which transcripts are needed for
+            "caption": 1.0,
+            "attributes": 0.0,  # S2IGAN's distinctive loss, for every attribute that a caption names (Garden only)
+            "mood": 1.0,
+            "kl": 1e-4,
+        },
+        description="files of sta/training/losses, or module:Class of your own -> weight; 0 turns one off",
+    )
     max_seconds: Annotated[float, Field(gt=0)] = Field(
         12.0, description="seconds of speech above which a recording is left out here; what it says is still read"
     )
@@ -223,6 +240,21 @@ class DistillStage(Optimisation):
     noise: Share = Field(0.0, description="chance that an utterance is heard in noise or by telephone (log-mel)")
     augment: Weight = Field(1.0, description="strength of vocal-tract, tempo, noise and mask augmentation; 0: none")
     accent: Share = Field(0.0, description="how far the bands of a syllable are stretched, as vowels differ (log-mel)")
+    gain: Weight = Field(12.0, description="decibels by which a recording's level is changed, at most, up or down")
+    compile: Compile = Field(
+        "never", description="torch.compile the layers of encoder and bottleneck: pays on a GPU, as for the decoder"
+    )
+
+    @field_validator("losses")
+    @classmethod
+    def _are_losses(cls, losses: dict[str, float]) -> dict[str, float]:
+        known = [name for name in modules_of("sta.training.losses") if name != "base"]
+        for name in losses:
+            if ":" not in name and name not in known:
+                close = difflib.get_close_matches(name, known, 1)
+                hint = f"; did you mean '{close[0]}'?" if close else ""
+                raise ValueError(f"'{name}' is no loss{hint} (known: {', '.join(known)}, or module:Class of your own)")
+        return losses
 
 
 class DecoderStage(Optimisation):
@@ -247,7 +279,7 @@ class DecoderStage(Optimisation):
         0.0, description="share of the recordings heard with the distill stage's augmentation and noise (log-mel)"
     )
     tune_bottleneck: bool = Field(True, description="let the denoising loss reach the bottleneck (encoder frozen)")
-    compile: Literal["never", "gpu", "always"] = Field(
+    compile: Compile = Field(
         "never", description="torch.compile the decoder's layers: pays on a GPU, after up to a minute at each start"
     )
 
@@ -256,12 +288,34 @@ class ClassifierStage(Optimisation):
     """Training of the attribute classifier that judges pictures; Garden only."""
 
 
+def _stage(section: str, base: type[Optimisation]) -> Any:
+    """Validate a stage's section by the settings of the task that it names; the built-in tasks' are in this module.
+
+    Args:
+        base: what the settings of another task must extend, since other stages read them.
+    """
+
+    def validate(given: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        name = given.get("task") if isinstance(given, dict) else None
+        if not isinstance(name, str):
+            return handler(given)
+        key, interface = f"stages.{section}", import_module("sta.training.task").Task
+        settings = find_variant("sta.training.tasks", name, interface, f"{key}.task").Settings
+        if not issubclass(settings, base):
+            raise ValueError(f"the Settings of task '{name}' must extend {base.__name__} of {base.__module__}")
+        return yamlfile.validate_section(settings, given, key)
+
+    return WrapValidator(validate)
+
+
 class Stages(Strict):
-    teacher: TeacherStage
-    tokenizer: TokenizerStage
-    distill: DistillStage
-    decoder: DecoderStage
-    classifier: ClassifierStage
+    """The stages that train, in their order; a section's `task` may be one of your own."""
+
+    teacher: Annotated[SerializeAsAny[TeacherStage], _stage("teacher", Optimisation)]
+    tokenizer: Annotated[SerializeAsAny[TokenizerStage], _stage("tokenizer", Optimisation)]
+    distill: Annotated[SerializeAsAny[DistillStage], _stage("distill", DistillStage)]
+    decoder: Annotated[SerializeAsAny[DecoderStage], _stage("decoder", Optimisation)]
+    classifier: Annotated[SerializeAsAny[ClassifierStage], _stage("classifier", Optimisation)]
 
 
 class Sampling(Strict):
@@ -351,11 +405,11 @@ class Recipe(Strict):
             for option in ("dropout", "draft"):
                 if getattr(self.decoder, option):
                     raise ValueError(f"decoder.{option}: vq-diffusion-published has none; leave it at 0")
-        if self.stages.decoder.draft_warmup and not self.decoder.draft:
+        if getattr(self.stages.decoder, "draft_warmup", 0) and not self.decoder.draft:
             raise ValueError(
                 "stages.decoder.draft_warmup trains a draft first: give decoder.draft some layers, such as 3"
             )
-        if self.decoder.kind == "latent-diffusion" and not self.stages.tokenizer.unquantised:
+        if self.decoder.kind == "latent-diffusion" and not getattr(self.stages.tokenizer, "unquantised", True):
             raise ValueError(
                 "decoder.kind latent-diffusion draws latents that skip the codebook, which the tokenizer has to learn: "
                 "give stages.tokenizer.unquantised a share above 0, such as 0.5"

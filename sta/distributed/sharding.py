@@ -17,10 +17,14 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 Sliced = TypeVar("Sliced", np.ndarray, Tensor, range)
+
+#: A target that is not known and not asked for, as torch's cross-entropy has it.
+IGNORE_INDEX = -100
 
 
 @dataclass(frozen=True)
@@ -214,11 +218,17 @@ def mean(values: Tensor) -> Tensor:
     return global_mean(values.sum(), values.new_full((), values.numel(), dtype=torch.float32))
 
 
-def all_reduce_max(number: int, device: torch.device) -> int:
-    """The all_reduce_max of the ranks' numbers."""
+def cross_entropy(logits: Tensor, values: Tensor) -> Tensor:
+    """The mean cross-entropy in nats of logits [N, V] whose values [N] are not `IGNORE_INDEX`: see `global_mean`."""
+    total = F.cross_entropy(logits, values, ignore_index=IGNORE_INDEX, reduction="sum")
+    return global_mean(total, (values != IGNORE_INDEX).sum())
+
+
+def all_reduce_max(number: int) -> int:
+    """The largest of the ranks' numbers, by way of their hosts, which wait for one another and for no device."""
     if _step.get().shard.world == 1:
         return number
-    most = torch.tensor(number, device=device)
+    most = torch.tensor(number)
     dist.all_reduce(most, dist.ReduceOp.MAX)
     return int(most)
 

@@ -106,6 +106,13 @@ class Backbone(nn.Module):
         mixed = sum(w * h for w, h in zip(self.layer_weights.softmax(0), hidden, strict=True))
         return self.norm(self.project(mixed)), lengths
 
+    def output_lengths(self, lengths: Tensor) -> Tensor:
+        """Frames of recordings that have so many samples: [B] to [B], on any device."""
+        if self.is_whisper:
+            return (-(-lengths // 320)).clamp(max=self.model.config.max_source_positions)
+        frames: Tensor = self.model._get_feat_extract_output_lengths(lengths).to(lengths)
+        return frames
+
     def _waveform(self, wave: Tensor, lengths: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         mask = torch.arange(wave.shape[1], device=wave.device) < lengths[:, None]
         if self.normalise:

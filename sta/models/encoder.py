@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from sta.data.audio import Q_MEAN, Q_STD, speech_features
 from sta.distributed import sharding
+from sta.errors import WeightsError
 from sta.models.backbone import Backbone
 from sta.models.layers import TransformerLayer, drop, length_mask, masked_mean, sinusoids
 
@@ -38,7 +39,7 @@ class EncoderOutput:
     Attributes:
         frames: [B, R+1, D], one for each of R stretches read; the last frame sums up the prosody.
         mask: [B, R+1], True where valid.
-        ctc_logits: [B, S, P] over blank and the pieces of every language; None for a written caption.
+        ctc_logits: [B, S, P] over blank and the pieces of every language; None of a caption, and without a CTC head.
         ctc_lengths: [B], valid frames of ctc_logits.
     """
 
@@ -107,6 +108,12 @@ class MelAcoustics(nn.Module):
         self.norms = nn.ModuleList(FrameNorm(width) for _ in range(convolutions))
         self.norm = nn.LayerNorm(width)
 
+    def output_lengths(self, lengths: Tensor) -> Tensor:
+        """Frames of recordings that have so many log-mel frames: [B] to [B], on any device."""
+        for _ in self.stem:
+            lengths = (lengths + 1) // 2
+        return lengths
+
     def forward(self, mel: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Returns frames [B, S/4, D] and their lengths [B]."""
         mask = length_mask(lengths, mel.shape[1])
@@ -145,6 +152,7 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
         pieces: language code -> number of its SentencePiece pieces, for the CTC head.
         width: D.
         backbone: `Backbone.describe` of a transformers speech model, or None for log-mel.
+        ctc: whether there is a CTC head; without one frames are neither merged nor added to, and no caption enters.
     """
 
     config_name = "config.json"
@@ -159,15 +167,17 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
         heads: int = 4,
         dropout: float = 0.0,
         backbone: dict[str, Any] | None = None,
+        ctc: bool = True,
     ):
         super().__init__()
         pieces = dict(sorted(pieces.items()))  # a saved configuration comes back sorted
         self.piece_offset = _piece_offsets(pieces)
-        vocabulary = 1 + sum(pieces.values())
+        vocabulary = self.vocabulary
         self.acoustics = MelAcoustics(width, convolutions, dropout) if backbone is None else Backbone(width, backbone)
-        self.ctc = nn.Linear(width, vocabulary)
-        self.ctc_embedding = nn.Linear(vocabulary, width, bias=False)
-        nn.init.normal_(self.ctc_embedding.weight)  # what was read must not drown in where it was read
+        self.ctc = nn.Linear(width, vocabulary) if ctc else None
+        self.ctc_embedding = nn.Linear(vocabulary, width, bias=False) if ctc else None
+        if self.ctc_embedding is not None:
+            nn.init.normal_(self.ctc_embedding.weight)  # what was read must not drown in where it was read
         self.context = nn.ModuleList(ContextLayer(width, heads, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.prosody = nn.Sequential(nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, width))
@@ -182,12 +192,22 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
     def languages(self) -> list[str]:
         return sorted(self.config.pieces)
 
+    @property
+    def vocabulary(self) -> int:
+        """P: the pieces of every language, and the blank."""
+        return 1 + sum(self.config.pieces.values())
+
+    @property
+    def takes_mel(self) -> bool:
+        """Whether the acoustic side takes log-mel frames; else it takes samples."""
+        return isinstance(self.acoustics, MelAcoustics)
+
     def language_index(self, language: str) -> int:
         return self.languages.index(language)
 
     def features(self, wave: np.ndarray) -> np.ndarray:
         """What is cached of a recording float32 [T] at 16 kHz: log-mel uint8 [S, 80], or int16 samples [T, 1]."""
-        return speech_features(wave, samples=not isinstance(self.acoustics, MelAcoustics))
+        return speech_features(wave, samples=not self.takes_mel)
 
     def offset_pieces(self, ids: Sequence[int], language: str) -> list[int]:
         """A language's SentencePiece ids as ids of the CTC head's joint vocabulary."""
@@ -195,7 +215,7 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
 
     def inputs(self, features: Tensor) -> Tensor:
         """Cached features as floats: log-mel of about unit variance [B, S, 80], or samples in [-1, 1] [B, T, 1]."""
-        if isinstance(self.acoustics, MelAcoustics):
+        if self.takes_mel:
             return (features.float() - Q_MEAN) / Q_STD
         return features.float() / 32767
 
@@ -212,27 +232,32 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
         """
         x, lengths = self.acoustics(inputs, lengths)
         mask = length_mask(lengths, x.shape[1])
-        logits = self.ctc(x).float().masked_fill(~self.allowed[language][:, None], -1e4)
         prosody = self.prosody(_mean_and_deviation(x, mask))
+        if self.ctc is None or self.ctc_embedding is None:
+            return self._in_context(x, prosody, mask, None, lengths)
+        logits = self.ctc(x).float().masked_fill(~self.allowed[language][:, None], -1e4)
         if keep_acoustics is not None:
             keep = keep_acoustics[:, None].to(x.dtype)
             x = x * keep[..., None]
             prosody = prosody * keep + self.null_prosody * (1 - keep)
         merged, posteriors, kept = ctc_compress(x, logits.softmax(-1), mask)
-        return self._in_context(merged, posteriors, prosody, kept, logits, lengths)
+        return self._in_context(merged + self.ctc_embedding(posteriors.to(x.dtype)), prosody, kept, logits, lengths)
 
     def encode_text(self, pieces: Tensor, lengths: Tensor) -> EncoderOutput:
-        """Encode written captions, given as the stretches [B, R] of a perfect recognition (see `pieces_to_frames`)."""
-        mask = length_mask(lengths, pieces.shape[1])
-        posteriors = nn.functional.one_hot(pieces, self.ctc.out_features)
-        nothing = self.null_prosody.new_zeros(*posteriors.shape[:2], self.config.width)
-        prosody = self.null_prosody.expand(len(posteriors), -1)
-        return self._in_context(nothing, posteriors, prosody, mask, None, lengths)
+        """Encode written captions, given as the stretches [B, R] of a perfect recognition (see `pieces_to_frames`).
+
+        Raises:
+            WeightsError: the encoder has no CTC head.
+        """
+        if self.ctc_embedding is None:
+            raise WeightsError("this encoder was trained without CTC and reads no captions; draw from a recording")
+        prosody = self.null_prosody.expand(len(pieces), -1)
+        x = nn.functional.embedding(pieces, self.ctc_embedding.weight.T)
+        return self._in_context(x, prosody, length_mask(lengths, pieces.shape[1]), None, lengths)
 
     def _in_context(
-        self, x: Tensor, posteriors: Tensor, prosody: Tensor, mask: Tensor, logits: Tensor | None, lengths: Tensor
+        self, x: Tensor, prosody: Tensor, mask: Tensor, logits: Tensor | None, lengths: Tensor
     ) -> EncoderOutput:
-        x = x + self.ctc_embedding(posteriors.to(self.ctc_embedding.weight.dtype))
         x = x + POSITION_SCALE * sinusoids(torch.arange(x.shape[1], device=x.device), x.shape[2]).to(x.dtype)
         for layer in self.context:
             x = layer(x, mask)

@@ -90,19 +90,3 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     """Mean over valid frames: x [B, S, D], mask [B, S] -> [B, D]."""
     weights = mask[..., None].to(x.dtype)
     return (x * weights).sum(1) / weights.sum(1).clamp_min(1)
-
-
-def similarity_distillation(student: Tensor, target: Tensor, bank: Tensor, temperature: float) -> Tensor:
-    """Make the student see the bank as its target does (SEED, Fang et al. 2021, Eq. 4): [B].
-
-    A frozen teacher allows any number of negatives at no cost, and soft targets forgive those that say
-    the same thing. With one-hot targets this is InfoNCE.
-
-    Args:
-        student: [B, E]; target: [B, E], what the teacher made of the same items; both unit vectors.
-        bank: [M, E], unit vectors of the teacher.
-    """
-    own = (target * target).sum(-1, keepdim=True), (student.float() * target).sum(-1, keepdim=True)  # [B, 1] each
-    wanted = (torch.cat([own[0], target @ bank.T], -1) / temperature).softmax(-1)  # [B, 1+M]
-    seen = torch.cat([own[1], student.float() @ bank.T], -1) / temperature
-    return -(wanted * seen.log_softmax(-1)).sum(-1)

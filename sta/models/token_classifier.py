@@ -11,12 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sta.distributed import sharding
 
-UNKNOWN = -1  # the number of a value that is not known, and not asked for
 SHARPNESS = 3.0  # deviation of the first scores of the places: each slot starts with one or two tokens of its own
 
 
@@ -47,8 +45,6 @@ class TokenClassifier(nn.Module):
 
         Args:
             tokens: [B, K, C].
-            values: [B, slots], numbers of values; `UNKNOWN` where a slot is not asked for.
+            values: [B, slots], numbers of values; `sharding.IGNORE_INDEX` where a slot is not asked for.
         """
-        logits = self(tokens).float().flatten(0, 1)
-        losses = F.cross_entropy(logits, values.flatten(), ignore_index=UNKNOWN, reduction="sum")
-        return sharding.global_mean(losses, (values != UNKNOWN).sum())
+        return sharding.cross_entropy(self(tokens).float().flatten(0, 1), values.flatten())

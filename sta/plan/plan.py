@@ -11,18 +11,17 @@ import torch
 from torch import nn
 
 from sta.config.cards import TeacherCard, load_teacher
-from sta.config.limits import SAMPLE_RATE
 from sta.config.recipe import Recipe
 from sta.errors import StaError, WeightsError
 from sta.models.flops import flops_of
 from sta.models.teachers.open_clip import build_unfilled
 from sta.plan import memory, storage
-from sta.plan.batches import batch_of, frames_read
 from sta.plan.corpus import Facts
-from sta.plan.networks import TRIED, Parameters, build, count, groups_of, heard_in, step_of
-from sta.training.stages import settings_of, stage_names
+from sta.plan.networks import TRIED, Parameters, count, step_of
+from sta.training.stages import settings_of, stage_names, task_of
 from sta.training.tasks.decoder import kinds_of_frames
-from sta.training.tasks.distill import written_captions
+from sta.training.tasks.distill import DistillTask
+from sta.training.tasks.tokenizer import build_module as build_tokenizer
 
 
 @dataclass(frozen=True)
@@ -156,55 +155,30 @@ def _check_shares(recipe: Recipe, name: str, processes: int) -> None:
             f"stages.{section}.batch {batch} is not a multiple of {processes} GPUs; give it one, such as "
             f"stages.{section}.batch={-(-batch // processes) * processes}"
         )
-    written = written_captions(recipe.stages.distill)
-    if section == "distill" and 0 < written < processes:
-        raise StaError(
-            f"stages.distill.text_ratio {recipe.stages.distill.text_ratio:g} of {batch} are {written} captions "
-            f"a step, too few for {processes} GPUs; raise stages.distill.batch"
-        )
+    task_of(recipe, name).check_shares(recipe, processes)
 
 
 def _plan_stage(recipe: Recipe, facts: Facts, machines: Machines, name: str, like: int) -> StagePlan:
     size, step, settings = count(recipe, facts, name), step_of(recipe, facts, name), settings_of(recipe, name)
-    averaged, each = bool(settings.ema), settings.batch // machines.processes
+    task, averaged, each = task_of(recipe, name), bool(settings.ema), settings.batch // machines.processes
     ways = [way for way in memory.WAYS if memory.possible(way, machines.processes)]
     states = {way: memory.states(way, size, machines.processes, averaged) for way in ways}
     activations = step.saved.of(each)
     needs = {way: kept + activations for way, kept in states.items()}
     estimates = {way: memory.deepspeed_says(way, size, machines.gpus, machines.nodes) for way in ways}
-    flops = step.flops.of(settings.batch)
+    flops, reads = step.flops.of(settings.batch), task.reads(recipe, facts, name.partition("-")[0])
     return StagePlan(
-        name, like, size, settings.batch, settings.steps, _reads(recipe, facts, name), _passes(recipe, facts, name),
+        name, like, size, settings.batch, settings.steps, reads, _passes(recipe, facts, name),
         flops, flops * settings.steps, machines.hours(flops * settings.steps), activations, states, needs,
         {way: said for way, said in estimates.items() if said is not None},
         memory.host(memory.WAYS[-1], size, machines.gpus, machines.processes), memory.chosen(needs, machines.memory),
     )  # fmt: skip
 
 
-def _reads(recipe: Recipe, facts: Facts, name: str) -> dict[str, int]:
-    """What one step goes through, by what it is."""
-    batch, side = settings_of(recipe, name).batch, recipe.corpus.size // recipe.tokenizer.factor
-    if name.startswith("distill-"):
-        unit, rate = ("frames", 100) if recipe.encoder.backbone is None else ("samples", SAMPLE_RATE)
-        return {"recordings": batch, unit: round(batch * heard_in(recipe, facts, name) * rate)}
-    if name == "decoder":
-        places = (
-            side * side if recipe.decoder.kind == "vq-diffusion-published" else (side // recipe.decoder.patch_size) ** 2
-        )
-        return {
-            "recordings": batch,
-            "frames": batch * frames_read(facts, heard_in(recipe, facts, name)),
-            "positions": batch * places,
-        }
-    return {"pictures": batch} | ({"codes": batch * side * side} if name == "tokenizer" else {})
-
-
 def _passes(recipe: Recipe, facts: Facts, name: str) -> float | None:
-    settings = settings_of(recipe, name)
-    if name == "classifier":
+    settings, items = settings_of(recipe, name), task_of(recipe, name).items_of_corpus(recipe, facts, name)
+    if items is None:
         return None
-    share = len(recipe.groups[groups_of(recipe, name)[0]]) / len(recipe.languages) if name.startswith("distill-") else 1
-    items = facts.pictures if name == "tokenizer" else facts.recordings * share
     return settings.steps * settings.batch / items if items else math.nan
 
 
@@ -222,7 +196,7 @@ def _once(recipe: Recipe, facts: Facts, machines: Machines) -> tuple[list[Once],
         known = None if card.trained_here else sum(p.numel() for p in model.parameters())
     except WeightsError as error:
         known = str(error)
-    works["pictures' codes or latents"] = facts.pictures * _tokenizer_flops(recipe, facts)
+    works["pictures' codes or latents"] = facts.pictures * _tokenizer_flops(recipe)
     works["encoders' frames"] = len(kinds_of_frames(recipe)) * facts.recordings * _encoder_flops(recipe, facts)
     return [Once(name, flops, machines.hours(flops)) for name, flops in works.items()], known
 
@@ -236,18 +210,18 @@ def _teacher_flops(model: nn.Module, card: TeacherCard, facts: Facts) -> float:
     return facts.pictures * pictures + facts.rows * captions
 
 
-def _tokenizer_flops(recipe: Recipe, facts: Facts) -> float:
+def _tokenizer_flops(recipe: Recipe) -> float:
     side = recipe.corpus.size
     with torch.device("meta"), torch.no_grad():
-        tokenizer = build(recipe, facts, "tokenizer", [])
-        return flops_of(lambda: tokenizer.tokenizer.encoder(torch.empty(1, 3, side, side)))  # type: ignore[union-attr, operator]
+        tokenizer = build_tokenizer(recipe).tokenizer
+        return flops_of(lambda: tokenizer.encoder(torch.empty(1, 3, side, side)))
 
 
 def _encoder_flops(recipe: Recipe, facts: Facts) -> float:
     """Of one recording of the mean length."""
-    group = next(iter(recipe.groups))
-    encoder = build(recipe, facts, f"distill-{group}", [group]).eval().encoder
-    batch = batch_of(recipe, facts, f"distill-{group}", group, TRIED[0], facts.seconds)
+    name = f"distill-{next(iter(recipe.groups))}"
+    encoder = DistillTask.build_network(recipe, facts, name).eval().encoder
+    batch = DistillTask.example_batch(recipe, facts, name, TRIED[0], facts.seconds)
     with torch.no_grad():
-        inputs = encoder.inputs(batch["features"])  # type: ignore[union-attr, operator]
-        return flops_of(lambda: encoder(inputs, batch["lengths"], batch["language"])) / TRIED[0]  # type: ignore[operator]
+        inputs = encoder.inputs(batch.features)
+        return flops_of(lambda: encoder(inputs, batch.lengths, batch.language)) / TRIED[0]

@@ -9,10 +9,10 @@ from sta.config.cards import load_teacher
 from sta.config.limits import SAMPLE_RATE
 from sta.config.recipe import GardenCorpus, Recipe
 from sta.data.audio import BANDS
-from sta.plan.batches import frames_read
 from sta.plan.corpus import NUMBERED, ROW, Facts
 from sta.plan.networks import Parameters
 from sta.training.checkpoint import KEEP
+from sta.training.examples import frames_read
 from sta.training.stages import settings_of
 from sta.training.tasks.decoder import kinds_of_frames
 
@@ -58,7 +58,7 @@ def of_frozen(recipe: Recipe, facts: Facts) -> list[Item]:
     """What the stages cache of frozen networks."""
     width, side = load_teacher(recipe.teacher).embedding_width, recipe.corpus.size // recipe.tokenizer.factor
     teacher = F32 * width * (facts.rows + facts.pictures)
-    frames = facts.recordings * (F16 * recipe.encoder.width * frames_read(facts, facts.seconds) + I64)
+    frames = facts.recordings * (F16 * recipe.encoder.width * frames_read(recipe, facts, facts.seconds) + I64)
     kinds = len(kinds_of_frames(recipe))
     codes, latents = (facts.pictures * side * side * n for n in (I64, F16 * recipe.tokenizer.code_width))
     draws_latents = recipe.decoder.kind == "latent-diffusion"

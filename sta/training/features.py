@@ -14,13 +14,15 @@ import torch
 from torch import Tensor
 
 from sta.config.cards import TeacherCard, load_teacher
-from sta.config.recipe import GardenCorpus
+from sta.config.recipe import GardenCorpus, Recipe
 from sta.data.cache import build_folder, key_of
+from sta.data.rows import Corpus
 from sta.data.store import Ragged, new_array
 from sta.distributed.team import Team
-from sta.models.augment import augment_mel, noise_mel
+from sta.errors import RecipeError
+from sta.models.augment import augment
 from sta.models.bottleneck import SpeechBottleneck
-from sta.models.encoder import LENGTH_MULTIPLE, SpeechEncoder
+from sta.models.encoder import LENGTH_MULTIPLE, EncoderOutput, SpeechEncoder
 from sta.models.loading import load_network
 from sta.models.teachers.open_clip import Teacher, load_own, load_published, version_of
 from sta.models.vq import VQTokenizer, to_unit_range
@@ -214,19 +216,43 @@ def batches_by_length(features: Ragged, rows: np.ndarray, size: int = 64) -> lis
 @torch.no_grad()
 def encode_rows(
     encoder: SpeechEncoder, workspace: Workspace, rows: np.ndarray, device: torch.device, disturbed: bool = False
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Frames [B, S+1, D], their mask, CTC logits and CTC lengths of some rows, clean or as distillation hears them."""
+) -> EncoderOutput:
+    """What the encoder makes of some rows, clean or as distillation hears them."""
     values, sizes = workspace.features.padded(list(rows), LENGTH_MULTIPLE)
     codes = workspace.corpus.column("language")
     language = torch.tensor([encoder.language_index(codes[i]) for i in rows], device=device)
-    inputs, lengths = encoder.inputs(torch.from_numpy(values).to(device)), torch.from_numpy(sizes).to(device)
+    inputs, lengths = encoder.inputs(torch.from_numpy(values).to(device)), torch.from_numpy(sizes)
     if disturbed:
-        stage = workspace.recipe.stages.distill
-        inputs, lengths = augment_mel(inputs, lengths, stage.augment, stage.accent)
-        inputs = noise_mel(inputs, lengths, stage.noise)
-    out = encoder(inputs, lengths, language)
-    assert out.ctc_logits is not None
-    return out.frames, out.mask, out.ctc_logits, out.ctc_lengths
+        inputs, lengths = augment(inputs, lengths, workspace.recipe.stages.distill, encoder.takes_mel)
+    return encoder(inputs, lengths.to(device), language)  # type: ignore[no-any-return]
+
+
+def has_text(corpus: Corpus) -> np.ndarray:
+    """Which rows have a caption: bool [rows]."""
+    return np.asarray(getattr(corpus, "has_text", np.ones(len(corpus), bool)))
+
+
+def teacher_reads(workspace: Workspace) -> np.ndarray:
+    """Which rows have a caption in a language that the teacher reads: bool [rows]."""
+    card, language = workspace.teacher_card, workspace.corpus.column("language")
+    codes = workspace.recipe.languages if card.trained_here else card.text_languages
+    read = [language.equal(code) for code in codes]
+    return has_text(workspace.corpus) & np.any([np.zeros(len(language), bool), *read], 0)
+
+
+def check_teacher_reads(recipe: Recipe, section: str) -> None:
+    """Refuse a text loss of a stage where the teacher reads none of the languages, so that no row would have it.
+
+    Raises:
+        RecipeError: names a teacher that does, and the loss.
+    """
+    card = load_teacher(recipe.teacher)
+    if not card.trained_here and not set(recipe.languages) & set(card.text_languages):
+        raise RecipeError(
+            f"teacher '{card.name}' reads no captions in {', '.join(recipe.languages)} (text_languages of its card: "
+            f"{', '.join(card.text_languages)}); name one that does, such as teacher=xlm-roberta-base-vit-b-32, or set "
+            f"stages.{section}.losses.text to 0 and keep its view of the pictures"
+        )
 
 
 def caption_pieces(workspace: Workspace, encoder: SpeechEncoder, rows: np.ndarray) -> list[list[int]]:
@@ -254,7 +280,7 @@ def cache_frames(
     folder = workspace.cache / f"frames-{encoder_name}"
     if disturbed:
         stage = workspace.recipe.stages.distill
-        name = key_of([encoder_name, stage.augment, stage.accent, stage.noise, workspace.recipe.seed])
+        name = key_of([encoder_name, stage.augment, stage.accent, stage.noise, stage.gain, workspace.recipe.seed])
         folder = workspace.cache / f"disturbed-frames-{name}"
     encoder = cache(lambda: load_speech(workspace, group)[0].to(device))
     batches = cache(lambda: batches_by_length(workspace.features, group_rows(workspace, group)))
@@ -262,8 +288,8 @@ def cache_frames(
     def hear(rows: np.ndarray, number: int) -> dict[str, Tensor]:
         torch.manual_seed(step_seed(workspace.recipe.seed, "frames", number, 0))
         with bf16_autocast(device):
-            frames, mask, _, _ = encode_rows(encoder(), workspace, rows, device, disturbed)
-        return {"values": frames[mask].half(), "lengths": mask.sum(1)}
+            out = encode_rows(encoder(), workspace, rows, device, disturbed)
+        return {"values": out.frames[out.mask].half(), "lengths": out.mask.sum(1)}
 
     parts = cache(lambda: _in_parts("frames", batches(), hear))
     title = f"{'disturbed ' * disturbed}frames of {group}"
