@@ -250,7 +250,7 @@ def test_hours_follow_from_operations() -> None:
 
 
 def test_a_plan_adds_up() -> None:
-    recipe = load_recipe("garden-tiny", ["encoder.sharded_step=each"])
+    recipe = load_recipe("garden-tiny", ["encoder.sharing=each"])
     plan = plan_of(recipe, FACTS, H100)
     like = {stage.name: stage.like for stage in plan.stages}
     assert like == {"teacher": 1, "tokenizer": 1, "distill-en": 2, "decoder": 1, "classifier": 1}
@@ -295,7 +295,7 @@ def test_a_batch_that_cannot_be_shared_out_is_refused() -> None:
     with pytest.raises(StaError, match=r"stages.teacher.batch 16 is not a multiple of 5 GPUs.*stages.teacher.batch=20"):
         plan_of(load_recipe("garden-tiny"), FACTS, replace(H100, gpus=5))
     few = load_recipe("garden-tiny", ["stages.distill.text_ratio=0.1"])
-    with pytest.raises(StaError, match="1 written captions a step, too few for 8 GPUs"):
+    with pytest.raises(StaError, match="1 captions a step, too few for 8 GPUs"):
         plan_of(few, FACTS, H100)
 
 

@@ -56,7 +56,7 @@ def test_a_training_that_forgets_is_found_out(
         "loop.step_seed = lambda *a, **k: os.getpid()\n"
         "sys.argv[0] = 'sta.train'; runpy.run_module('sta.train', run_name='__main__')"
     )
-    from sta import rehearsal
+    from sta.bench import rehearsal
 
     command = rehearsal._Run._command
     monkeypatch.setattr(rehearsal._Run, "_command", lambda self: [sys.executable, "-c", forgetful, *command(self)[3:]])

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sta import release
+from sta.inference import release
 from sta.errors import Interrupted
 
 

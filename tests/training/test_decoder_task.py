@@ -83,7 +83,7 @@ def test_words_reach_the_bottleneck_where_they_weigh(weight: float) -> None:
         "pieces": torch.tensor([1, 2, 3, 4, 5]), "counts": torch.tensor([1, 2, 1, 1]),
     }  # fmt: skip
     losses = module(batch)
-    assert ("words" in losses) == bool(weight)
+    assert ("caption" in losses) == bool(weight)
     if weight:
         losses["caption"].backward()
         assert bottleneck.queries.grad is not None
@@ -138,7 +138,7 @@ def test_a_batch_without_pictures_trains_the_draft_and_the_bottleneck_alone() ->
     losses["draft"].backward()
     assert bottleneck.queries.grad is not None
     assert bottleneck.queries.grad.abs().max() > 0
-    assert decoder.join.weight.grad is None
+    assert decoder.patch_embed.weight.grad is None
     assert module(batch | {"x0": latents}).keys() == losses.keys() | {"flow"}
 
 
