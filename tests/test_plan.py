@@ -194,12 +194,6 @@ def test_offloading_leaves_the_weights() -> None:
     assert memory.host(WAYS[0], parameters(1000), 8, 16) == 0
 
 
-def test_deepspeed_is_asked() -> None:
-    assert memory.deepspeed_says(WAYS[2], parameters(1000), 4, 2) == 2 * 1000 + 18 * 1000 // 8
-    assert memory.deepspeed_says(WAYS[4], parameters(1000), 4, 2) == 2 * 1000
-    assert memory.deepspeed_says(WAYS[0], parameters(1000), 4, 2) is None
-
-
 def test_the_first_way_that_fits_is_taken_if_it_has_a_launch_file() -> None:
     needs = dict(zip(WAYS, (90.0, 70.0, 60.0, 30.0, 20.0, 10.0), strict=True))
     assert memory.chosen(needs, 120) == WAYS[0]

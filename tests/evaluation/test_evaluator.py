@@ -42,7 +42,9 @@ def test_draw_does_not_depend_on_batches(
 def test_drawing_in_bfloat16_gives_floats(
     evaluator: Evaluator, tokens: SpeechCondition, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sta.evaluation.evaluator, "bf16_autocast", lambda device: torch.autocast(device.type, torch.bfloat16))
+    monkeypatch.setattr(
+        sta.evaluation.evaluator, "bf16_autocast", lambda device: torch.autocast(device.type, torch.bfloat16)
+    )
     drawn = evaluator.generate(tokens, seeds=[9, 8, 7, 6, 5])
     assert drawn.dtype == torch.float32
     assert drawn.isfinite().all()

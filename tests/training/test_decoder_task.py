@@ -108,7 +108,7 @@ def test_captions_without_a_piece_have_words_that_can_be_learnt(monkeypatch: pyt
     """A share of a batch may be of captions that the normaliser leaves nothing of."""
     task: Any = object.__new__(DecoderTask)
     task.workspace, task.groups, task.rows = SimpleNamespace(recipe=SimpleNamespace(seed=1)), ["pooled"], {}
-    task.stage = SimpleNamespace(batch=2, text_share=0.0, draft_warmup=0.0, steps=4, losses={"words": 1.0})
+    task.stage = SimpleNamespace(batch=2, text_ratio=0.0, draft_warmup=0.0, steps=4, losses={"caption": 1.0})
     task.rows["pooled"] = task.image_of = np.arange(2)
     task.text, task.pictures, task.latents = np.zeros((2, 3)), np.zeros((2, 16)), None
     task.encoders = {"pooled": None}
