@@ -144,7 +144,9 @@ def build_parser() -> argparse.ArgumentParser:
         "train", train, "Do one stage of a recipe (the same as `accelerate launch -m sta.train`).", shared=True
     )
     _add_recipe(one)
-    one.add_argument("--stage", required=True, help="prepare, teacher, tokenizer, distill-pooled, decoder, reader, ...")
+    one.add_argument(
+        "--stage", required=True, help="prepare, teacher, tokenizer, distill-pooled, decoder, classifier, ..."
+    )
 
     one = command("plan", plan, "Say what a recipe takes on some GPUs: parameters, memory, hours, disk.")
     _add_plan(one)
