@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before anything imports huggingface_hub: no test may reach out
@@ -66,10 +65,9 @@ def tiny_encoder(pieces: dict[str, int] | None = None) -> SpeechEncoder:
 
 
 @pytest.fixture(autouse=True)
-def _fresh_accelerator() -> Iterator[None]:
+def _fresh_accelerator() -> None:
     """Reset accelerate's one state per process: a test must not find the precision of another."""
     AcceleratorState._reset_state(reset_partial_state=True)
-    yield
 
 
 @pytest.fixture(scope="session")
