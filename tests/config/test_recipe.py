@@ -399,3 +399,21 @@ def test_a_corpus_lies_where_the_recipe_or_the_command_that_names_it_says(
         recipe = load_recipe(path, overrides)
         assert getattr(recipe.corpus, key) == str(meant)
         assert load_recipe(write(tmp_path, dump_recipe(recipe), "dumped")) == recipe
+
+
+@pytest.mark.parametrize(
+    ("override", "today"),
+    [
+        ("sampling.hearings=5", "sampling.tta_samples"),
+        ("decoder.group=2", "decoder.patch_size"),
+        ("stages.distill.losses.rate=1e-4", "stages.distill.losses.kl"),
+        ("stages.decoder.losses.words=1", "stages.decoder.losses.caption"),
+        ("stages.reader.steps=3", "stages.classifier"),
+        ("stages.tokenizer.patience=9", "stages.tokenizer.stall_timeout"),
+        ("stages.decoder.text_share=0.2", "stages.decoder.text_ratio"),
+        ("corpus.rate=1.2", "corpus.tempo"),
+    ],
+)
+def test_a_key_of_an_older_version_is_told_its_new_name(small: Path, override: str, today: str) -> None:
+    with pytest.raises(RecipeError, match=rf"is called '{today}' since version 0\.2; write that$"):
+        load_recipe(small, [override])
