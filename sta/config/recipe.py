@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -204,10 +205,22 @@ class TokenizerStage(Optimisation):
     )
 
 
+def _is_loss(name: str) -> str:
+    known = [module for module in modules_of("sta.training.losses") if module != "base"]
+    if ":" in name or name in known:
+        return name
+    close = difflib.get_close_matches(name, known, 1)
+    hint = f", did you mean '{close[0]}'?" if close else ""
+    raise ValueError(f"no such loss{hint} (known: {', '.join(known)}, or module:Class of your own)")
+
+
+LossName = Annotated[str, AfterValidator(_is_loss)]
+
+
 class DistillStage(Optimisation):
     """Distillation of speech against the teacher."""
 
-    losses: dict[str, Weight] = Field(
+    losses: dict[LossName, Weight] = Field(
         {
             "image": 0.2,
             "text": 0.5,  # of captions in the languages that the teacher reads
@@ -244,17 +257,6 @@ class DistillStage(Optimisation):
     compile: Compile = Field(
         "never", description="torch.compile the layers of encoder and bottleneck: pays on a GPU, as for the decoder"
     )
-
-    @field_validator("losses")
-    @classmethod
-    def _are_losses(cls, losses: dict[str, float]) -> dict[str, float]:
-        known = [name for name in modules_of("sta.training.losses") if name != "base"]
-        for name in losses:
-            if ":" not in name and name not in known:
-                close = difflib.get_close_matches(name, known, 1)
-                hint = f"; did you mean '{close[0]}'?" if close else ""
-                raise ValueError(f"'{name}' is no loss{hint} (known: {', '.join(known)}, or module:Class of your own)")
-        return losses
 
 
 class DecoderStage(Optimisation):

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from sta.data.audio import Q_MEAN, Q_STD, speech_features
 from sta.distributed import sharding
 from sta.errors import WeightsError
+from sta.models import layers
 from sta.models.backbone import Backbone
 from sta.models.layers import TransformerLayer, drop, length_mask, masked_mean, sinusoids
 
@@ -152,7 +153,7 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
         pieces: language code -> number of its SentencePiece pieces, for the CTC head.
         width: D.
         backbone: `Backbone.describe` of a transformers speech model, or None for log-mel.
-        ctc: whether there is a CTC head; without one frames are neither merged nor added to, and no caption enters.
+        ctc_head: whether there is one; without one frames are neither merged nor added to, and no caption enters.
     """
 
     config_name = "config.json"
@@ -167,15 +168,15 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
         heads: int = 4,
         dropout: float = 0.0,
         backbone: dict[str, Any] | None = None,
-        ctc: bool = True,
+        ctc_head: bool = True,
     ):
         super().__init__()
         pieces = dict(sorted(pieces.items()))  # a saved configuration comes back sorted
         self.piece_offset = _piece_offsets(pieces)
         vocabulary = self.vocabulary
         self.acoustics = MelAcoustics(width, convolutions, dropout) if backbone is None else Backbone(width, backbone)
-        self.ctc = nn.Linear(width, vocabulary) if ctc else None
-        self.ctc_embedding = nn.Linear(vocabulary, width, bias=False) if ctc else None
+        self.ctc = nn.Linear(width, vocabulary) if ctc_head else None
+        self.ctc_embedding = nn.Linear(vocabulary, width, bias=False) if ctc_head else None
         if self.ctc_embedding is not None:
             nn.init.normal_(self.ctc_embedding.weight)  # what was read must not drown in where it was read
         self.context = nn.ModuleList(ContextLayer(width, heads, dropout) for _ in range(layers))
@@ -277,7 +278,8 @@ def ctc_compress(x: Tensor, posteriors: Tensor, mask: Tensor) -> tuple[Tensor, T
     best = posteriors.argmax(-1)
     starts = torch.cat([torch.ones_like(mask[:, :1]), best[:, 1:] != best[:, :-1]], 1) & mask
     stretch, counts = starts.cumsum(1) - 1, starts.sum(1)
-    places = torch.arange(-(-int(counts.max()) // RAGGED_MULTIPLE) * RAGGED_MULTIPLE, device=x.device)
+    most = int(counts.max()) if layers.may_wait(x.device) else x.shape[1]
+    places = torch.arange(-(-most // RAGGED_MULTIPLE) * RAGGED_MULTIPLE, device=x.device)
     belongs = ((stretch[:, None] == places[:, None]) & mask[:, None]).float()  # [B, R, S]
     weights = belongs / belongs.sum(-1, keepdim=True).clamp_min(1)
     return weights.to(x.dtype) @ x, weights @ posteriors, places < counts[:, None]

@@ -161,7 +161,7 @@ def measured(shard: BatchShard) -> dict[str, Tensor]:
             mean = sharding.mean(part)
         found = {
             "whole": sharding.all_gather(everyone[held]),
-            "largest": torch.tensor(sharding.all_reduce_max(shard.rank + 4, CPU)),
+            "largest": torch.tensor(sharding.all_reduce_max(shard.rank + 4)),
             "places": sharding.replicated_integers(100, 5, CPU),
         }
     assert x.grad is not None

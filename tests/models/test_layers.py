@@ -16,7 +16,6 @@ from sta.models.layers import (
     feed_forward,
     length_mask,
     masked_mean,
-    similarity_distillation,
     sinusoids,
 )
 from tests.conftest import scatter
@@ -83,34 +82,3 @@ def test_dropout_only_where_asked() -> None:
     assert isinstance(drop(0.1), sharding.Dropout)
     assert any(isinstance(m, sharding.Dropout) for m in feed_forward(4, dropout=0.2))
     assert not any(isinstance(m, sharding.Dropout) for m in feed_forward(4))
-
-
-# --- similarity distillation ------------------------------------------------------------------------------------
-
-
-def test_with_one_hot_targets_it_is_cross_entropy(generator: torch.Generator) -> None:
-    """Target and bank are orthogonal, so the target's own similarity stands alone; the batch's others do not count."""
-    basis = torch.linalg.qr(torch.randn(8, 8, generator=generator)).Q
-    target, bank = basis[:3], basis[3:]
-    student = F.normalize(torch.randn(3, 8, generator=generator), dim=-1)
-    loss = similarity_distillation(student, target, bank, 0.03)
-    logits = torch.cat([(student * target).sum(-1, keepdim=True), student @ bank.T], -1) / 0.03
-    first = torch.zeros(3, dtype=torch.long)
-    torch.testing.assert_close(loss, F.cross_entropy(logits, first, reduction="none"), atol=1e-4, rtol=1e-4)
-
-
-def test_a_perfect_student_has_the_least_loss(generator: torch.Generator) -> None:
-    target, bank, other = (F.normalize(torch.randn(n, 8, generator=generator), dim=-1) for n in (4, 16, 4))
-    perfect = similarity_distillation(target, target, bank, 0.2)
-    assert (perfect < similarity_distillation(other, target, bank, 0.2)).all()
-    student = target.clone().requires_grad_()
-    similarity_distillation(F.normalize(student, dim=-1), target, bank, 0.2).sum().backward()
-    assert student.grad is not None
-    assert float(student.grad.abs().max()) < 1e-5
-
-
-def test_two_half_batches_are_one_batch_given_the_bank(generator: torch.Generator) -> None:
-    student, target, bank = (F.normalize(torch.randn(n, 8, generator=generator), dim=-1) for n in (6, 6, 16))
-    whole = similarity_distillation(student, target, bank, 0.1)
-    halves = [similarity_distillation(student[part], target[part], bank, 0.1) for part in (slice(0, 3), slice(3, 6))]
-    torch.testing.assert_close(whole, torch.cat(halves))

@@ -381,7 +381,7 @@ class DecoderTask(Task):
 
     def _written_places(self, group: str, places: np.ndarray) -> np.ndarray:
         """Which places of the whole batch a caption takes: bool [batch], never a row that has none."""
-        reads = self.encoders[group].config.ctc
+        reads = self.encoders[group].config.ctc_head
         return text_mask(len(places), self.stage.text_ratio) & self.known[self.rows[group][places]] & reads
 
     def items(self, step: int) -> list[str]:

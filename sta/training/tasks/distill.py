@@ -119,7 +119,7 @@ class Distillation(nn.Module):
         inputs = self.encoder.inputs(batch.features)
         inputs, lengths = augment(inputs, batch.lengths, self.stage, self.encoder.takes_mel)
         keep = None
-        if self.encoder.config.ctc:  # without a CTC head nothing would be left
+        if self.encoder.config.ctc_head:  # without a CTC head nothing would be left
             keep = sharding.uniform(len(inputs), device=inputs.device) >= self.stage.acoustic_dropout
         out = self.encoder(inputs, lengths.to(inputs.device, non_blocking=True), batch.language, keep)
         speech = self.bottleneck(out.frames, out.mask)
@@ -140,7 +140,7 @@ def build_module(recipe: Recipe, sizes: DistillSizes, backbone: dict[str, Any] |
     torch.manual_seed(recipe.seed)
     encoder = SpeechEncoder(
         dict(sizes.pieces), settings.width, settings.convolutions, settings.layers, settings.heads, settings.dropout,
-        backbone, ctc=bool(stage.losses.get("ctc")),
+        backbone, ctc_head=bool(stage.losses.get("ctc")),
     )  # fmt: skip
     bottleneck = SpeechBottleneck(settings.width, sizes.embedding_width, between.tokens, between.width, between.layers)
     return Distillation(encoder, bottleneck, build_losses(sizes, stage), stage)
