@@ -26,7 +26,7 @@ from sta.models.decoders.transformer import LatentDecoder
 from sta.models.encoder import SpeechEncoder
 from sta.models.scheduler import FlowMatchEulerDiscreteScheduler, MaskReplaceScheduler, Scheduler
 from sta.models.vq import VQTokenizer
-from sta.training.tasks.classifier import slots_read
+from sta.training.tasks.classifier import slots_of
 from tests.conftest import scatter
 
 LANGUAGES = ("en", "ar")
@@ -100,7 +100,7 @@ def write_tiny_garden(folder: Path) -> Path:
     assert isinstance(recipe.corpus, GardenCorpus)
     write_tiny_release(folder)
     torch.manual_seed(0)
-    AttributeClassifier(slots_read(world_of(recipe.corpus.world)), SIZE, width=8).eval().save_pretrained(
+    AttributeClassifier(slots_of(world_of(recipe.corpus.world)), SIZE, width=8).eval().save_pretrained(
         folder / "classifier"
     )
     (folder / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")

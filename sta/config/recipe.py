@@ -514,7 +514,7 @@ def _anchor(data: dict[str, Any], folder: Path) -> None:
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`over` laid on `base`, mapping by mapping; a corpus of another name replaces the whole section."""
+    """`over` laid on `base`, mapping by mapping; another corpus, or another task of a stage, replaces its section."""
     both = {**base, **over}
     nested = {
         k: _merge(base[k], v)
@@ -525,7 +525,8 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 def _other_corpus(key: str, base: dict[str, Any], over: dict[str, Any]) -> bool:
-    return key == "corpus" and "name" in over and over["name"] != base.get("name")
+    named_by = {"corpus": "name"}.get(key, "task")
+    return named_by in over and over[named_by] != base.get(named_by)
 
 
 def _apply(data: dict[str, Any], override: str) -> None:

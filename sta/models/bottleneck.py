@@ -65,6 +65,7 @@ class SpeechBottleneck(ModelMixin, ConfigMixin):
     """Frames [B, S, D] to K Gaussian tokens [B, K, C] and a global embedding [B, E]."""
 
     config_name = "config.json"
+    _repeated_blocks = ["QueryLayer"]  # noqa: RUF012 - what diffusers' `compile_repeated_blocks` compiles
 
     @register_to_config
     def __init__(

@@ -157,6 +157,7 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
     """
 
     config_name = "config.json"
+    _repeated_blocks = ["ContextLayer"]  # noqa: RUF012 - what diffusers' `compile_repeated_blocks` compiles
 
     @register_to_config
     def __init__(

@@ -5,6 +5,7 @@ Its gradient reaches the bottleneck.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from sta.config.cards import load_teacher
 from sta.config.recipe import DecoderStage, Recipe
-from sta.data.store import pad
+from sta.data.store import Ragged, pad
 from sta.distributed import sharding
 from sta.distributed.sharding import BatchShard
 from sta.distributed.team import Team
@@ -243,6 +244,19 @@ def build_module(
     return _Denoising(objective, encoders, bottlenecks, stage, recipe.stages.distill.temperature)
 
 
+def frames_of(stores: Sequence[Ragged | np.ndarray], place: int, share: float, key: list[int]) -> np.ndarray:
+    """Return the frames [S, D] of a recording, of the disturbed store for a share of the places; else the clean ones.
+
+    Args:
+        stores: the clean frames, and the disturbed ones if there are any.
+        key: of the step; the choice follows from it and the place, so it is the same on any number of ranks.
+    """
+    clean, *disturbed = stores
+    chance = np.random.default_rng([*key, int(place)]).random()
+    frames: np.ndarray = disturbed[0][place] if disturbed and chance < share else clean[place]
+    return frames
+
+
 class DecoderTask(Task):
     """Diffusion on the codes, or the latents, of each recording's picture."""
 
@@ -395,7 +409,9 @@ class DecoderTask(Task):
         written, rows, numbers = self._written_places(group, everyone), self.rows[group], np.arange(len(everyone))
         places, is_written, numbers = shard.of(everyone), shard.of(written), shard.of(numbers)
         shown = rows[places]
-        frames, lengths = pad([self._frames_of(group, place, step) for place in places[~is_written]], FRAME_MULTIPLE)
+        stores, key, share = self.frames[group], [self.workspace.recipe.seed, step], self.stage.augment_ratio
+        heard = [frames_of(stores, place, share, key) for place in places[~is_written]]
+        frames, lengths = pad(heard, FRAME_MULTIPLE)
         batch = DecoderBatch(
             number, torch.from_numpy(np.flatnonzero(~is_written)), torch.from_numpy(np.flatnonzero(is_written)),
             torch.from_numpy(frames), torch.arange(frames.shape[1]) < torch.from_numpy(lengths)[:, None],
@@ -431,12 +447,6 @@ class DecoderTask(Task):
             captions = caption_pieces(self.workspace, self.encoders[group], rows)
             found["pieces"] = torch.from_numpy(pad_captions(captions, self.known[rows]))
         return found
-
-    def _frames_of(self, group: str, place: int, step: int) -> np.ndarray:
-        """The frames [S, D] of a recording, clean or disturbed: the same on any number of ranks."""
-        clean, *disturbed = self.frames[group]
-        chance = np.random.default_rng([self.workspace.recipe.seed, step, int(place)]).random()
-        return disturbed[0][place] if disturbed and chance < self.stage.augment_ratio else clean[place]
 
     def compile(self, module: nn.Module, device: torch.device) -> None:
         assert isinstance(module, _Denoising)

@@ -168,11 +168,11 @@ class DistillTask(Task):
 
     Settings = DistillStage
 
-    def __init__(self, workspace: Workspace, group: str, device: torch.device):
+    def __init__(self, workspace: Workspace, group: str, corpus: GroupCorpus):
         self.name = f"distill-{group}"
         self.workspace, self.stage = workspace, workspace.recipe.stages.distill
         self.weights = self.stage.losses
-        self.corpus = GroupCorpus(workspace, group, device)
+        self.corpus = corpus
         self.rows = self.corpus.rows
         self.language = workspace.corpus.column("language")
         module = self.module = self._build(workspace)
@@ -214,7 +214,8 @@ class DistillTask(Task):
 
     @classmethod
     def build(cls, workspace: Workspace, name: str, device: torch.device, shard: BatchShard) -> DistillTask:
-        return cls(workspace, group_of(name), device)
+        group = group_of(name)
+        return cls(workspace, group, GroupCorpus(workspace, group, *teacher_features(workspace, device)))
 
     @classmethod
     def build_network(cls, recipe: Recipe, facts: CorpusFacts, name: str) -> Distillation:
@@ -349,7 +350,10 @@ def _written_batch(
 
 
 class GroupCorpus:
-    """A group's training rows; see `DistillCorpus`. Arrays of the teacher's features are memory-mapped.
+    """A group's training rows; see `DistillCorpus`.
+
+    Args:
+        image, text: the teacher's features of all pictures [pictures, E] and captions [rows, E].
 
     Attributes:
         rows: int64 [rows of the group], sorted. short: bool, of each of them whether it is a short phrase.
@@ -358,12 +362,12 @@ class GroupCorpus:
 
     encoder: SpeechEncoder
 
-    def __init__(self, workspace: Workspace, group: str, device: torch.device):
+    def __init__(self, workspace: Workspace, group: str, image: np.ndarray, text: np.ndarray):
         recipe, corpus = workspace.recipe, workspace.corpus
         self.workspace, self.negative_count = workspace, recipe.stages.distill.negatives
         self.rows, (self.image_of, _) = group_rows(workspace, group), corpus.image_index
         self.short = short_phrases(workspace, workspace.features.lengths[self.rows])
-        self.image, self.text = teacher_features(workspace, device)
+        self.image, self.text = image, text
         self.known, self.read = has_text(corpus), teacher_reads(workspace)
         named = workspace.attributes if corpus.truths else None
         self.named = named.values if named else np.zeros((len(corpus), 0), np.int64)
