@@ -28,19 +28,21 @@ TELEPHONE_BANDS = (7, 59)  # of 80: about 300 to 3,400 Hz
 HOST = torch.device("cpu")
 
 
-def augment(inputs: Tensor, lengths: Tensor, stage: DistillStage, is_mel: bool) -> tuple[Tensor, Tensor]:
+def augment(inputs: Tensor, lengths: Tensor, stage: DistillStage, kind: str) -> tuple[Tensor, Tensor]:
     """Disturb recordings as the distill stage trains on them.
 
     Args:
-        inputs: of `SpeechEncoder.inputs`: scaled log-mel [B, S, 80], or samples [B, T, 1], of which only the level is
-            changed.
+        inputs: of `SpeechEncoder.inputs`.
         lengths: [B], on the host.
+        kind: `feature_kind` of the backbone. Of `samples` [B, T, 1] only the level is changed; what is neither those
+            nor `logmel` [B, S, 80] is left alone.
 
     Returns:
         The changed inputs and their lengths.
     """
-    inputs = change_level(inputs, stage.gain, is_mel)
-    if not is_mel:
+    if kind in ("samples", "logmel"):
+        inputs = change_level(inputs, stage.gain, kind == "logmel")
+    if kind != "logmel":
         return inputs, lengths
     inputs, lengths = augment_mel(inputs, lengths, stage.augment, stage.accent)
     return noise_mel(inputs, lengths, stage.noise), lengths

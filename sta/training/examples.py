@@ -7,9 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sta.config.limits import SAMPLE_RATE
 from sta.config.recipe import Recipe
-from sta.data.audio import BANDS
+from sta.models.backbones import backbone_class
 from sta.models.encoder import LENGTH_MULTIPLE
 from sta.training.task import CorpusFacts
 
@@ -53,13 +52,8 @@ def captions(facts: CorpusFacts, known: int, size: int, seconds: float, rng: np.
 def speech(
     recipe: Recipe, facts: CorpusFacts, size: int, seconds: float, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Return speech features [B, S, F] and lengths: log-mel that changes as often as a caption has pieces, or noise."""
-    seconds = min(seconds, recipe.stages.distill.max_seconds)
-    if recipe.encoder.backbone is not None:
-        length = round(seconds * SAMPLE_RATE)
-        samples = rng.integers(-9000, 9000, size=(size, in_batch(length), 1), dtype=np.int16)
-        return torch.from_numpy(samples), torch.full((size,), length)
-    length, hold = round(seconds * 100), max(1, round(100 / facts.pieces_a_second))
-    frames = in_batch(length)
-    pieces = rng.integers(256, size=(size, -(-frames // hold), BANDS), dtype=np.uint8)
-    return torch.from_numpy(pieces.repeat(hold, 1)[:, :frames]), torch.full((size,), length)
+    """Return speech features [B, S, F] that change as often as a caption has pieces, and their lengths."""
+    backbone = backbone_class(recipe.encoder.backbone)
+    length = round(min(seconds, recipe.stages.distill.max_seconds) * backbone.features_per_second)
+    found = [backbone.example_features(rng, in_batch(length), facts.pieces_a_second) for _ in range(size)]
+    return torch.from_numpy(np.stack(found)), torch.full((size,), length)

@@ -223,7 +223,7 @@ def encode_rows(
     language = torch.tensor([encoder.language_index(codes[i]) for i in rows], device=device)
     inputs, lengths = encoder.inputs(torch.from_numpy(values).to(device)), torch.from_numpy(sizes)
     if disturbed:
-        inputs, lengths = augment(inputs, lengths, workspace.recipe.stages.distill, encoder.takes_mel)
+        inputs, lengths = augment(inputs, lengths, workspace.recipe.stages.distill, encoder.acoustics.feature_kind)
     return encoder(inputs, lengths.to(device), language)  # type: ignore[no-any-return]
 
 

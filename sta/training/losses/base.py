@@ -100,7 +100,7 @@ class DistillOutputs:
         speech: tokens [B, K, C], embedding [B, E], kl [B].
         encoder: frames, and the CTC head's logits where it has read recordings.
         acoustic: bool [B], False where the acoustic frames were hidden; None: of no recording.
-        input_lengths: int64 [B] on the host, frames of the CTC head's logits; None: of no recording.
+        input_lengths: int64 [B] on the host, frames of the CTC head's logits; None where the host does not know them.
     """
 
     speech: SpeechCondition

@@ -33,7 +33,8 @@ class CTCLoss(DistillLoss):
     def forward(self, outputs: DistillOutputs, targets: Targets) -> Tensor:
         logits, input_lengths = outputs.encoder.ctc_logits, outputs.input_lengths
         assert logits is not None
-        assert input_lengths is not None
+        if input_lengths is None:
+            input_lengths = outputs.encoder.ctc_lengths
         losses = F.ctc_loss(
             logits.log_softmax(-1).transpose(0, 1), targets["pieces"], input_lengths,
             torch.tensor(targets["lengths"]), reduction="none", zero_infinity=True,

@@ -13,14 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from sta.config.cards import load_teacher
-from sta.config.limits import SAMPLE_RATE
 from sta.config.recipe import DistillStage, Recipe
 from sta.distributed import ranks, sharding
 from sta.distributed.sharding import IGNORE_INDEX, BatchShard
 from sta.distributed.team import Team
 from sta.errors import StaError, TrainingError
 from sta.models.augment import augment
-from sta.models.backbone import Backbone
+from sta.models.backbones import backbone_class, describe_backbone
 from sta.models.bottleneck import SpeechBottleneck
 from sta.models.encoder import LENGTH_MULTIPLE, SpeechEncoder, pieces_to_frames
 from sta.training import examples
@@ -117,13 +116,14 @@ class Distillation(nn.Module):
     def _encode(self, batch: DistillBatch) -> DistillOutputs:
         """What the networks make of the recordings, augmented."""
         inputs = self.encoder.inputs(batch.features)
-        inputs, lengths = augment(inputs, batch.lengths, self.stage, self.encoder.takes_mel)
+        acoustics = self.encoder.acoustics
+        inputs, lengths = augment(inputs, batch.lengths, self.stage, acoustics.feature_kind)
         keep = None
         if self.encoder.config.ctc_head:  # without a CTC head nothing would be left
             keep = sharding.uniform(len(inputs), device=inputs.device) >= self.stage.acoustic_dropout
         out = self.encoder(inputs, lengths.to(inputs.device, non_blocking=True), batch.language, keep)
         speech = self.bottleneck(out.frames, out.mask)
-        return DistillOutputs(speech, out, keep, self.encoder.acoustics.output_lengths(lengths))
+        return DistillOutputs(speech, out, keep, acoustics.output_lengths(lengths))
 
     def _encode_text(self, written: WrittenBatch) -> DistillOutputs:
         out = self.encoder.encode_text(written.pieces, written.lengths)
@@ -134,7 +134,7 @@ def build_module(recipe: Recipe, sizes: DistillSizes, backbone: dict[str, Any] |
     """Return the untrained network of one group's stage.
 
     Args:
-        backbone: of `Backbone.describe`, or None for log-mel.
+        backbone: of `describe_backbone`; None is log-mel.
     """
     settings, between, stage = recipe.encoder, recipe.bottleneck, recipe.stages.distill
     torch.manual_seed(recipe.seed)
@@ -187,11 +187,10 @@ class DistillTask(Task):
 
     def _build(self, workspace: Workspace) -> Distillation:
         settings = workspace.recipe.encoder
-        if not settings.backbone:
-            return build_module(workspace.recipe, self.corpus.sizes)
-        description, weights = Backbone.describe(settings.backbone, settings.freeze_backbone)
+        description = describe_backbone(settings.backbone, settings.freeze_backbone)
         module = build_module(workspace.recipe, self.corpus.sizes, description)
-        module.encoder.get_submodule("acoustics.model").load_state_dict(weights)
+        if settings.backbone:
+            module.encoder.acoustics.load_published(settings.backbone)
         return module
 
     # ---- before there is one ------------------------------------------------------------------------------------
@@ -219,9 +218,8 @@ class DistillTask(Task):
 
     @classmethod
     def build_network(cls, recipe: Recipe, facts: CorpusFacts, name: str) -> Distillation:
-        settings = recipe.encoder
-        outline = Backbone.outline(settings.backbone, settings.freeze_backbone) if settings.backbone else None
-        return build_module(recipe, sizes_of(recipe, facts, group_of(name)), outline)
+        description = describe_backbone(recipe.encoder.backbone, recipe.encoder.freeze_backbone)
+        return build_module(recipe, sizes_of(recipe, facts, group_of(name)), description)
 
     @classmethod
     def example_batch(cls, recipe: Recipe, facts: CorpusFacts, name: str, size: int, seconds: float) -> DistillBatch:
@@ -246,9 +244,8 @@ class DistillTask(Task):
 
     @classmethod
     def reads(cls, recipe: Recipe, facts: CorpusFacts, section: str) -> dict[str, int]:
-        batch = recipe.stages.distill.batch
-        unit, rate = ("frames", 100) if recipe.encoder.backbone is None else ("samples", SAMPLE_RATE)
-        return {"recordings": batch, unit: round(batch * cls.mean_seconds(recipe, facts) * rate)}
+        batch, rate = recipe.stages.distill.batch, backbone_class(recipe.encoder.backbone).features_per_second
+        return {"recordings": batch, "features": round(batch * cls.mean_seconds(recipe, facts) * rate)}
 
     @classmethod
     def items_of_corpus(cls, recipe: Recipe, facts: CorpusFacts, name: str) -> float:
@@ -271,9 +268,8 @@ class DistillTask(Task):
         Raises:
             TrainingError: no caption is left.
         """
-        lengths = self.workspace.features.lengths[self.rows]
-        longest, rate = self.stage.max_seconds, 100 if self.encoder.takes_mel else SAMPLE_RATE
-        kept = lengths <= longest * rate
+        longest, rate = self.stage.max_seconds, self.encoder.acoustics.features_per_second
+        kept = self.workspace.features.lengths[self.rows] <= longest * rate
         count = f"{len(kept) - int(kept.sum())} of {len(kept)} recordings hold more than {longest:g} s of speech"
         if not (kept & ~self.corpus.short).any():
             raise TrainingError(
