@@ -8,6 +8,7 @@ view; what it is made of on the CPU besides is not counted.
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sta.config.recipe import Recipe
+from sta.distributed.ahead import ahead_everywhere
 from sta.distributed.sharding import BatchShard
 from sta.training import runtime
 from sta.training.batch import Batch
@@ -63,17 +65,16 @@ class ExampleTask(Task):
 
 
 def step_operations(task: Task, recipe: Recipe, stage: str, accelerator: Accelerator) -> Counter[str]:
-    """Count the operations of one step of a task as the training loop does it, after one that is not counted."""
+    """Count the operations of one step as the training loop has a GPU do it, after one that is not counted."""
     settings = settings_of(recipe, stage)
     trainer, batch = Trainer(task, settings, recipe.seed, accelerator, Faults(), 1), task.batch(0, BatchShard())
     counted = Operations()
-    for step in (0, 1):
-        if step:
-            counted.__enter__()
-        trainer.begin(step, [batch])
-        task.training_step(trainer.update)
-        trainer.end()
-    counted.__exit__(None, None, None)
+    with ahead_everywhere():
+        for step in (0, 1):
+            with counted if step else nullcontext():
+                trainer.begin(step, [batch])
+                task.training_step(trainer.update)
+                trainer.end()
     accelerator.free_memory()
     return counted.counts
 

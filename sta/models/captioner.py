@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sta.distributed import sharding
-from sta.models.layers import sinusoids
+from sta.models.layers import sinusoid_table
 
 BLANK = 0  # starts and ends a caption
 
@@ -45,7 +44,7 @@ class Captioner(nn.Module):
             pieces: int64 [B, L], of `pad_captions`.
         """
         said = F.pad(pieces[:, :-1].clamp_min(BLANK), (1, 0), value=BLANK)
-        x = self.embed(said) + sinusoids(torch.arange(said.shape[1], device=said.device), self.embed.embedding_dim)
+        x = self.embed(said) + sinusoid_table(said.shape[1], self.embed.embedding_dim, said.device)
         memory = self.token_proj(tokens.to(x.dtype))
         causal = nn.Transformer.generate_square_subsequent_mask(said.shape[1], device=said.device)
         for layer in self.layers:

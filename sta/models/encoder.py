@@ -9,7 +9,7 @@ posteriors of a perfect recognition. Above lies the same context network for all
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,10 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
+from sta.distributed.ahead import runs_ahead
 from sta.errors import WeightsError
-from sta.models import layers
 from sta.models.backbones import build_backbone
-from sta.models.layers import TransformerLayer, length_mask, masked_mean, sinusoids
+from sta.models.layers import TransformerLayer, length_mask, masked_mean, sinusoid_table
 
 BLANK = 0
 POSITION_SCALE = 0.3
@@ -44,6 +44,34 @@ class EncoderOutput:
     mask: Tensor
     ctc_logits: Tensor | None
     ctc_lengths: Tensor
+
+    def __getitem__(self, items: slice) -> EncoderOutput:
+        """Return the frames of some utterances of the batch; the CTC head's logits are those of all."""
+        return replace(self, frames=self.frames[items], mask=self.mask[items])
+
+
+@dataclass(frozen=True)
+class Stretches:
+    """What goes into the context network: stretches that the CTC head read as one piece, or pieces of captions.
+
+    Attributes:
+        x: [B, R, D]. mask: [B, R], True where valid. prosody: [B, D].
+        ctc_logits: [B, S, P]; None of captions, and without a CTC head. ctc_lengths: [B].
+    """
+
+    x: Tensor
+    mask: Tensor
+    prosody: Tensor
+    ctc_logits: Tensor | None
+    ctc_lengths: Tensor
+
+    def joined(self, other: Stretches) -> Stretches:
+        """Return these and others as one batch, whose lengths in CTC logits are these."""
+        longest = max(self.x.shape[1], other.x.shape[1])
+        x = torch.cat([nn.functional.pad(part.x, (0, 0, 0, longest - part.x.shape[1])) for part in (self, other)])
+        masks = [nn.functional.pad(part.mask, (0, longest - part.mask.shape[1])) for part in (self, other)]
+        prosody = torch.cat([self.prosody, other.prosody.to(self.prosody.dtype)])
+        return Stretches(x, torch.cat(masks), prosody, self.ctc_logits, self.ctc_lengths)
 
 
 class ContextLayer(nn.Module):
@@ -135,7 +163,13 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
     def forward(
         self, inputs: Tensor, lengths: Tensor, language: Tensor, keep_acoustics: Tensor | None = None
     ) -> EncoderOutput:
-        """Encode recordings.
+        """Encode recordings; the arguments are those of `stretches`."""
+        return self.in_context(self.stretches(inputs, lengths, language, keep_acoustics))
+
+    def stretches(
+        self, inputs: Tensor, lengths: Tensor, language: Tensor, keep_acoustics: Tensor | None = None
+    ) -> Stretches:
+        """Encode recordings up to the context network.
 
         Args:
             inputs: of `inputs()`, [B, S, F].
@@ -147,35 +181,43 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
         mask = length_mask(lengths, x.shape[1])
         prosody = self.prosody(_mean_and_deviation(x, mask))
         if self.ctc is None or self.ctc_embedding is None:
-            return self._in_context(x, prosody, mask, None, lengths)
+            return Stretches(x, mask, prosody, None, lengths)
         logits = self.ctc(x).float().masked_fill(~self.allowed[language][:, None], -1e4)
         if keep_acoustics is not None:
             keep = keep_acoustics[:, None].to(x.dtype)
             x = x * keep[..., None]
             prosody = prosody * keep + self.null_prosody * (1 - keep)
         merged, posteriors, kept = ctc_compress(x, logits.softmax(-1), mask)
-        return self._in_context(merged + self.ctc_embedding(posteriors.to(x.dtype)), prosody, kept, logits, lengths)
+        return Stretches(merged + self.ctc_embedding(posteriors.to(x.dtype)), kept, prosody, logits, lengths)
 
     def encode_text(self, pieces: Tensor, lengths: Tensor) -> EncoderOutput:
-        """Encode written captions, given as the stretches [B, R] of a perfect recognition (see `pieces_to_frames`).
+        """Encode written captions; the arguments are those of `text_stretches`."""
+        return self.in_context(self.text_stretches(pieces, lengths))
+
+    def text_stretches(self, pieces: Tensor, lengths: Tensor) -> Stretches:
+        """Encode written captions up to the context network.
+
+        Args:
+            pieces: [B, R], the stretches of a perfect recognition (see `pieces_to_frames`). lengths: [B].
 
         Raises:
             WeightsError: the encoder has no CTC head.
         """
         if self.ctc_embedding is None:
             raise WeightsError("this encoder was trained without CTC and reads no captions; draw from a recording")
-        prosody = self.null_prosody.expand(len(pieces), -1)
         x = nn.functional.embedding(pieces, self.ctc_embedding.weight.T)
-        return self._in_context(x, prosody, length_mask(lengths, pieces.shape[1]), None, lengths)
+        prosody = self.null_prosody.expand(len(pieces), -1)
+        return Stretches(x, length_mask(lengths, pieces.shape[1]), prosody, None, lengths)
 
-    def _in_context(
-        self, x: Tensor, prosody: Tensor, mask: Tensor, logits: Tensor | None, lengths: Tensor
-    ) -> EncoderOutput:
-        x = x + POSITION_SCALE * sinusoids(torch.arange(x.shape[1], device=x.device), x.shape[2]).to(x.dtype)
+    def in_context(self, stretches: Stretches) -> EncoderOutput:
+        """Let the stretches of each utterance see one another."""
+        x, mask = stretches.x, stretches.mask
+        x = x + POSITION_SCALE * sinusoid_table(x.shape[1], x.shape[2], x.device).to(x.dtype)
         for layer in self.context:
             x = layer(x, mask)
-        frames = torch.cat([self.norm(x), prosody.to(x.dtype)[:, None]], 1)
-        return EncoderOutput(frames, torch.cat([mask, mask.new_ones(len(mask), 1)], 1), logits, lengths)
+        frames = torch.cat([self.norm(x), stretches.prosody.to(x.dtype)[:, None]], 1)
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+        return EncoderOutput(frames, mask, stretches.ctc_logits, stretches.ctc_lengths)
 
 
 def ctc_compress(x: Tensor, posteriors: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -190,7 +232,7 @@ def ctc_compress(x: Tensor, posteriors: Tensor, mask: Tensor) -> tuple[Tensor, T
     best = posteriors.argmax(-1)
     starts = torch.cat([torch.ones_like(mask[:, :1]), best[:, 1:] != best[:, :-1]], 1) & mask
     stretch, counts = starts.cumsum(1) - 1, starts.sum(1)
-    most = int(counts.max()) if layers.may_wait(x.device) else x.shape[1]
+    most = x.shape[1] if runs_ahead(x.device) else int(counts.max())
     places = torch.arange(-(-most // RAGGED_MULTIPLE) * RAGGED_MULTIPLE, device=x.device)
     belongs = ((stretch[:, None] == places[:, None]) & mask[:, None]).float()  # [B, R, S]
     weights = belongs / belongs.sum(-1, keepdim=True).clamp_min(1)

@@ -7,12 +7,14 @@ is slower there.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sta.distributed import sharding
+from sta.distributed.ahead import runs_ahead
 
 
 class Attention(nn.Module):
@@ -36,22 +38,13 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, heads: int, mask: Tens
     """Scaled dot-product attention (Vaswani et al. 2017, Eq. 1) of [B, Q, D] to [B, S, D], mask [B, S] -> [B, Q, D]."""
     b, q, d = queries.shape
     queries, keys, values = (x.reshape(b, -1, heads, d // heads).transpose(1, 2) for x in (queries, keys, values))
-    if _fuses_attention(queries.device):
+    if runs_ahead(queries.device):
         fused = F.scaled_dot_product_attention(queries, keys, values, None if mask is None else mask[:, None, None])
         return fused.transpose(1, 2).reshape(b, q, d)
     scores = queries @ keys.transpose(-1, -2) / math.sqrt(d // heads)  # [B, h, Q, S]
     if mask is not None:
         scores = scores.masked_fill(~mask[:, None, None, :], torch.finfo(scores.dtype).min)
     return (scores.softmax(-1) @ values).transpose(1, 2).reshape(b, q, d)
-
-
-def _fuses_attention(device: torch.device) -> bool:
-    return device.type != "cpu"
-
-
-def may_wait(device: torch.device) -> bool:
-    """Whether the host may read a number off a tensor to save work: nobody waits where the host is the device."""
-    return device.type == "cpu"
 
 
 def feed_forward(width: int, factor: int = 4, dropout: float = 0.0) -> nn.Sequential:
@@ -77,6 +70,12 @@ class TransformerLayer(nn.Module):
         normed = self.norm_attention(x)
         x = x + self.dropout(self.attention(normed, normed, mask))
         return x + self.dropout(self.feed_forward(self.norm_forward(x)))
+
+
+@lru_cache(maxsize=64)
+def sinusoid_table(count: int, width: int, device: torch.device) -> Tensor:
+    """Sinusoidal embedding [count, width] of the positions 0, 1, ...; it is kept, and not to be changed."""
+    return sinusoids(torch.arange(count, device=device), width)
 
 
 def sinusoids(positions: Tensor, width: int, longest: float = 10_000.0) -> Tensor:

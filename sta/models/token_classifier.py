@@ -36,9 +36,14 @@ class TokenClassifier(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[B, K, C] -> logits [B, slots, values]; a slot of fewer values has -inf in the places beyond."""
-        told = self.places.softmax(-1) @ tokens.float()  # [B, slots, C]
-        logits = torch.einsum("bsc,scv->bsv", told, self.weight) + self.bias
-        return logits.masked_fill(~self.get_buffer("exists"), -torch.inf)
+        return self._by_slot(tokens).transpose(0, 1)
+
+    def _by_slot(self, tokens: Tensor) -> Tensor:
+        """[B, K, C] -> logits [slots, B, values]."""
+        with torch.autocast(tokens.device.type, enabled=False):
+            said = torch.tensordot(self.places.softmax(-1), tokens.float(), ([1], [1]))  # [slots, B, C]
+            bias = self.bias.masked_fill(~self.get_buffer("exists"), -torch.inf)
+            return torch.baddbmm(bias[:, None], said, self.weight)
 
     def loss(self, tokens: Tensor, values: Tensor) -> Tensor:
         """Mean cross-entropy in nats per slot that is known: scalar, 0 where none is.
@@ -47,4 +52,4 @@ class TokenClassifier(nn.Module):
             tokens: [B, K, C].
             values: [B, slots], numbers of values; `sharding.IGNORE_INDEX` where a slot is not asked for.
         """
-        return sharding.cross_entropy(self(tokens).float().flatten(0, 1), values.flatten())
+        return sharding.cross_entropy(self._by_slot(tokens).flatten(0, 1), values.T.flatten())

@@ -86,7 +86,7 @@ class Buffers:
     def restore(self, sound: Tensor | None = None) -> None:
         """Put back what was noted, where the flag `sound` is false; None: in any case."""
         for buffer, kept in zip(self.buffers, self.kept, strict=True):
-            buffer.copy_(kept if sound is None else torch.where(sound, buffer, kept))
+            buffer.copy_(kept) if sound is None else torch.where(sound, buffer, kept, out=buffer)
 
 
 def _floats(network: nn.Module) -> list[Tensor]:

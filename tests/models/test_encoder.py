@@ -23,6 +23,7 @@ from sta.models.encoder import (
     BLANK,
     EncoderOutput,
     SpeechEncoder,
+    Stretches,
     ctc_compress,
     ctc_greedy_decode,
     pieces_to_frames,
@@ -194,12 +195,25 @@ def test_a_perfect_reading_is_the_written_caption(encoder: SpeechEncoder) -> Non
     sure = tiny_encoder()
     codes = torch.nn.functional.one_hot(pieces, 13).float()
     written = sure.encode_text(pieces, lengths)
-    mask = written.mask[:, :-1]
     assert sure.ctc_embedding is not None
-    heard = sure._in_context(sure.ctc_embedding((50 * codes).softmax(-1)), sure.null_prosody[None], mask, None, lengths)
+    x = sure.ctc_embedding((50 * codes).softmax(-1))
+    heard = sure.in_context(Stretches(x, written.mask[:, :-1], sure.null_prosody[None], None, lengths))
     torch.testing.assert_close(heard.frames, written.frames, atol=1e-4, rtol=1e-4)
     assert written.ctc_logits is None
     assert written.mask.sum().item() == 6 + 1
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("pieces", [[[3, 4]], [list(range(1, 13)) * 2]])
+def test_recordings_and_captions_in_one_pass_are_as_in_two(encoder: SpeechEncoder, pieces: list[list[int]]) -> None:
+    """Whichever is longer."""
+    mel, lengths, language = padded(clips(), 128, 0.0), torch.tensor(LENGTHS), torch.tensor([0, 1, 1])
+    ids, sizes = pieces_to_frames(pieces)
+    recordings, captions = encoder.stretches(mel, lengths, language), encoder.text_stretches(ids, sizes)
+    both = encoder.in_context(recordings.joined(captions))
+    for part, alone in ((slice(0, 3), encoder(mel, lengths, language)), (slice(3, 4), encoder.encode_text(ids, sizes))):
+        assert both.mask[part].sum(1).equal(alone.mask.sum(1))
+        torch.testing.assert_close(both.frames[part][both.mask[part]], alone.frames[alone.mask], atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()
@@ -274,6 +288,32 @@ def test_saved_and_loaded_it_is_the_same(tmp_path: Path, order: tuple[str, str])
     assert one.ctc_logits.equal(two.ctc_logits)
     ids, n = pieces_to_frames([made.offset_pieces([0, 3], "en")])
     assert made.encode_text(ids, n).frames.equal(again.encode_text(ids, n).frames)
+
+
+# --- the frames' norm -------------------------------------------------------------------------------------------
+
+
+def test_the_gradient_of_the_frames_norm_is_autograds(generator: torch.Generator) -> None:
+    norm = FrameNorm(3).train()
+    scatter(norm)
+    mask = torch.arange(7) < torch.tensor([7, 4])[:, None]
+    x = torch.randn(2, 3, 7, generator=generator) * mask[:, None]
+    weight, found = torch.randn(2, 3, 7, generator=generator), []
+    for plain in (False, True):
+        given = x.clone().requires_grad_()
+        norm.zero_grad()
+        if plain:
+            values = given.transpose(1, 2)[mask]
+            centred = (values - values.mean(0)) * torch.rsqrt(values.var(0, unbiased=False) + 1e-5)
+            out = (
+                torch.zeros(2, 7, 3).masked_scatter(mask[..., None], centred * norm.scale + norm.shift).transpose(1, 2)
+            )
+        else:
+            out = norm(given, mask)
+        (out * weight).sum().backward()
+        found.append([out.detach(), given.grad, norm.scale.grad, norm.shift.grad])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
 
 # --- without a CTC head ----------------------------------------------------------------------------------------

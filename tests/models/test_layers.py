@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from sta.distributed import sharding
-from sta.models import layers
+from sta.distributed.ahead import ahead_everywhere, runs_ahead
 from sta.models.layers import (
     Attention,
     TransformerLayer,
@@ -25,12 +27,10 @@ from tests.conftest import scatter
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("fused", [False, True])
 def test_attention_is_that_of_torch(
-    memory_width: int | None, masked: bool, fused: bool, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+    memory_width: int | None, masked: bool, fused: bool, generator: torch.Generator
 ) -> None:
     """On the CPU, and as on a GPU."""
-    assert not layers._fuses_attention(torch.device("cpu"))
-    assert layers._fuses_attention(torch.device("cuda"))
-    monkeypatch.setattr(layers, "_fuses_attention", lambda device: fused)
+    assert runs_ahead(torch.device("cuda"))
     attention = Attention(8, 2, memory_width)
     query = torch.randn(3, 4, 8, generator=generator)
     memory = torch.randn(3, 5, memory_width or 8, generator=generator)
@@ -39,7 +39,9 @@ def test_attention_is_that_of_torch(
     heads = [x.unflatten(-1, (2, 4)).transpose(1, 2) for x in (attention.to_query(query), keys, values)]
     mixed = F.scaled_dot_product_attention(heads[0], heads[1], heads[2], None if mask is None else mask[:, None, None])
     wanted = attention.out(mixed.transpose(1, 2).flatten(2))
-    torch.testing.assert_close(attention(query, memory, mask), wanted, atol=1e-5, rtol=1e-5)
+    with ahead_everywhere() if fused else nullcontext():
+        assert runs_ahead(torch.device("cpu")) == fused
+        torch.testing.assert_close(attention(query, memory, mask), wanted, atol=1e-5, rtol=1e-5)
 
 
 def test_attention_needs_whole_heads() -> None:

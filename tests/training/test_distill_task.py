@@ -102,7 +102,9 @@ def test_with_ctc_off_there_is_no_head_no_text_branch_and_nothing_is_hidden() ->
     assert module.encoder.ctc is None
     losses = module(batch)
     assert set(losses) == EVERY - {"ctc", "text_branch"}
-    frames = module._encode(batch).encoder.mask.sum(1) - 1
+    heard, read = module._encode(batch)
+    assert read is None
+    frames = heard.encoder.mask.sum(1) - 1
     expected = module.encoder.acoustics.output_lengths(batch.lengths)
     assert expected is not None
     assert frames.tolist() == expected.tolist()

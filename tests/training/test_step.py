@@ -14,9 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sta.bench.operations import ExampleTask, Operations
 from sta.config.recipe import Optimisation, load_recipe
+from sta.distributed.ahead import ahead_everywhere
 from sta.distributed.sharding import BatchShard
 from sta.errors import Interrupted
-from sta.models import layers
 from sta.training import checkpoint, runtime
 from sta.training.batch import Batch
 from sta.training.faults import Faults
@@ -215,14 +215,13 @@ OVERRIDES = ("precision=bf16", "stages.distill.ema=0.9", "stages.distill.losses=
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_no_step_waits_for_the_device(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_step_waits_for_the_device(stage: str) -> None:
     """On the CPU, taking the way of a GPU."""
-    monkeypatch.setattr(layers, "may_wait", lambda device: False)
     recipe = load_recipe("garden-tiny", OVERRIDES)
     task = ExampleTask(recipe, FACTS, stage, 4)
     trainer = Trainer(task, settings_of(recipe, stage), 0, runtime.start("bf16"), Faults(), 1)
     for step in (0, 1):
-        with _NoWaiting() if step else Operations():  # what is made once may wait
+        with ahead_everywhere(), _NoWaiting() if step else Operations():  # what is made once may wait
             trainer.begin(step, [task.noise])
             task.training_step(trainer.update)
             outcome = trainer.end()

@@ -24,6 +24,7 @@ from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sta.config.recipe import DistillStage
@@ -182,11 +183,10 @@ def similarity_distillation(student: Tensor, target: Tensor, bank: Tensor, tempe
         bank: [M, E], unit vectors of the teacher.
     """
     with torch.autocast(student.device.type, enabled=False):
-        student = student.float()
-        own = (target * target).sum(-1, keepdim=True), (student * target).sum(-1, keepdim=True)  # [B, 1] each
-        wanted = (torch.cat([own[0], target @ bank.T], -1) / temperature).softmax(-1)  # [B, 1+M]
-        seen = torch.cat([own[1], student @ bank.T], -1) / temperature
-        return -(wanted * seen.log_softmax(-1)).sum(-1)
+        student, columns = student.float() / temperature, bank.T
+        wanted = torch.cat([(target * target).sum(-1, keepdim=True), target @ columns], -1)  # [B, 1+M]
+        seen = torch.cat([(student * target).sum(-1, keepdim=True), student @ columns], -1)
+        return F.cross_entropy(seen, (wanted / temperature).softmax(-1), reduction="none")
 
 
 def targets_of(

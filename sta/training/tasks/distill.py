@@ -104,30 +104,32 @@ class Distillation(nn.Module):
 
     def forward(self, batch: DistillBatch) -> dict[str, Tensor]:
         """Return the losses by name."""
-        heard = self._encode(batch)
+        heard, read = self._encode(batch)
         found = {name: loss(heard, batch.targets[name]) for name, loss in self.losses_of("speech").items()}
-        of_captions = self.losses_of("text")
-        if batch.written is not None and of_captions:
+        if read is not None and batch.written is not None:
             with sharding.with_batch_size(batch.written.total):
-                read = self._encode_text(batch.written)
-                found |= {name: loss(read, batch.written.targets) for name, loss in of_captions.items()}
+                text = self.losses_of("text").items()
+                found |= {name: loss(read, batch.written.targets) for name, loss in text}
         return {name: loss for name, loss in found.items() if loss is not None}
 
-    def _encode(self, batch: DistillBatch) -> DistillOutputs:
-        """What the networks make of the recordings, augmented."""
+    def _encode(self, batch: DistillBatch) -> tuple[DistillOutputs, DistillOutputs | None]:
+        """What the networks make of the recordings, augmented, and of the captions, in one pass where they share it."""
         inputs = self.encoder.inputs(batch.features)
         acoustics = self.encoder.acoustics
         inputs, lengths = augment(inputs, batch.lengths, self.stage, acoustics.feature_kind)
         keep = None
         if self.encoder.config.ctc_head:  # without a CTC head nothing would be left
             keep = sharding.uniform(len(inputs), device=inputs.device) >= self.stage.acoustic_dropout
-        out = self.encoder(inputs, lengths.to(inputs.device, non_blocking=True), batch.language, keep)
-        speech = self.bottleneck(out.frames, out.mask)
-        return DistillOutputs(speech, out, keep, acoustics.output_lengths(lengths))
-
-    def _encode_text(self, written: WrittenBatch) -> DistillOutputs:
-        out = self.encoder.encode_text(written.pieces, written.lengths)
-        return DistillOutputs(self.bottleneck(out.frames, out.mask), out)
+        on_device = lengths.to(inputs.device, non_blocking=True)
+        stretches, count = self.encoder.stretches(inputs, on_device, batch.language, keep), len(inputs)
+        if batch.written is not None:
+            written = self.encoder.text_stretches(batch.written.pieces, batch.written.lengths)
+            stretches = stretches.joined(written)
+        with sharding.with_more_items(0 if batch.written is None else batch.written.total):
+            out = self.encoder.in_context(stretches)
+            speech = self.bottleneck(out.frames, out.mask)
+        heard = DistillOutputs(speech[:count], out[:count], keep, acoustics.output_lengths(lengths))
+        return heard, None if batch.written is None else DistillOutputs(speech[count:], out[count:])
 
 
 def build_module(recipe: Recipe, sizes: DistillSizes, backbone: dict[str, Any] | None = None) -> Distillation:
