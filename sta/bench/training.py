@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from sta.bench.flops import peak_of
+from sta.bench.operations import operations_row, step_operations
 from sta.config.recipe import Optimisation
 from sta.distributed.sharding import BatchShard
 from sta.errors import Interrupted, TrainingError
@@ -76,6 +77,7 @@ def bench_training(
                 measured.append(bench.round(settings))
                 bar.advance()
             rows += _rows(stage, settings, measured, bench.flops(), (peak or 0) * accelerator.num_processes)
+            rows.append(operations_row(stage, bench.operations(settings)))
     meta = {"processes": accelerator.num_processes, "threads": torch.get_num_threads(), "steps": steps}
     return Report({**meta, "device": str(accelerator.device), "rounds": rounds}, rows)
 
@@ -131,6 +133,11 @@ class _Bench:
             LOOP: self._loop(_TimedTask(self.task, first), settings),
             "save": self._save(_TimedTask(self.task, first, self.batches), settings),
         }
+
+    def operations(self, settings: Optimisation) -> int:
+        """Operations that torch is asked for in a step of the training loop."""
+        task = _TimedTask(self.task, 0, self.batches)
+        return step_operations(task, settings, runtime.start(self.precision), self.batches[0]).total()
 
     def flops(self) -> int:
         """Floating-point operations of a step's forward and backward on the whole batch, by this process's shard."""
@@ -221,12 +228,14 @@ def training_table(report: Report) -> Table:
     processes, threads = report.meta["processes"], report.meta["threads"]
     title = f"training, {processes} x {threads} threads: samples per second, ratios of a step, % of the time"
     made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for name in ("stage", "per s", *RATIOS, *SHARES):
+    for name in ("stage", "per s", *RATIOS, *SHARES, "ops"):
         made.add_column(name, no_wrap=True, justify="left" if name == "stage" else "right")
     cells = {(r.condition, r.metric, r.system): r.value for r in report.rows}
     for stage in dict.fromkeys(r.condition for r in report.rows):
         speed, ratios = cells[stage, "samples_per_second", LOOP], (cells[stage, *where] for where in RATIOS.values())
-        made.add_row(stage, f"{speed:.1f}", *(f"{x:.3f}" for x in ratios), *shares_of(cells, stage))
+        operations = cells.get((stage, "step_operations", LOOP), math.nan)
+        counted = f"{operations:.0f}" if math.isfinite(operations) else "–"
+        made.add_row(stage, f"{speed:.1f}", *(f"{x:.3f}" for x in ratios), *shares_of(cells, stage), counted)
     return made
 
 

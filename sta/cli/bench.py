@@ -74,8 +74,6 @@ def bench_encoder(options: argparse.Namespace) -> None:
 
 def bench_train(options: argparse.Namespace) -> None:
     """Samples per second of stages whose earlier stages are done, in this launch or in launches of several sizes."""
-    from rich.console import Console
-
     from sta.training.stages import stage_names
     from sta.training.workspace import Workspace
 
@@ -85,6 +83,12 @@ def bench_train(options: argparse.Namespace) -> None:
     wrong = next((s for s in options.stage or [] if s not in known), None)
     if wrong:
         raise StaError(f"--stage {wrong} is not one of this recipe's training stages: {', '.join(known)}")
+    if options.operations:
+        from sta.bench.operations import operations_report, operations_table
+        from sta.plan.corpus import AtHand, facts_of
+
+        report = operations_report(workspace.recipe, facts_of(workspace.recipe, AtHand()), options.stage or known)
+        return _show(report, operations_table(report), options)
     for name in stages[: max(map(stages.index, options.stage or known))]:
         workspace.final(name)  # a stage reads what those before it left
     if options.processes:
@@ -94,6 +98,12 @@ def bench_train(options: argparse.Namespace) -> None:
 
         report = bench_training(workspace, options.stage or known, options.steps, options.rounds, options.tflops)
         table = training_table(report)
+    _show(report, table, options)
+
+
+def _show(report: Report, table: Table, options: argparse.Namespace) -> None:
+    from rich.console import Console
+
     if not ranks.is_main():
         return
     Console().print(table)

@@ -237,6 +237,9 @@ def _add_benches(bench: argparse.ArgumentParser) -> None:
         "--processes", type=_positive, nargs="+", metavar="N", help="compare launches of these numbers of processes"
     )
     one.add_argument("--tflops", type=_above_zero, help="the device's most, 10^12 a second (default: of a known GPU)")
+    one.add_argument(
+        "--operations", action="store_true", help="only count the operations of a step, on noise, where nothing is done"
+    )
     _add_json(one)
 
 
