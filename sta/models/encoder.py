@@ -8,7 +8,7 @@ posteriors of a perfect recognition. Above lies the same context network for all
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any
@@ -24,6 +24,7 @@ from sta.distributed import sharding
 from sta.models.backbone import Backbone
 from sta.models.layers import TransformerLayer, drop, length_mask, masked_mean, sinusoids
 
+Disturbance = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 BLANK = 0
 BANDS = 80
 POSITION_SCALE = 0.3
@@ -185,6 +186,10 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
     def language_index(self, language: str) -> int:
         return self.languages.index(language)
 
+    def language_indices(self, languages: Sequence[str]) -> Tensor:
+        """Return the numbers [B] of languages given by their codes, on the CPU."""
+        return torch.tensor([self.language_index(code) for code in languages], dtype=torch.long)
+
     def features(self, wave: np.ndarray) -> np.ndarray:
         """What is cached of a recording float32 [T] at 16 kHz: log-mel uint8 [S, 80], or int16 samples [T, 1]."""
         return speech_features(wave, samples=not isinstance(self.acoustics, MelAcoustics))
@@ -221,8 +226,31 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
         merged, posteriors, kept = ctc_compress(x, logits.softmax(-1), mask)
         return self._in_context(merged, posteriors, prosody, kept, logits, lengths)
 
-    def encode_text(self, pieces: Tensor, lengths: Tensor) -> EncoderOutput:
-        """Encode written captions, given as the stretches [B, R] of a perfect recognition (see `pieces_to_frames`)."""
+    @torch.no_grad()
+    def encode(
+        self, features: np.ndarray, lengths: np.ndarray, languages: Sequence[str], disturb: Disturbance | None = None
+    ) -> EncoderOutput:
+        """Encode recordings as they are cached, on the encoder's own device.
+
+        Args:
+            features: of `features()`, padded to [B, S, F].
+            lengths: [B], valid rows of features.
+            languages: B codes.
+            disturb: changes inputs and lengths, as augmentation does.
+        """
+        device = self.ctc.weight.device
+        inputs, sizes = self.inputs(torch.from_numpy(features).to(device)), torch.from_numpy(lengths).to(device)
+        if disturb is not None:
+            inputs, sizes = disturb(inputs, sizes)
+        out: EncoderOutput = self(inputs, sizes, self.language_indices(languages).to(device))
+        return out
+
+    def encode_text(self, pieces: Tensor, lengths: Tensor, language: Tensor) -> EncoderOutput:
+        """Encode written captions, given as the stretches [B, R] of a perfect recognition (see `pieces_to_frames`).
+
+        Args:
+            language: [B], numbers of `languages`, for what a language has of its own; today that is nothing.
+        """
         mask = length_mask(lengths, pieces.shape[1])
         posteriors = nn.functional.one_hot(pieces, self.ctc.out_features)
         nothing = self.null_prosody.new_zeros(*posteriors.shape[:2], self.config.width)
