@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from sta.data.checksums import write_sums
 from sta.data.corruptions import at_speed
 from sta.data.store import pad
 from sta.data.text import normalise
-from sta.errors import ArgumentError, WeightsError
+from sta.errors import ArgumentError, LanguageWarning, WeightsError
 from sta.inference import arguments, weights
 from sta.inference.arguments import Audio
 from sta.inference.index import BASES, load_parts, read_index
@@ -34,6 +35,7 @@ from sta.models.scheduler import Generators
 from sta.models.vq import VQTokenizer, to_pixels
 
 SLOWEST, FASTEST = 0.9, 1.1  # speeds at which a recording is encoded where it is encoded several times
+PLAINLY = 0.15  # by how much an encoder is surer of the other language before a recording counts as being in it
 DEFAULTS = ("token_space", "num_inference_steps", "guidance_scale", "num_tta_samples")
 KEPT = ("README.md", "recipe.yaml", "classifier")  # what a release holds beside the pipeline
 
@@ -221,11 +223,9 @@ class SpeechToImagePipeline(DiffusionPipeline):
         )
         pack, waves = self.pack(language), arguments.waves(audio, sampling_rate)
         spoken = self._language_of(pack, len(waves))
-        found = []
-        for speed in _speeds(count):
-            out = self._encode([at_speed(wave, speed) for wave in waves], pack)
-            found.append(pack.bottleneck(out.frames, out.mask, spoken))
-        return mean_condition(found)
+        outputs = [self._encode([at_speed(wave, speed) for wave in waves], pack) for speed in _speeds(count)]
+        self._check_language(outputs, pack)
+        return mean_condition([pack.bottleneck(out.frames, out.mask, spoken) for out in outputs])
 
     @torch.no_grad()
     def encode_text(self, text: str | Sequence[str], language: str) -> SpeechCondition:
@@ -249,6 +249,7 @@ class SpeechToImagePipeline(DiffusionPipeline):
         """Return what the CTC head read: one normalised caption per recording."""
         pack = self.pack(language)
         out = self._encode(arguments.waves(audio, sampling_rate), pack)
+        self._check_language([out], pack)
         assert out.ctc_logits is not None
         first = pack.encoder.piece_offset[language]
         read = ctc_greedy_decode(out.ctc_logits, out.ctc_lengths)
@@ -257,6 +258,24 @@ class SpeechToImagePipeline(DiffusionPipeline):
     def _encode(self, waves: list[np.ndarray], pack: LanguagePack) -> EncoderOutput:
         features, lengths = pad([pack.encoder.features(wave) for wave in waves], LENGTH_MULTIPLE)
         return pack.encoder.encode(features, lengths, [pack.card.code] * len(waves))
+
+    def _check_language(self, outputs: Sequence[EncoderOutput], pack: LanguagePack) -> None:
+        """Warn of recordings that are plainly in another language of the same encoder than the pack's."""
+        codes = [code for code, other in self.languages.items() if other.encoder is pack.encoder]
+        if len(codes) < 2:
+            return
+        mean = torch.stack([pack.encoder.language_confidence(out) for out in outputs]).mean(0)
+        own = pack.encoder.language_index(pack.card.code)
+        for number, confidence in enumerate(mean.tolist(), 1):
+            best = max(codes, key=lambda code: confidence[pack.encoder.language_index(code)])
+            most = confidence[pack.encoder.language_index(best)]
+            if most - confidence[own] > PLAINLY:
+                warnings.warn(
+                    f"recording {number} of {len(mean)} sounds like language '{best}' (confidence {most:.2f}), not "
+                    f"'{pack.card.code}' ({confidence[own]:.2f}), in which it was heard; say language '{best}'",
+                    LanguageWarning,
+                    stacklevel=4,
+                )
 
     def _language_of(self, pack: LanguagePack, count: int) -> Tensor:
         return pack.encoder.language_indices([pack.card.code] * count).to(self.device)

@@ -149,8 +149,8 @@ def verify(folder: Path) -> None:
         raise WeightsError(f"{path}: {what}{where}; copy the release again")
 
 
-def load_release(folder: Path) -> SpeechToImagePipeline:
+def load_release(folder: Path, trust_remote_code: bool = False) -> SpeechToImagePipeline:
     """Verify and load a release, to the GPU where there is one."""
     verify(folder)
-    pipe = SpeechToImagePipeline.from_pretrained(folder)
+    pipe = SpeechToImagePipeline.from_pretrained(folder, trust_remote_code)
     return pipe.to("cuda") if torch.cuda.is_available() else pipe

@@ -9,7 +9,7 @@ posteriors of a perfect recognition. Above lies the same context network for all
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from typing import Any
 
@@ -41,12 +41,14 @@ class EncoderOutput:
         mask: [B, R+1], True where valid.
         ctc_logits: [B, S, P] over blank and the pieces of every language; None for a written caption.
         ctc_lengths: [B], valid frames of ctc_logits.
+        joint_logits: [B, S, P], of the pieces of all languages, as if the language were not known.
     """
 
     frames: Tensor
     mask: Tensor
     ctc_logits: Tensor | None
     ctc_lengths: Tensor
+    joint_logits: Tensor | None = None
 
 
 class FrameNorm(nn.Module):
@@ -217,14 +219,28 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
         """
         x, lengths = self.acoustics(inputs, lengths)
         mask = length_mask(lengths, x.shape[1])
-        logits = self.ctc(x).float().masked_fill(~self.allowed[language][:, None], -1e4)
+        joint = self.ctc(x).float()
+        logits = joint.masked_fill(~self.allowed[language][:, None], -1e4)
         prosody = self.prosody(_mean_and_deviation(x, mask))
         if keep_acoustics is not None:
             keep = keep_acoustics[:, None].to(x.dtype)
             x = x * keep[..., None]
             prosody = prosody * keep + self.null_prosody * (1 - keep)
         merged, posteriors, kept = ctc_compress(x, logits.softmax(-1), mask)
-        return self._in_context(merged, posteriors, prosody, kept, logits, lengths)
+        return replace(self._in_context(merged, posteriors, prosody, kept, logits, lengths), joint_logits=joint)
+
+    def language_confidence(self, out: EncoderOutput) -> Tensor:
+        """Compute how sure the CTC head is of what it reads if the language is each of `languages`: [B, L] in [0, 1].
+
+        That is the share that the best piece has of all pieces but the blank, averaged over the frames by how far they
+        are no blank. The head is surest in the language that is spoken.
+        """
+        assert out.joint_logits is not None
+        valid, found = length_mask(out.ctc_lengths, out.joint_logits.shape[1]), []
+        for allowed in self.allowed:
+            pieces = out.joint_logits.masked_fill(~allowed, -1e4).softmax(-1)[..., 1:] * valid[..., None]  # no blank
+            found.append(pieces.amax(-1).sum(1) / pieces.sum((1, 2)).clamp_min(1e-6))
+        return torch.stack(found, 1)
 
     @torch.no_grad()
     def encode(
