@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before anything imports huggingface_hub: no test may reach out
@@ -10,6 +11,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before anything imports huggingf
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from torch import nn
 
 from sta.config.cards import SentencePieceCard
@@ -61,6 +63,13 @@ def tiny_encoder(pieces: dict[str, int] | None = None) -> SpeechEncoder:
     encoder = SpeechEncoder(pieces or {"en": 5, "ar": 7}, width=16, convolutions=2, layers=1, heads=2)
     scatter(encoder)
     return encoder.eval()
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerator() -> Iterator[None]:
+    """Reset accelerate's one state per process: a test must not find the precision of another."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
 
 
 @pytest.fixture(scope="session")

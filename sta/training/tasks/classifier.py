@@ -1,4 +1,4 @@
-"""The reader stage: the attribute classifier learns what real Garden pictures show, drawn afresh for it."""
+"""The classifier stage: the attribute classifier learns what real Garden pictures show, drawn afresh for it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _error(logits: Tensor, values: Tensor) -> Tensor:
 
 
 def _disturbed(pictures: Tensor) -> Tensor:
-    """A little noise and blur, as a drawing's own: the reader must not hang on single pixels."""
+    """A little noise and blur, as a drawing's own: the classifier must not hang on single pixels."""
     much, softened = sharding.uniform(len(pictures), 2, 1, 1, 1, device=pictures.device).unbind(1)
     noisy = pictures + 0.05 * much * sharding.normal_like(pictures)
     soft = F.avg_pool2d(F.pad(noisy, (1, 1, 1, 1), mode="replicate"), 3, 1)
@@ -51,7 +51,7 @@ def _disturbed(pictures: Tensor) -> Tensor:
 
 
 def slots_read(world: World) -> dict[str, list[str]]:
-    """What a reader answers: kind, every slot that varies, mood."""
+    """What the classifier answers: kind, every slot that varies, mood."""
     varying = {slot: list(values) for slot, values in world.slots.items() if len(values) > 1}
     return {"kind": list(world.kinds), **varying, "mood": list(world.moods)}
 
@@ -96,6 +96,6 @@ class ClassifierTask(Task):
         return {"pixels": torch.from_numpy(pixels), "values": torch.from_numpy(values_of(scenes, self.slots))}
 
     def export(self, module: nn.Module, folder: Path) -> None:
-        reader = module.reader
-        assert isinstance(reader, AttributeClassifier)
-        reader.save_pretrained(folder / "classifier")
+        classifier = module.classifier
+        assert isinstance(classifier, AttributeClassifier)
+        classifier.save_pretrained(folder / "classifier")

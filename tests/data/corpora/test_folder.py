@@ -309,7 +309,7 @@ def test_too_many_unreadable_stop_and_name_the_first(mine: Path, lines: Lines) -
     assert len(kept(mine, lines, limit=3 / 40)[0]) == 37
     shutil.rmtree(mine / "made")
     with pytest.raises(
-        CorpusError, match=r"3 of 40 samples.*corpus\.unreadable 0\.05.*0a\.wav does not exist"
+        CorpusError, match=r"3 of 40 samples.*corpus\.max_unreadable 0\.05.*0a\.wav does not exist"
     ) as error:
         kept(mine, lines, limit=0.05)
     assert "\n" not in str(error.value)
