@@ -23,7 +23,7 @@ from sta.inference.packs import LanguagePack
 from sta.inference.pipeline import SpeechToImagePipeline
 from sta.models.attribute_classifier import AttributeClassifier
 from sta.models.bottleneck import SpeechBottleneck
-from sta.models.decoders.base import Decoder, PictureGrid, TokenSpace, find_decoder
+from sta.models.decoders.base import Decoder, Objective, PictureGrid, TokenSpace, find_decoder
 from sta.models.encoder import SpeechEncoder
 from sta.models.vq import VQTokenizer
 from sta.training.tasks.classifier import slots_read
@@ -52,6 +52,16 @@ def tiny_decoder(kind: str, grid: PictureGrid, space: TokenSpace, **changes: int
     known = {name: value for name, value in sizes.items() if name in made.Settings.model_fields}
     settings = made.Settings.model_validate({"kind": kind, **known})
     return made.build(settings, grid, space), settings
+
+
+def tiny_objective(kind: str, **changes: int) -> tuple[Objective, torch.Tensor]:
+    """A tiny loss, and what it learns to draw: codes or latents of 4 x 4 places."""
+    torch.manual_seed(0)
+    made, settings = tiny_decoder(
+        kind, PictureGrid(4, 8, 3), TokenSpace(2, 3, 3), **{"layers": 1, "draft": 0, **changes}
+    )
+    x0 = {"codes": torch.randint(8, (1, 16)).expand(16, -1), "latents": torch.randn(1, 3, 4, 4).expand(16, -1, -1, -1)}
+    return made.objective(settings, {"vlb": 1.0}), x0[made.target]
 
 
 def tiny_pipeline(kind: str = "vq-diffusion") -> SpeechToImagePipeline:

@@ -214,12 +214,8 @@ def _add_benches(bench: argparse.ArgumentParser) -> None:
 
     one = _command(benches, "speed", bench_speed, "Seconds per picture, against diffusers' VQDiffusionPipeline.")
     _add_weights(one)
-    one.add_argument(
-        "--published", type=Path, metavar="RELEASE",
-        help="a release of recipe garden-vq-published, whose weights are loaded into diffusers too",
-    )  # fmt: skip
-    one.add_argument("--batch", type=_positive, nargs="+", default=[1, 8], help="pictures at once (default: 1 8)")
-    one.add_argument("--repeats", type=_positive, default=5, help="rounds, of which the median counts (default: 5)")
+    one.add_argument("--batch", type=_positive, nargs="+", default=[1, 4], help="pictures at once (default: 1 4)")
+    one.add_argument("--repeats", type=_positive, default=2, help="rounds, of which the median counts (default: 2)")
     _add_json(one)
 
     about = "Samples per second of stages, against loops written by hand."

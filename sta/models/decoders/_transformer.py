@@ -109,7 +109,7 @@ class TransformerSettings(DecoderSettings):
 class TransformerDecoder(Decoder):
     """A decoder with a trunk, which may hold a draft."""
 
-    _repeated_blocks = ["DecoderLayer", "DraftLayer"]  # noqa: RUF012 - what diffusers' `compile_repeated_blocks` compiles
+    _repeated_blocks = ["DecoderLayer", "_DraftLayer"]  # noqa: RUF012 - what diffusers' `compile_repeated_blocks` compiles
     trunk: Trunk
 
     @classmethod

@@ -131,6 +131,11 @@ class Decoder(ModelMixin, ConfigMixin, ABC):
         """Make the diffusers scheduler that `sample` steps with; None for a decoder that takes no steps."""
         return None
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Return its width, layers and heads, so far as it has such, to compare with another of the same size."""
+        return {name: self.config[name] for name in ("width", "layers", "heads") if name in self.config}
+
     # ---- of a drawing -------------------------------------------------------------------------------------
 
     @abstractmethod

@@ -197,6 +197,12 @@ class PublishedDecoder(CodeDiffusion):
         """Return V, which is the mask's id."""
         return int(self.config.num_vector_embeds) - 1
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Return its width, layers and heads."""
+        heads = self.config.num_attention_heads
+        return {"width": heads * self.config.attention_head_dim, "layers": self.config.num_layers, "heads": heads}
+
     def forward(
         self, codes: Tensor, t: Tensor, tokens: Tensor, embedding: Tensor | None = None, drop: Tensor | None = None,
         drafted: None = None,
