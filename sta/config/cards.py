@@ -112,13 +112,9 @@ class PatternCard(Card):
 
 
 class KindGrammar(Card):
-    """The ways to say one kind: whole sentences, and parts that stand alone ("a red head").
-
-    The first pattern is a noun phrase ("a small bird with a red head"), used where no part says enough.
-    """
+    """The ways to say one kind in a sentence; the first is a noun phrase ("a small bird with a red head")."""
 
     patterns: Annotated[tuple[PatternCard, ...], Strict(False), Field(min_length=1)]
-    phrases: Annotated[tuple[Templates, ...], Strict(False)] = ()
 
 
 class GardenGrammar(Card):

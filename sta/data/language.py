@@ -14,7 +14,8 @@ from sta.config.limits import SAMPLE_RATE
 from sta.data.corpora.garden.grammar import Grammar
 from sta.data.corpora.garden.prosody import delivery
 from sta.data.corpora.garden.world import SLOTS, World
-from sta.data.synthesis.espeak import speakers, synthesiser
+from sta.data.synthesis.base import synthesiser
+from sta.data.synthesis.espeak import speakers
 from sta.data.text import normalise, train_sentencepiece
 from sta.errors import RecipeError
 

@@ -16,7 +16,7 @@ import soundfile
 import soxr
 
 from sta.config.limits import SAMPLE_RATE
-from sta.data.synthesis.espeak import Delivery, Voice, Wave, octaves, shape_level
+from sta.data.synthesis.base import Delivery, Synthesiser, Voice, Wave, octaves, shape_level
 from sta.errors import VoiceError
 
 TIMEOUT = 60
@@ -39,7 +39,7 @@ SPEAKERS = {
 }
 
 
-class Flite:
+class Flite(Synthesiser):
     """The `flite` command, one process per utterance."""
 
     def voices(self, accents: Sequence[str]) -> list[Voice]:

@@ -15,7 +15,7 @@ import numpy as np
 import soxr
 
 from sta.config.limits import SAMPLE_RATE
-from sta.data.synthesis.espeak import Delivery, Voice, Wave, octaves, require_words, shape_level
+from sta.data.synthesis.base import Delivery, Synthesiser, Voice, Wave, octaves, require_words, shape_level
 from sta.errors import VoiceError
 
 ACCENTS = {"en-us": "en-US", "en-gb": "en-GB"}
@@ -26,7 +26,7 @@ DEEPER = 2.6  # pitch goes with this power of the playing speed: longer vocal tr
 RATES, PITCHES = (20, 500), (50, 200)  # percent of its own, what the engine accepts
 
 
-class Pico:
+class Pico(Synthesiser):
     """The `ttspico` package, a fresh engine per utterance, since one keeps its state.
 
     Raises:

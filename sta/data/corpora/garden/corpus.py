@@ -35,7 +35,8 @@ from sta.data.corpora.garden.world import (
     species,
 )
 from sta.data.rows import write_shard
-from sta.data.synthesis.espeak import Voice, speakers, synthesiser
+from sta.data.synthesis.base import Voice, synthesiser
+from sta.data.synthesis.espeak import speakers
 from sta.errors import RecipeError
 
 SCENES_PER_SHARD = 100

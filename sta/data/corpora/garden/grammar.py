@@ -1,7 +1,7 @@
 """Says scenes of Garden in any language, from the templates and the lexicon of a language card.
 
 A template is text with `{slot.form}` for the word of that slot's value in that form, `{slot}` for a word with
-one form only, and `[...]` for a part that drops out when a slot in it is not said. ResultKey several
+one form only, and `[...]` for a part that drops out when a slot in it is not said. Where several
 templates are listed, the first that says exactly what is to be said is used.
 """
 
@@ -91,23 +91,21 @@ class Grammar:
     Args:
         card: the language; must have a `garden` grammar.
         world: what may have to be said.
-        source: what an error calls the card's file, by default `languages/<code>.yaml`.
+        source: what an error calls the card's file, by default `language card '<code>'`.
 
     Raises:
         RecipeError: the card has no grammar or lacks something that the world needs.
     """
 
     def __init__(self, card: LanguageCard, world: World, source: str | None = None) -> None:
-        self._source = source or f"languages/{card.code}.yaml"
+        self._source = source or f"language card '{card.code}'"
         if card.garden is None:
             raise self._wrong(f"key 'garden' is missing, so Garden cannot be spoken in {card.name}")
         self._garden = card.garden
         self._patterns: dict[str, list[Pattern]] = {}
-        self._phrases: dict[str, list[Choice]] = {}
         for kind, grammar in card.garden.kinds.items():
             key = f"garden.kinds.{kind}"
             self._patterns[kind] = [_pattern(f"{key}.patterns.{i}", p) for i, p in enumerate(grammar.patterns)]
-            self._phrases[kind] = [_choice(f"{key}.phrases.{i}", t) for i, t in enumerate(grammar.phrases)]
         self.check(world)
 
     def patterns(self, kind: str) -> int:
@@ -134,15 +132,6 @@ class Grammar:
         details = [d.fill(d.slots & said.keys(), word) for d in order if d.slots & said.keys()]
         return chosen.sentence.fill((chosen.sentence.slots & said.keys()) | ({DETAILS} if details else set()), word)
 
-    def phrase(self, kind: str, said: Mapping[str, str], rng: np.random.Generator) -> str:
-        """A noun phrase as short as there is: "a red head" alone, or else the kind's first pattern."""
-        self._sayable(kind, said)
-        fitting = [c for c in self._phrases[kind] if said and c.pick(said)]
-        if not fitting:
-            return self.describe(kind, said, rng, pattern=0)
-        drawn = int(rng.integers(len(fitting)))
-        return fitting[drawn].fill(said, lambda slot, form: self._form(said[slot], form))
-
     def forms(self, value: str) -> list[str]:
         """Every word by which `value` can be said."""
         return sorted(set(self._garden.lexicon[value].values()))
@@ -163,8 +152,6 @@ class Grammar:
                     self._check_words(kind, choice, world)
                     self._check_subsets(kind, choice, world)
                 self._check_slots(kind, pattern, world)
-            for choice in self._phrases[kind]:  # what no phrase can say, a pattern says
-                self._check_words(kind, choice, world)
 
     def _sayable(self, kind: str, said: Mapping[str, str]) -> None:
         if kind not in self._patterns:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sta.data.synthesis.espeak import Delivery
+from sta.data.synthesis.base import Delivery
 
 #: Moods before jitter; the order of loudness is angry, happy, neutral, fearful, sad.
 PROSODY = {

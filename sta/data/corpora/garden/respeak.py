@@ -13,7 +13,8 @@ from sta.config.limits import SAMPLE_RATE
 from sta.data.corpora.garden.grammar import Grammar
 from sta.data.corpora.garden.prosody import delivery
 from sta.data.corpora.garden.world import World
-from sta.data.synthesis.espeak import Synthesiser, Voice, Wave, speakers, synthesiser
+from sta.data.synthesis.base import Synthesiser, Voice, Wave, synthesiser
+from sta.data.synthesis.espeak import speakers
 from sta.data.synthesis.flite import Flite, command
 
 SLOW, FAST = 0.75, 1.3
