@@ -12,7 +12,7 @@ import torch
 
 from sta.config import yamlfile
 from sta.config.cards import LanguageCard, load_language
-from sta.data.corpora.garden.corpus import other_speakers
+from sta.data.corpora.garden.prosody import other_speakers
 from sta.data.synthesis.base import synthesiser
 from sta.data.synthesis.espeak import speakers
 from sta.errors import StaError, VoiceError

@@ -165,39 +165,37 @@ def train_sentencepiece(
 
 
 class Pieces:
-    """A language's text as piece numbers, 0 to `size` - 1."""
+    """A language's text as piece numbers, 0 to `size` - 1; a language that has no text has the unknown piece alone."""
 
-    def __init__(self, processor: sentencepiece.SentencePieceProcessor) -> None:
+    def __init__(self, processor: sentencepiece.SentencePieceProcessor | None = None) -> None:
         self._processor = processor
 
     @classmethod
     def load(cls, path: str | Path) -> Pieces:
-        """Read a model that `train_sentencepiece` wrote.
+        """Read a model that `train_sentencepiece` wrote, or the empty file of a language without text.
 
         Raises:
             CorpusError: the file is missing or is no SentencePiece model.
         """
         try:
             model = Path(path).read_bytes()
-            if not model:  # which SentencePiece would take for a model without pieces
-                raise EOFError("it is empty")
-            return cls(sentencepiece.SentencePieceProcessor(model_proto=model))
-        except (OSError, EOFError, RuntimeError) as error:
+            return cls(sentencepiece.SentencePieceProcessor(model_proto=model) if model else None)
+        except (OSError, RuntimeError) as error:
             raise CorpusError(f"{path}: not a readable SentencePiece model ({error})") from error
 
     def serialized(self) -> bytes:
-        """The model file's bytes, as `load` reads them."""
-        return bytes(self._processor.serialized_model_proto())
+        """Return the model file's bytes, as `load` reads them."""
+        return bytes(self._processor.serialized_model_proto()) if self._processor else b""
 
     @property
     def size(self) -> int:
-        """How many pieces there are, the unknown one included."""
-        return int(self._processor.get_piece_size())
+        """Count the pieces, the unknown one included."""
+        return int(self._processor.get_piece_size()) if self._processor else 1
 
     def encode(self, text: str) -> list[int]:
-        """Piece numbers of a normalised text."""
-        return [int(i) for i in self._processor.encode(text, out_type=int)]
+        """Return the piece numbers of a normalised text."""
+        return [int(i) for i in self._processor.encode(text, out_type=int)] if self._processor else []
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of piece numbers."""
-        return str(self._processor.decode([int(i) for i in ids]))
+        """Return the text of piece numbers."""
+        return str(self._processor.decode([int(i) for i in ids])) if self._processor else ""

@@ -9,8 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sta.config.recipe import GardenCorpus
-from sta.data.corpora.garden.corpus import world_of
 from sta.data.rows import TEST_SPLITS
 from sta.distributed import ranks
 from sta.evaluation.extractors import AttributeClassifierFeatures, Judge, KindAndColour, TeacherFeatures, features_of
@@ -33,7 +31,7 @@ class Evaluator:
 
     Attributes:
         judge: what reads pictures; None where a corpus does not know what is true of them.
-        hardest: the test split that differs most from training.
+        hardest: the test split that differs most from training, of those whose attributes are known if any are.
         extractor: what `fidelity` and `inception_score` were computed with.
     """
 
@@ -43,17 +41,17 @@ class Evaluator:
         self.ids, self.moods = self.corpus.column("id"), self.corpus.column("mood")
         self.image_of, _ = self.corpus.image_index
         self.judge = self._judge()
-        self.splits = [s for s in TEST_SPLITS if len(self.corpus.select(s))]
-        self.hardest = self.splits[-1]
+        self.splits = [s for s in TEST_SPLITS if self.corpus.has_audio[self.corpus.select(s)].any()]
+        self.hardest = [s for s in self.splits if len(self.known(self.corpus.select(s)))][-1]
         self.extractor: dict[str, Any] = {}
 
     def _judge(self) -> Judge | None:
-        settings = self.workspace.recipe.corpus
-        if not isinstance(settings, GardenCorpus):
+        attributes = self.workspace.source.attributes()
+        if attributes is None:
             return None
-        reader = load_network(AttributeClassifier, self.workspace.final("classifier") / "classifier")
-        reader.to(self.pipe.device)  # type: ignore[arg-type]
-        return Judge(reader, world_of(settings.world))
+        classifier = load_network(AttributeClassifier, self.workspace.final("classifier") / "classifier")
+        classifier.to(self.pipe.device)  # type: ignore[arg-type]
+        return Judge(classifier, attributes)
 
     def fill_caches(self) -> None:
         """Compute what frozen networks make of the corpus, where it is not there yet, as one process must."""
@@ -62,8 +60,15 @@ class Evaluator:
             cached_frames(self.workspace, pack.group, self.pipe.device)
 
     def select_rows(self, split: str, language: str) -> np.ndarray:
-        """The rows evaluated of a split: the first ones, at most `evaluation.items`."""
-        return self.corpus.select(split, language)[: self.settings.items]
+        """Return the recordings evaluated of a split: the first ones, at most `evaluation.items`."""
+        rows = self.corpus.select(split, language)
+        return rows[self.corpus.has_audio[rows]][: self.settings.items]
+
+    def known(self, rows: np.ndarray) -> np.ndarray:
+        """Return those of some rows whose pictures' attributes are known; all of a corpus that knows none."""
+        if self.judge is None:
+            return rows
+        return rows[np.array([self.ids[r] in self.corpus.truths for r in rows], bool)]
 
     def encode(self, rows: np.ndarray, language: str, tta_samples: int | None = None) -> SpeechCondition:
         """Tokens of the corpus's recordings, in the order of `rows`."""
@@ -122,13 +127,13 @@ class Evaluator:
     def score(
         self, readings: Sequence[Mapping[str, str]], rows: np.ndarray, moods: Sequence[str] | None = None, **where: Any
     ) -> list[Row]:
-        """Rows of attributes and mood for readings of pictures drawn for `rows`, spoken in their own or other moods."""
+        """Mark readings of pictures drawn for rows of known attributes, spoken in their own moods or in others."""
         assert self.judge is not None
-        spoken = [self.moods[r] for r in rows] if moods is None else moods
-        pairs = [(mood, read["mood"]) for mood, read in zip(spoken, readings, strict=True) if mood is not None]
+        world, spoken = self.judge.world, [self.moods[r] for r in rows] if moods is None else moods
+        pairs = [(mood, read["mood"]) for mood, read in zip(spoken, readings, strict=True) if mood in world.moods]
         return [
-            *attribute_rows(self.caption_attributes(rows), readings, self.judge.world, **where),
-            *mood_rows([m for m, _ in pairs], [r for _, r in pairs], self.judge.world, **where),
+            *attribute_rows(self.caption_attributes(rows), readings, world, **where),
+            *mood_rows([m for m, _ in pairs], [r for _, r in pairs], world, **where),
         ]
 
     def retrieval(self, tokens: SpeechCondition, rows: np.ndarray, where: ResultKey) -> list[Row]:

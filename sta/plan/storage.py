@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sta.config.cards import load_teacher
 from sta.config.limits import SAMPLE_RATE
-from sta.config.recipe import GardenCorpus, Recipe
+from sta.config.recipe import Recipe
 from sta.data.audio import BANDS
 from sta.plan.batches import frames_read
 from sta.plan.corpus import NUMBERED, ROW, Facts
@@ -43,7 +43,7 @@ def of_corpus(recipe: Recipe, facts: Facts) -> list[Item]:
     hears = recipe.encoder.backbone is None
     features = facts.speech * (100 * BANDS if hears else 2 * SAMPLE_RATE) + facts.rows * I64
     side = recipe.corpus.size
-    truths = 2 * TRUTH * facts.rows if isinstance(recipe.corpus, GardenCorpus) and facts.rate else 0
+    truths = 2 * TRUTH * facts.rows if recipe.corpus.knows_attributes else 0
     return [
         Item("audio", "cache/*/corpus" if facts.holds_audio else "corpus.root", facts.audio_bytes),
         Item("pictures' files", "cache/*/corpus", facts.rows * facts.picture_bytes),

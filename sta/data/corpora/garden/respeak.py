@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
 
 from sta.config.cards import LanguageCard
 from sta.config.limits import SAMPLE_RATE
+from sta.data.corpora.base import Utterance
 from sta.data.corpora.garden.grammar import Grammar
 from sta.data.corpora.garden.prosody import delivery
 from sta.data.corpora.garden.world import World
@@ -19,17 +19,6 @@ from sta.data.synthesis.flite import Flite, command
 
 SLOW, FAST = 0.75, 1.3
 BREATH = 0.4  # seconds between two sentences
-
-
-@dataclass(frozen=True)
-class Utterance:
-    """What is known of a Garden recording: its words, its speaker's name, its mood, and what it says of its picture."""
-
-    text: str
-    speaker: str
-    mood: str
-    kind: str
-    said: Mapping[str, str]
 
 
 class Respeaker:
@@ -47,7 +36,7 @@ class Respeaker:
         self.voices = {voice.name: voice for voice in [*train, *test]}
 
     def speak(self, condition: str, utterance: Utterance, rng: np.random.Generator) -> Wave:
-        """The recording under `condition`, one of `RESPOKEN`; float32 [T] at 16 kHz.
+        """Say the recording under `condition`, one of `RESPOKEN`; float32 [T] at 16 kHz.
 
         Raises:
             VoiceError: the condition needs an engine that is not installed or does not speak the language.
@@ -55,20 +44,18 @@ class Respeaker:
         return RESPOKEN[condition](self, utterance, rng)
 
     def at_pace(self, utterance: Utterance, pace: float, rng: np.random.Generator) -> Wave:
+        """Say the same words in the same voice and mood, at a pace."""
         return self._say(utterance.text, self.voices[utterance.speaker], utterance.mood, pace, rng)
 
-    def in_mood(self, utterance: Utterance, mood: str, rng: np.random.Generator) -> Wave:
-        """The same words in the same voice, in another mood."""
-        return self._say(utterance.text, self.voices[utterance.speaker], mood, 1.0, rng)
-
     def in_two_sentences(self, utterance: Utterance, rng: np.random.Generator) -> Wave:
-        """Half of what is said in one sentence, the other half in the next, in one voice and mood."""
-        slots = list(utterance.said)
+        """Say half of it in one sentence, the other half in the next, in one voice and mood."""
+        said = utterance.truth.said
+        slots = list(said)
         halves = [slots[: len(slots) // 2], slots[len(slots) // 2 :]]
         voice = self.voices[utterance.speaker]
         sentences = [
             self._say(
-                self.grammar.describe(utterance.kind, {s: utterance.said[s] for s in half}, rng),
+                self.grammar.describe(utterance.truth.kind, {s: said[s] for s in half}, rng),
                 voice, utterance.mood, 1.0, rng,
             )
             for half in halves
@@ -77,6 +64,7 @@ class Respeaker:
         return np.concatenate([sentences[0], pause, sentences[1]])
 
     def by_flite(self, utterance: Utterance, rng: np.random.Generator) -> Wave:
+        """Say the same words by an engine that is never trained on."""
         engine = Flite()
         voices = engine.voices([self.card.code])
         command()
@@ -98,6 +86,7 @@ def _engine(name: str) -> Synthesiser:
 
 #: condition of a report -> how a recording is spoken for it.
 RESPOKEN: dict[str, Callable[[Respeaker, Utterance, np.random.Generator], Wave]] = {
+    "same": lambda speaker, utterance, rng: speaker.at_pace(utterance, 1.0, rng),
     "slow": lambda speaker, utterance, rng: speaker.at_pace(utterance, SLOW, rng),
     "fast": lambda speaker, utterance, rng: speaker.at_pace(utterance, FAST, rng),
     "two-sentences": Respeaker.in_two_sentences,

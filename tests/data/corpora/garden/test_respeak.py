@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from sta.config.cards import load_language
-from sta.data.corpora.garden.respeak import BREATH, Respeaker, Utterance
+from sta.data.corpora.base import Utterance
+from sta.data.corpora.garden.respeak import BREATH, Respeaker
 from sta.data.language import FULL_WORLD
+from sta.data.rows import Truth
 from sta.errors import VoiceError
 
 SAID = {"head": "red", "wings": "blue", "pose": "flying", "background": "forest"}
@@ -20,9 +22,9 @@ def speaker(request: pytest.FixtureRequest) -> Respeaker:
     return Respeaker(load_language(request.param), FULL_WORLD, 1.0)
 
 
-def utterance(speaker: Respeaker, voice: str | None = None) -> Utterance:
+def utterance(speaker: Respeaker, voice: str | None = None, mood: str = "neutral") -> Utterance:
     text = speaker.grammar.describe("bird", SAID, np.random.default_rng(0))
-    return Utterance(text, voice or sorted(speaker.voices)[0], "neutral", "bird", SAID)
+    return Utterance(text, voice or sorted(speaker.voices)[0], mood, Truth("bird", SAID, SAID))
 
 
 def spoken(speaker: Respeaker, condition: str, seed: int = 0, voice: str | None = None) -> np.ndarray:
@@ -53,7 +55,7 @@ def test_the_same_seed_speaks_the_same(speaker: Respeaker, condition: str) -> No
 
 def test_moods_of_the_same_words_differ(speaker: Respeaker) -> None:
     spoken_in = {
-        mood: speaker.in_mood(utterance(speaker), mood, np.random.default_rng(0))
+        mood: speaker.speak("same", utterance(speaker, mood=mood), np.random.default_rng(0))
         for mood in ("neutral", "sad", "angry")
     }
     level = {mood: float(np.sqrt(np.mean(wave**2))) for mood, wave in spoken_in.items()}
