@@ -10,6 +10,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before anything imports huggingf
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from torch import nn
 
 from sta.config.cards import SentencePieceCard, load_language
@@ -59,6 +60,12 @@ def tiny_encoder(pieces: dict[str, int] | None = None) -> SpeechEncoder:
     encoder = SpeechEncoder(pieces or {"en": 5, "ar": 7}, width=16, convolutions=2, layers=1, heads=2)
     scatter(encoder)
     return encoder.eval()
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerator() -> None:
+    """Reset accelerate's one state per process: a test must not find the precision of another."""
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="session")

@@ -37,7 +37,7 @@ ALLOWED: dict[str, set[str]] = {
 HOMES = {
     "open_clip": {"sta/models/teachers", "sta/training/tasks/teacher.py"},
     "accelerate": {"sta/training", "sta/bench/training.py", "sta/distributed/team.py"},
-    "deepspeed": {"sta/training", "sta/plan/memory.py"},
+    "deepspeed": {"sta/training"},
     "diffusers": {"sta/models", "sta/inference", "sta/bench/reference.py"},
     "transformers": {"sta/models/backbone.py"},
     "datasets": {"sta/data/rows.py", "sta/metrics/modules"},

@@ -386,8 +386,8 @@ def test_launch_file_is_one_that_accelerate_reads(file: Path) -> None:
         assert (settings["deepspeed_config"]["offload_optimizer_device"] == "cpu") == file.stem.endswith("offload")
 
 
-def test_launch_files_are_those_that_the_readme_names() -> None:
-    named = {word for word in re.findall(r"`([a-z0-9-]+)\.yaml`", (ROOT / "README.md").read_text())}
+def test_launch_files_are_those_that_their_page_names() -> None:
+    named = {word for word in re.findall(r"`([a-z0-9-]+)\.yaml`", (ROOT / "docs" / "distributed.md").read_text())}
     assert {file.stem for file in FILES} == named & {file.stem for file in FILES} != set()
 
 

@@ -194,12 +194,6 @@ def test_offloading_leaves_the_weights() -> None:
     assert memory.host(WAYS[0], parameters(1000), 8, 16) == 0
 
 
-def test_deepspeed_is_asked() -> None:
-    assert memory.deepspeed_says(WAYS[2], parameters(1000), 4, 2) == 2 * 1000 + 18 * 1000 // 8
-    assert memory.deepspeed_says(WAYS[4], parameters(1000), 4, 2) == 2 * 1000
-    assert memory.deepspeed_says(WAYS[0], parameters(1000), 4, 2) is None
-
-
 def test_the_first_way_that_fits_is_taken_if_it_has_a_launch_file() -> None:
     needs = dict(zip(WAYS, (90.0, 70.0, 60.0, 30.0, 20.0, 10.0), strict=True))
     assert memory.chosen(needs, 120) == WAYS[0]
@@ -250,7 +244,7 @@ def test_hours_follow_from_operations() -> None:
 
 
 def test_a_plan_adds_up() -> None:
-    recipe = load_recipe("garden-tiny", ["encoder.sharded_step=each"])
+    recipe = load_recipe("garden-tiny", ["encoder.sharing=each"])
     plan = plan_of(recipe, FACTS, H100)
     like = {stage.name: stage.like for stage in plan.stages}
     assert like == {"teacher": 1, "tokenizer": 1, "distill-en": 2, "decoder": 1, "classifier": 1}
@@ -295,7 +289,7 @@ def test_a_batch_that_cannot_be_shared_out_is_refused() -> None:
     with pytest.raises(StaError, match=r"stages.teacher.batch 16 is not a multiple of 5 GPUs.*stages.teacher.batch=20"):
         plan_of(load_recipe("garden-tiny"), FACTS, replace(H100, gpus=5))
     few = load_recipe("garden-tiny", ["stages.distill.text_ratio=0.1"])
-    with pytest.raises(StaError, match="1 written captions a step, too few for 8 GPUs"):
+    with pytest.raises(StaError, match="1 captions a step, too few for 8 GPUs"):
         plan_of(few, FACTS, H100)
 
 

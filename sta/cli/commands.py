@@ -222,7 +222,7 @@ def rehearse(options: argparse.Namespace) -> None:
     Console().print(table(outcomes))
     if options.json:
         write_atomically(options.json, as_json(outcomes).encode())
-    bad = [f"{o.launch} ({', '.join(o.different) or 'no checkpoint was left'})" for o in outcomes if not o.well]
+    bad = [f"{o.launch} ({', '.join(o.different) or 'no checkpoint was left'})" for o in outcomes if not o.passed]
     if bad:
         raise StaError(f"not as an uninterrupted run: {'; '.join(bad)}; the folders are kept in {options.out}")
 

@@ -10,9 +10,9 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from sta.cli.bench import bench_sampling, bench_speed, bench_train
 from sta.cli.commands import demo, doctor, draw, evaluate, language_check, rehearse, run, speak, train
@@ -112,20 +112,60 @@ def _has_gpu() -> bool:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line; the same option means the same everywhere."""
+    """Build the command line; the same option means the same everywhere."""
     parser = _Parser("sta", description="Direct speech-to-image generation in any language.")
-    debug = argparse.ArgumentParser(add_help=False)
-    debug.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_demo(
+        _command(commands, "demo", demo, "Say captions in every language, draw them, and write a page to look at.")
+    )
+    about = "Do every stage of a recipe, from nothing to a report; finished stages are skipped."
+    _add_recipe(_command(commands, "run", run, about, shared=True))
+    about = "Do one stage of a recipe (the same as `accelerate launch -m sta.train`)."
+    one = _command(commands, "train", train, about, shared=True)
+    _add_recipe(one)
+    one.add_argument("--stage", required=True, help="prepare, teacher, tokenizer, distill-pooled, decoder, ...")
+    about = "Say what a recipe takes on some GPUs: parameters, memory, hours, disk."
+    _add_plan(_command(commands, "plan", plan, about))
+    about = "Draw recordings (WAV, FLAC, MP3, OGG; any rate; mono or stereo)."
+    _add_draw(_command(commands, "draw", draw, about, shared=True))
+    about = "Say a sentence with the synthesiser of a language and write a WAV file."
+    _add_speak(_command(commands, "speak", speak, about))
+    about = "Evaluate a finished run again and write its report."
+    one = _command(commands, "evaluate", evaluate, about, shared=True)
+    _add_run_folder(one)
+    _add_json(one)
+    _add_benches(commands.add_parser("bench", help="Measure training, sampling, and speed against diffusers."))
+    about = "Kill a stage again and again, and compare it with one that was not."
+    _add_rehearse(_command(commands, "rehearse", rehearse, about))
+    language = commands.add_parser("language", help="Check a language file.")
+    kinds = language.add_subparsers(required=True, metavar="COMMAND")
+    one = _command(kinds, "check", language_check, "Validate a language file and say a sentence of it.")
+    one.add_argument("file", help="path or name, such as languages/sw.yaml or en")
+    _command(
+        commands, "doctor", doctor, "Say what this machine can do: devices, precision, launch files, voices, disk."
+    )
+    return parser
 
-    def command(
-        name: str, run: object, help_text: str, where: object = None, shared: bool = False
-    ) -> argparse.ArgumentParser:
-        sub = (where or commands).add_parser(name, help=help_text, description=help_text, parents=[debug])  # type: ignore[attr-defined]
-        sub.set_defaults(run=run, shared=shared)
-        return sub
 
-    one = command("demo", demo, "Say captions in every language, draw them, and write a page to look at.")
+def _command(
+    where: Any, name: str, run: Callable[[argparse.Namespace], None], about: str, shared: bool = False
+) -> argparse.ArgumentParser:
+    """Add a command; the processes of a launch share its work where it is `shared`."""
+    sub: argparse.ArgumentParser = where.add_parser(name, help=about, description=about)
+    sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    sub.set_defaults(run=run, shared=shared)
+    return sub
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")
+
+
+def _add_run_folder(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, metavar="RUN", help="the run's folder, such as runs/garden-mini")
+
+
+def _add_demo(one: argparse.ArgumentParser) -> None:
     one.add_argument("--say", metavar="TEXT", help="say this instead; needs --language")
     one.add_argument("--language", metavar="CODE", help="only this language (default: all of the release)")
     one.add_argument("--mood", help="with --say: the mood of the voice (default: every mood of the release)")
@@ -135,21 +175,8 @@ def build_parser() -> argparse.ArgumentParser:
     one.add_argument("--seed", type=_seed, default=0, help="the same seed says and draws the same (default: 0)")
     one.add_argument("--out", type=Path, default=Path("demo"), help="folder for the page (default: demo)")
 
-    one = command(
-        "run", run, "Do every stage of a recipe, from nothing to a report; finished stages are skipped.", shared=True
-    )
-    _add_recipe(one)
 
-    one = command(
-        "train", train, "Do one stage of a recipe (the same as `accelerate launch -m sta.train`).", shared=True
-    )
-    _add_recipe(one)
-    one.add_argument("--stage", required=True, help="prepare, teacher, tokenizer, distill-pooled, decoder, reader, ...")
-
-    one = command("plan", plan, "Say what a recipe takes on some GPUs: parameters, memory, hours, disk.")
-    _add_plan(one)
-
-    one = command("draw", draw, "Draw recordings (WAV, FLAC, MP3, OGG; any rate; mono or stereo).", shared=True)
+def _add_draw(one: argparse.ArgumentParser) -> None:
     one.add_argument("files", nargs="+", metavar="FILE")
     one.add_argument("--language", required=True, metavar="CODE", help="language spoken, such as en or ar")
     _add_weights(one)
@@ -158,11 +185,14 @@ def build_parser() -> argparse.ArgumentParser:
     one.add_argument("--seed", type=_seed, default=0, help="the same seed draws the same pictures (default: 0)")
     one.add_argument("--steps", type=_positive, help="steps of the sampler (default: the release's)")
     one.add_argument("--guidance", type=_guidance, help="strength of guidance, 1 is none (default: the release's)")
-    one.add_argument("--tta-samples", type=_positive, help="times each recording is heard (default: the release's)")
+    one.add_argument(
+        "--tta-samples", type=_positive, help="speeds that each recording is encoded at (default: the release's)"
+    )
     one.add_argument("--start", type=float, default=0.0, help="seconds to skip at the start of each recording")
     one.add_argument("--seconds", type=float, help="draw only so many seconds; long recordings need it")
 
-    one = command("speak", speak, "Say a sentence with the synthesiser of a language and write a WAV file.")
+
+def _add_speak(one: argparse.ArgumentParser) -> None:
     one.add_argument("text")
     one.add_argument("--language", required=True, metavar="CODE")
     one.add_argument("--mood", default="neutral", help="neutral, happy, sad, angry or fearful (default: neutral)")
@@ -170,21 +200,18 @@ def build_parser() -> argparse.ArgumentParser:
     one.add_argument("--seed", type=_seed, default=0)
     one.add_argument("--out", type=Path, default=Path("speech.wav"), help="file to write (default: speech.wav)")
 
-    one = command("evaluate", evaluate, "Evaluate a finished run again and write its report.", shared=True)
-    one.add_argument("folder", type=Path, metavar="RUN", help="the run's folder, such as runs/garden-mini")
-    one.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")
 
-    bench = commands.add_parser("bench", help="Measure training, sampling, and speed against diffusers.")
+def _add_benches(bench: argparse.ArgumentParser) -> None:
     benches = bench.add_subparsers(required=True, metavar="COMMAND")
-    one = command("sampling", bench_sampling, "Steps, guidance and tta_samples against quality and seconds.", benches)
-    one.add_argument("folder", type=Path, metavar="RUN", help="the run's folder, such as runs/garden-mini")
+    one = _command(benches, "sampling", bench_sampling, "Steps, guidance and tta samples against quality and seconds.")
+    _add_run_folder(one)
     one.add_argument("--steps", type=_positive, nargs="+", default=[4, 8, 12, 25], help="default: 4 8 12 25")
     one.add_argument("--guidance", type=_guidance, nargs="+", default=[1.0, 2.0, 3.0, 5.0], help="default: 1 2 3 5")
     one.add_argument("--tta-samples", type=_positive, nargs="+", default=[1, 5], help="default: 1 5")
     one.add_argument("--split", default="validation", help="recordings to draw (default: validation)")
-    one.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")
+    _add_json(one)
 
-    one = command("speed", bench_speed, "Seconds per picture, against diffusers' VQDiffusionPipeline.", benches)
+    one = _command(benches, "speed", bench_speed, "Seconds per picture, against diffusers' VQDiffusionPipeline.")
     _add_weights(one)
     one.add_argument(
         "--published", type=Path, metavar="RELEASE",
@@ -192,11 +219,10 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     one.add_argument("--batch", type=_positive, nargs="+", default=[1, 8], help="pictures at once (default: 1 8)")
     one.add_argument("--repeats", type=_positive, default=5, help="rounds, of which the median counts (default: 5)")
-    one.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")
+    _add_json(one)
 
-    one = command(
-        "train", bench_train, "Samples per second of stages, against loops written by hand.", benches, shared=True
-    )
+    about = "Samples per second of stages, against loops written by hand."
+    one = _command(benches, "train", bench_train, about, shared=True)
     _add_recipe(one)
     one.add_argument("--stage", action="append", help="a stage; may be given again (default: all)")
     one.add_argument("--steps", type=_positive, default=10, help="steps timed in a round (default: 10)")
@@ -205,9 +231,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--processes", type=_positive, nargs="+", metavar="N", help="compare launches of these numbers of processes"
     )
     one.add_argument("--tflops", type=_above_zero, help="the device's most, 10^12 a second (default: of a known GPU)")
-    one.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")
+    _add_json(one)
 
-    one = command("rehearse", rehearse, "Kill a stage again and again, and compare it with one that was not.")
+
+def _add_rehearse(one: argparse.ArgumentParser) -> None:
     _add_recipe(one)
     one.add_argument("--stage", default="tokenizer", help="whose earlier stages are done (default: tokenizer)")
     one.add_argument("--kills", type=_positive, default=20, help="kills under each launch (default: 20)")
@@ -215,15 +242,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--launch", nargs="+", default=["alone", "cpu-2", "cpu-2-zero2"],
         help="launch files of recipes/accelerate; alone: one process (default: alone cpu-2 cpu-2-zero2)",
     )  # fmt: skip
-    one.add_argument("--json", type=Path, metavar="FILE", help="write the outcome here too")
-
-    language = commands.add_parser("language", help="Check a language file.")
-    kinds = language.add_subparsers(required=True, metavar="COMMAND")
-    one = command("check", language_check, "Validate a language file and say a sentence of it.", kinds)
-    one.add_argument("file", help="path or name, such as languages/sw.yaml or en")
-
-    command("doctor", doctor, "Say what this machine can do: devices, precision, launch files, voices, disk.")
-    return parser
+    _add_json(one)
 
 
 def _add_plan(parser: argparse.ArgumentParser) -> None:
@@ -245,7 +264,7 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=_recording, help="mean length of a recording (default: the recipe's)")
     parser.add_argument("--longest", type=_recording, help="longest recording, s (default: twice --seconds, or 30)")
     parser.add_argument("--pictures", type=_positive, help="pictures (default: as many for a caption as in the recipe)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")
+    _add_json(parser)
 
 
 def _add_recipe(parser: argparse.ArgumentParser) -> None:

@@ -75,6 +75,9 @@ METRICS: dict[str, Metric] = {
     "bits": Metric("rate through the bottleneck per utterance", "bit", None),
 }
 
+#: Metrics of version 0.1 -> today's.
+RENAMED_METRICS = {"reader": "classifier"}
+
 SPLITS = ("seen", "voice", "combination", "both")
 
 #: system -> what it is; the order is the order of reports. Others may be reported and come after.
@@ -218,8 +221,9 @@ class Report:
 
 def _row(fields: dict[str, Any]) -> Row:
     """A row from its JSON object, a number that is null as NaN."""
+    renamed = {"metric": RENAMED_METRICS.get(fields["metric"], fields["metric"])}
     unknown = {name: math.nan for name in ("value", "low", "high", "chance") if fields[name] is None}
-    return Row(**{**fields, **unknown})
+    return Row(**{**fields, **unknown, **renamed})
 
 
 def _table(title: str, rows: Sequence[Row], languages: Sequence[str]) -> Table:

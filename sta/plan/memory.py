@@ -1,7 +1,6 @@
 """Memory of one GPU: weights, gradients, AdamW and the average under each way of sharing them out, and activations.
 
-Weights here are float32 and autocast is bfloat16, under DeepSpeed too (its `torch_autocast`). DeepSpeed's own
-estimators, which are given beside, are of float16 weights with a float32 master copy.
+Weights are float32 and autocast is bfloat16, under DeepSpeed too (its `torch_autocast`).
 """
 
 from __future__ import annotations
@@ -64,19 +63,6 @@ def states(way: Way, size: Parameters, processes: int, averaged: bool) -> float:
 def host(way: Way, size: Parameters, a_node: int, processes: int) -> float:
     """Bytes in the memory of one machine that offloading takes: master, a copy of the weights, gradients, AdamW."""
     return 5 * F32 * size.trainable * a_node / processes if way.offload else 0.0
-
-
-def deepspeed_says(way: Way, size: Parameters, a_node: int, nodes: int) -> float | None:
-    """DeepSpeed's own estimate of the states on one GPU; None where it has none."""
-    from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs
-    from deepspeed.runtime.zero.stage_1_and_2 import estimate_zero2_model_states_mem_needs
-
-    total = size.trainable + size.frozen
-    if way.zero == 2:
-        return float(estimate_zero2_model_states_mem_needs(total, a_node, nodes, way.offload)[1])
-    if way.zero == 3:
-        return float(estimate_zero3_model_states_mem_needs(total, size.largest, a_node, nodes, way.offload, False)[1])
-    return None
 
 
 def possible(way: Way, processes: int) -> bool:

@@ -62,7 +62,6 @@ class StagePlan:
         hours: at the given utilisation, of one such stage.
         activations: bytes on one GPU, with the longest recordings.
         needs: bytes on one GPU in all, by way of sharing. states: those kept from step to step.
-        deepspeed: DeepSpeed's own estimate of the states, where it has one.
         host: bytes of a machine's memory that offloading takes.
         way: the one to take; None where none fits.
     """
@@ -80,7 +79,6 @@ class StagePlan:
     activations: float
     states: dict[memory.Way, float]
     needs: dict[memory.Way, float]
-    deepspeed: dict[memory.Way, float]
     host: float
     way: memory.Way | None
 
@@ -171,12 +169,10 @@ def _plan_stage(recipe: Recipe, facts: Facts, machines: Machines, name: str, lik
     states = {way: memory.states(way, size, machines.processes, averaged) for way in ways}
     activations = step.saved.of(each)
     needs = {way: kept + activations for way, kept in states.items()}
-    estimates = {way: memory.deepspeed_says(way, size, machines.gpus, machines.nodes) for way in ways}
     flops = step.flops.of(settings.batch)
     return StagePlan(
         name, like, size, settings.batch, settings.steps, _reads(recipe, facts, name), _passes(recipe, facts, name),
         flops, flops * settings.steps, machines.hours(flops * settings.steps), activations, states, needs,
-        {way: said for way, said in estimates.items() if said is not None},
         memory.host(memory.WAYS[-1], size, machines.gpus, machines.processes), memory.chosen(needs, machines.memory),
     )  # fmt: skip
 

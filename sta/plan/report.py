@@ -34,8 +34,6 @@ def _tables(plan: Plan) -> Iterator[Table]:
     yield _steps(plan)
     yield _hours(plan)
     yield _memory(plan)
-    if plan.machines.processes > 1:
-        yield _deepspeed(plan)
     yield _disk(plan)
 
 
@@ -128,17 +126,6 @@ def _memory(plan: Plan) -> Table:
     return made
 
 
-def _deepspeed(plan: Plan) -> Table:
-    """DeepSpeed's estimators, beside what we count for the same: they take the weights to be float16."""
-    ways = [way for way in _ways(plan) if way.zero > 1]
-    title = "of it without activations, GiB: ours (float32 weights, DeepSpeed's buffers) / DeepSpeed's own estimate"
-    made = _table(title, "stage", *(way.name for way in ways))
-    for s in plan.stages:
-        both = (f"{s.states[w] / GIB:.3g} / {s.deepspeed[w] / GIB:.2g}" if w in s.deepspeed else "–" for w in ways)
-        made.add_row(_label(s), *both)
-    return made
-
-
 def _ways(plan: Plan) -> list[memory.Way]:
     return [way for way in memory.WAYS if any(way in s.needs for s in plan.stages)]
 
@@ -219,7 +206,7 @@ def _stage_json(stage: StagePlan, machines: Machines) -> dict[str, Any]:
     return vars(stage) | by_way | {"size": vars(stage.size), "way": way}
 
 
-_BY_WAY = ("states", "needs", "deepspeed")
+_BY_WAY = ("states", "needs")
 
 
 def write(plan: Plan, path: Path) -> None:

@@ -532,7 +532,7 @@ def test_misuse_is_one_line(sta: Sta, arguments: tuple[str, ...]) -> None:
 
 
 def test_help_loads_nothing_heavy(tmp_path: Path) -> None:
-    program = "import sys, sta.cli.main; sta.cli.build_parser().format_help(); print(*sys.modules)"
+    program = "import sys, sta.cli.main; sta.cli.main.build_parser().format_help(); print(*sys.modules)"
     modules = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, env=subprocess_environment(), capture_output=True, text=True,
         check=True,

@@ -39,7 +39,7 @@ stages:
   tokenizer: {steps: 1, batch: 1}
   distill: {steps: 1, batch: 1}
   decoder: {steps: 1, batch: 1}
-  reader: {steps: 1, batch: 1}
+  classifier: {steps: 1, batch: 1}
 """
 
 
@@ -117,11 +117,11 @@ def test_no_is_a_language_and_1e_3_a_number(tmp_path: Path) -> None:
         ("[en]", "en", ["'languages' is 'en'", "list"]),
         ("name: small", "name: cache", ["'name' is 'cache'", "the corpora of all runs"]),
         ("[en]", "[en, sw.yaml]", ["'languages'", "'sw.yaml' is not the code", "languages and is named by its code"]),
-        ("  reader: {steps: 1, batch: 1}\n", "", ["'stages.classifier' is missing"]),
-        ("reader: {steps: 1, ", "reader: {", ["'stages.classifier.steps' is missing"]),
+        ("  classifier: {steps: 1, batch: 1}\n", "", ["'stages.classifier' is missing"]),
+        ("classifier: {steps: 1, ", "classifier: {", ["'stages.classifier.steps' is missing"]),
         ("name: small", "name: small\nname: other", ["'name' appears twice", "line 2"]),
-        ("reader: {steps: 1", "reader: {steps: 1, lr: .nan", ["'stages.classifier.lr' is nan"]),
-        ("reader: {steps: 1", "reader: {steps: 1, losses: {read: 1.0}", ["'stages.classifier.losses'"]),
+        ("classifier: {steps: 1", "classifier: {steps: 1, lr: .nan", ["'stages.classifier.lr' is nan"]),
+        ("classifier: {steps: 1", "classifier: {steps: 1, losses: {read: 1.0}", ["'stages.classifier.losses'"]),
         ("size: 32}", "size: 32, world: {colour: [red]}}", ["world.colour'", "did you mean 'colours'?"]),
     ],
 )
@@ -399,3 +399,21 @@ def test_a_corpus_lies_where_the_recipe_or_the_command_that_names_it_says(
         recipe = load_recipe(path, overrides)
         assert getattr(recipe.corpus, key) == str(meant)
         assert load_recipe(write(tmp_path, dump_recipe(recipe), "dumped")) == recipe
+
+
+@pytest.mark.parametrize(
+    ("override", "today"),
+    [
+        ("sampling.hearings=5", "sampling.tta_samples"),
+        ("decoder.group=2", "decoder.patch_size"),
+        ("stages.distill.losses.rate=1e-4", "stages.distill.losses.kl"),
+        ("stages.decoder.losses.words=1", "stages.decoder.losses.caption"),
+        ("stages.reader.steps=3", "stages.classifier"),
+        ("stages.tokenizer.patience=9", "stages.tokenizer.stall_timeout"),
+        ("stages.decoder.text_share=0.2", "stages.decoder.text_ratio"),
+        ("corpus.rate=1.2", "corpus.tempo"),
+    ],
+)
+def test_a_key_of_an_older_version_is_told_its_new_name(small: Path, override: str, today: str) -> None:
+    with pytest.raises(RecipeError, match=rf"is called '{today}' since version 0\.2; write that$"):
+        load_recipe(small, [override])

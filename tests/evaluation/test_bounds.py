@@ -37,7 +37,7 @@ def _bound_five() -> Any:
     )
     bounds.group_rows = lambda *_: np.arange(0, 10, 2)  # type: ignore[assignment]
     evaluator: Any = SimpleNamespace(
-        workspace=None, real=lambda rows: torch.from_numpy(rows).float()[:, None, None, None],
+        workspace=None, real_images=lambda rows: torch.from_numpy(rows).float()[:, None, None, None],
         pipe=SimpleNamespace(
             device=torch.device("cpu"), tokenizer=None, decoder=SimpleNamespace(reconstruct=reconstruct),
             pack=lambda language: SimpleNamespace(group="pooled", bottleneck=bottleneck),

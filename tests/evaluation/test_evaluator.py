@@ -30,7 +30,7 @@ def test_draw_does_not_depend_on_batches(
     evaluator: Evaluator, tokens: SpeechCondition, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn = []
-    monkeypatch.setattr(sta.evaluation.evaluator, "fast", lambda device: nullcontext())
+    monkeypatch.setattr(sta.evaluation.evaluator, "bf16_autocast", lambda device: nullcontext())
     for batch in (1, 2, 5, 32):
         monkeypatch.setattr(sta.evaluation.evaluator, "BATCH", batch)
         drawn.append(evaluator.generate(tokens, seeds=[9, 8, 7, 6, 5]))
@@ -42,7 +42,9 @@ def test_draw_does_not_depend_on_batches(
 def test_drawing_in_bfloat16_gives_floats(
     evaluator: Evaluator, tokens: SpeechCondition, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sta.evaluation.evaluator, "fast", lambda device: torch.autocast(device.type, torch.bfloat16))
+    monkeypatch.setattr(
+        sta.evaluation.evaluator, "bf16_autocast", lambda device: torch.autocast(device.type, torch.bfloat16)
+    )
     drawn = evaluator.generate(tokens, seeds=[9, 8, 7, 6, 5])
     assert drawn.dtype == torch.float32
     assert drawn.isfinite().all()
@@ -52,7 +54,7 @@ def test_draw_is_what_the_pipeline_draws(
     evaluator: Evaluator, tokens: SpeechCondition, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The numbers are of the pictures that a user gets with the same seed, but for the rounding of bfloat16."""
-    monkeypatch.setattr(sta.evaluation.evaluator, "fast", lambda device: nullcontext())
+    monkeypatch.setattr(sta.evaluation.evaluator, "bf16_autocast", lambda device: nullcontext())
     image = evaluator.pipe(
         wave(seed=3), generator=torch.Generator().manual_seed(6), num_inference_steps=STEPS, output_type="pt"
     ).images

@@ -95,7 +95,7 @@ def test_the_teacher_is_where_the_pipeline_is(evaluator: Evaluator, monkeypatch:
     monkeypatch.setattr(sta.evaluation.evaluator, "features_of", extract)
     monkeypatch.setattr(sta.evaluation.evaluator.fidelity, "extractor_meta", lambda extractor, real: {})
     monkeypatch.setattr(sta.evaluation.evaluator.fidelity, "fid_rows", lambda *_, **__: [])
-    monkeypatch.setattr(evaluator, "real", lambda rows: torch.zeros(2, 3, SIZE, SIZE), raising=False)
+    monkeypatch.setattr(evaluator, "real_images", lambda rows: torch.zeros(2, 3, SIZE, SIZE), raising=False)
     evaluator.judge, evaluator.seed, evaluator.extractor = None, 0, {}
     evaluator.fidelity(torch.zeros(2, 3, SIZE, SIZE), np.arange(2), {})  # type: ignore[typeddict-item]
     assert seen == ["meta", "meta"]

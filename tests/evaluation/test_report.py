@@ -27,17 +27,17 @@ class OnlyEnglish:
     settings = SimpleNamespace(conditions=["noise-10"], pictures=2, samples=1)
     splits, hardest, judge = ("test",), "test", None
 
-    def pick(self, split: str, language: str) -> np.ndarray:
+    def select_rows(self, split: str, language: str) -> np.ndarray:
         return TESTED[language]
 
-    def hear(self, rows: np.ndarray, language: str) -> SpeechCondition:
+    def encode(self, rows: np.ndarray, language: str) -> SpeechCondition:
         assert len(rows), "nothing can be heard of no recordings"
         return SpeechCondition(torch.zeros(len(rows), 2, 4), torch.zeros(len(rows), 8), torch.ones(len(rows)))
 
     def seeds(self, rows: np.ndarray) -> list[int]:
         return [0] * len(rows)
 
-    def draw(self, tokens: SpeechCondition, seeds: list[int]) -> torch.Tensor:
+    def generate(self, tokens: SpeechCondition, seeds: list[int]) -> torch.Tensor:
         return torch.zeros(len(seeds), 3, 8, 8)
 
     def retrieval(self, tokens: SpeechCondition, rows: np.ndarray, where: Any) -> list[Row]:

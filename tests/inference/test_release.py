@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from sta import release
 from sta.errors import Interrupted
+from sta.inference import release
 
 
 @pytest.mark.parametrize("left", [False, True])

@@ -72,7 +72,7 @@ def test_order_of_frames_matters(bottleneck: SpeechBottleneck, teller: str, monk
     encoder: Any = tiny_encoder()
     if teller == "positions":
         for layer in encoder.context:
-            layer.near.weight.zero_()
+            layer.convolution.weight.zero_()
     else:
         monkeypatch.setattr("sta.models.encoder.POSITION_SCALE", 0.0)
     written = encoder.encode_text(*pieces_to_frames([[3, 9, 4, 5], [4, 9, 3, 5]]))

@@ -315,12 +315,12 @@ def reached(module: _Distillation, loss: Tensor) -> set[str]:
     return {n for n, p in module.named_parameters() if p.grad is not None and float(p.grad.abs().max()) > 0}
 
 
-@pytest.mark.parametrize("loss", ["ctc", "rate", "image", "text", "words", "attributes", "mood", "text_branch"])
+@pytest.mark.parametrize("loss", ["ctc", "kl", "image", "text", "caption", "attributes", "mood", "text_branch"])
 def test_every_loss_reaches_the_encoder(loss: str) -> None:
     module = distillation(acoustic_dropout=0.0, augment=0.0)
     torch.manual_seed(0)
     losses = module(batch())
-    assert set(losses) == {"ctc", "rate", "image", "text", "words", "attributes", "mood", "text_branch"}
+    assert set(losses) == {"ctc", "kl", "image", "text", "caption", "attributes", "mood", "text_branch"}
     assert all(value.isfinite() and value.ndim == 0 for value in losses.values())
     names = reached(module, losses[loss])
     if loss == "text_branch":
@@ -332,7 +332,7 @@ def test_every_loss_reaches_the_encoder(loss: str) -> None:
     assert ("bottleneck.queries" in names) == (loss != "ctc")
     assert ("mood.weight" in names) == (loss == "mood")
     assert ("attributes.weight" in names) == (loss == "attributes")
-    assert ("captioner.out.weight" in names) == (loss == "words")
+    assert ("captioner.out.weight" in names) == (loss == "caption")
 
 
 def test_together_the_losses_reach_every_parameter() -> None:
@@ -343,8 +343,8 @@ def test_together_the_losses_reach_every_parameter() -> None:
 
 
 def test_losses_that_weigh_nothing_are_not_computed() -> None:
-    stage = {"losses": {"mood": 0.0, "words": 0.0, "attributes": 0.0, "text_branch": 0.0}}
-    assert set(distillation(**stage)(batch())) == {"ctc", "rate", "image", "text"}  # type: ignore[arg-type]
+    stage = {"losses": {"mood": 0.0, "caption": 0.0, "attributes": 0.0, "text_branch": 0.0}}
+    assert set(distillation(**stage)(batch())) == {"ctc", "kl", "image", "text"}  # type: ignore[arg-type]
 
 
 @torch.no_grad()

@@ -83,7 +83,7 @@ def test_words_reach_the_bottleneck_where_they_weigh(weight: float) -> None:
         "pieces": torch.tensor([1, 2, 3, 4, 5]), "counts": torch.tensor([1, 2, 1, 1]),
     }  # fmt: skip
     losses = module(batch)
-    assert ("words" in losses) == bool(weight)
+    assert ("caption" in losses) == bool(weight)
     if weight:
         losses["caption"].backward()
         assert bottleneck.queries.grad is not None
@@ -108,7 +108,7 @@ def test_captions_without_a_piece_have_words_that_can_be_learnt(monkeypatch: pyt
     """A share of a batch may be of captions that the normaliser leaves nothing of."""
     task: Any = object.__new__(DecoderTask)
     task.workspace, task.groups, task.rows = SimpleNamespace(recipe=SimpleNamespace(seed=1)), ["pooled"], {}
-    task.stage = SimpleNamespace(batch=2, text_share=0.0, draft_warmup=0.0, steps=4, losses={"words": 1.0})
+    task.stage = SimpleNamespace(batch=2, text_ratio=0.0, draft_warmup=0.0, steps=4, losses={"caption": 1.0})
     task.rows["pooled"] = task.image_of = np.arange(2)
     task.text, task.pictures, task.latents = np.zeros((2, 3)), np.zeros((2, 16)), None
     task.encoders = {"pooled": None}
@@ -138,7 +138,7 @@ def test_a_batch_without_pictures_trains_the_draft_and_the_bottleneck_alone() ->
     losses["draft"].backward()
     assert bottleneck.queries.grad is not None
     assert bottleneck.queries.grad.abs().max() > 0
-    assert decoder.join.weight.grad is None
+    assert decoder.patch_embed.weight.grad is None
     assert module(batch | {"x0": latents}).keys() == losses.keys() | {"flow"}
 
 

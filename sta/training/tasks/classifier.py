@@ -41,7 +41,7 @@ def _error(logits: Tensor, values: Tensor) -> Tensor:
 
 
 def _disturbed(pictures: Tensor) -> Tensor:
-    """A little noise and blur, as a drawing's own: the reader must not hang on single pixels."""
+    """A little noise and blur, as a drawing's own: the classifier must not hang on single pixels."""
     much, softened = sharding.uniform(len(pictures), 2, 1, 1, 1, device=pictures.device).unbind(1)
     noisy = pictures + 0.05 * much * sharding.normal_like(pictures)
     soft = F.avg_pool2d(F.pad(noisy, (1, 1, 1, 1), mode="replicate"), 3, 1)
@@ -92,6 +92,6 @@ class ClassifierTask(Task):
         return {"pixels": torch.from_numpy(np.stack(pixels)), "values": torch.from_numpy(values)}
 
     def export(self, module: nn.Module, folder: Path) -> None:
-        reader = module.reader
-        assert isinstance(reader, AttributeClassifier)
-        reader.save_pretrained(folder / "classifier")
+        classifier = module.classifier
+        assert isinstance(classifier, AttributeClassifier)
+        classifier.save_pretrained(folder / "classifier")

@@ -33,7 +33,7 @@ def inputs(batch: int = 2) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def test_shapes(patch_size: int) -> None:
     made = decoder(patch_size)
     assert made(*inputs()).shape == (2, SIDE * SIDE, V)
-    assert made.trunk.place.shape == ((SIDE // patch_size) ** 2, 16)
+    assert made.trunk.position_embedding.shape == ((SIDE // patch_size) ** 2, 16)
 
 
 def test_side_must_hold_whole_groups() -> None:
