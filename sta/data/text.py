@@ -21,6 +21,7 @@ from sta.errors import CorpusError, RecipeError
 ARABIC_MARKS = re.compile("[\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06dc\u06df-\u06e8\u06ea-\u06ed]")
 ALEFS = re.compile("[\u0622\u0623\u0625\u0671]")  # with madda, with hamza above or below, wasla
 APOSTROPHES = re.compile("[\u2018\u2019\u02bc\uff07`\u00b4]")
+NO_TEXT = b"a language without text has no pieces\n"  # in place of its SentencePiece model
 JOINERS = "\u200c\u200d"  # they change how a word reads in Persian or Hindi, so they stay
 
 
@@ -172,20 +173,22 @@ class Pieces:
 
     @classmethod
     def load(cls, path: str | Path) -> Pieces:
-        """Read a model that `train_sentencepiece` wrote, or the empty file of a language without text.
+        """Read a model that `train_sentencepiece` wrote, or what `serialized` gives of a language without text.
 
         Raises:
             CorpusError: the file is missing or is no SentencePiece model.
         """
         try:
             model = Path(path).read_bytes()
-            return cls(sentencepiece.SentencePieceProcessor(model_proto=model) if model else None)
-        except (OSError, RuntimeError) as error:
+            if not model:  # which SentencePiece would take for a model without pieces
+                raise EOFError("it is empty")
+            return cls(None if model == NO_TEXT else sentencepiece.SentencePieceProcessor(model_proto=model))
+        except (OSError, EOFError, RuntimeError) as error:
             raise CorpusError(f"{path}: not a readable SentencePiece model ({error})") from error
 
     def serialized(self) -> bytes:
         """Return the model file's bytes, as `load` reads them."""
-        return bytes(self._processor.serialized_model_proto()) if self._processor else b""
+        return bytes(self._processor.serialized_model_proto()) if self._processor else NO_TEXT
 
     @property
     def size(self) -> int:

@@ -26,7 +26,7 @@ from sta.data.parts import (
     remove_parts,
 )
 from sta.data.store import Ragged, new_array
-from sta.data.text import train_sentencepiece
+from sta.data.text import Pieces, train_sentencepiece
 from sta.data.unreadable import REPORT, read_report, rows_lost
 from sta.distributed.team import Team
 from sta.errors import CorpusError
@@ -127,12 +127,12 @@ def text_readers(recipe: Recipe) -> list[str]:
 
 
 def _train_pieces(workspace: Workspace, folder: Path) -> None:
-    """Train the pieces of each language on its captions; a language without any has an empty file, and no pieces."""
+    """Train the pieces of each language on its captions; one without any has none."""
     for code, card in workspace.cards.items():
         rows = workspace.corpus.select("train", code)
         rows = _some(rows[workspace.corpus.has_text[rows]])
         if not len(rows):
-            (folder / f"{code}.model").touch()
+            (folder / f"{code}.model").write_bytes(Pieces().serialized())
             continue
         setting = f"sentencepiece.vocab_size of language card '{code}'"
         texts, path = [workspace.texts[i] for i in rows], folder / f"{code}.model"

@@ -12,6 +12,7 @@ import torch
 
 import sta.evaluation.evaluator
 from sta.config.recipe import load_recipe
+from sta.data.corpora.base import open_source
 from sta.data.language import FULL_WORLD
 from sta.evaluation import extractors
 from sta.evaluation.evaluator import Evaluator
@@ -59,7 +60,9 @@ def evaluator(tmp_path: Path) -> Evaluator:
     """Of a pipeline that is on another device than what is loaded."""
     _reader().save_pretrained(tmp_path / "classifier")
     evaluator = Evaluator.__new__(Evaluator)
-    workspace: Any = SimpleNamespace(recipe=load_recipe("garden-mini"), final=lambda stage: tmp_path)
+    recipe = load_recipe("garden-mini")
+    source = open_source(recipe.corpus, {}, recipe.seed)
+    workspace: Any = SimpleNamespace(recipe=recipe, source=source, final=lambda stage: tmp_path)
     pipe: Any = SimpleNamespace(device=torch.device("meta"))
     evaluator.workspace, evaluator.pipe = workspace, pipe
     return evaluator
