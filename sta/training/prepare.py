@@ -79,8 +79,7 @@ def _build_corpus(workspace: Workspace, team: Team, final: Path) -> None:
     def fill(partial: Path) -> None:
         shards = source.shards()
         tasks = [(shard, number, partial) for number, shard in enumerate(shards)]
-        total = sum(shard.size for shard in shards)
-        team.each(f"corpus {workspace.recipe.corpus.name}", "rows", total, CorpusShard.write, tasks)
+        team.each(f"corpus {workspace.recipe.corpus.name}", "rows", sum(map(len, shards)), CorpusShard.write, tasks)
 
     team.build(final, fill, source.finish)
 

@@ -51,7 +51,7 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings(shards: Path, unreadable: float, *changes: str) -> list[str]:
-    corpus = f"corpus={{name: parquet, shards: {shards}, size: 16, unreadable: {unreadable}, by_shards: true}}"
+    corpus = f"corpus={{name: parquet, shards: {shards}, size: 16, max_unreadable: {unreadable}, by_shards: true}}"
     return [*SMALL, corpus, *changes]
 
 
@@ -201,7 +201,7 @@ def distilling(ready: Workspace, monkeypatch: pytest.MonkeyPatch) -> Callable[[f
 
     def task(longest: float) -> DistillTask:
         stages = ready.recipe.stages
-        stages = stages.model_copy(update={"distill": stages.distill.model_copy(update={"longest": longest})})
+        stages = stages.model_copy(update={"distill": stages.distill.model_copy(update={"max_seconds": longest})})
         workspace = Workspace(ready.recipe.model_copy(update={"stages": stages}), ready.out)
         workspace.cache = ready.cache
         return DistillTask(workspace, "pooled", torch.device("cpu"))

@@ -42,9 +42,8 @@ class CorpusShard(ABC):
 
     trusted: bool = False
 
-    @property
     @abstractmethod
-    def size(self) -> int:
+    def __len__(self) -> int:
         """Return how much work it is, in rows, about."""
 
     @abstractmethod
@@ -52,12 +51,12 @@ class CorpusShard(ABC):
         """Yield its rows, the same every time, and what of it is lost."""
 
     def write(self, number: int, folder: Path) -> int:
-        """Make shard `number` of the corpus in `folder`, unless it is there; returns its size."""
+        """Make shard `number` of the corpus in `folder`, unless it is there; returns its length."""
         path = folder / "shards" / f"{number:05d}.arrow"
         path.parent.mkdir(exist_ok=True)
         if not path.exists():
             write_shard(self._kept(number, folder), path)
-        return self.size
+        return len(self)
 
     def _kept(self, number: int, folder: Path) -> Iterator[Row]:
         """Yield the rows that can be read; what is known of their pictures is written at the end."""
@@ -177,6 +176,7 @@ class CorpusSource(ABC):
         by_shards: training reads it in an order in which each rank has shards of its own.
         weights: of the parts that its rows come from, in proportion to how often training draws from each.
         max_unreadable: share of samples that cannot be read above which preparation stops.
+        alone: it has to have all that a stage needs, which a part of a mixture need not.
     """
 
     Settings: ClassVar[type[CorpusSettings]] = CorpusSettings
@@ -184,6 +184,7 @@ class CorpusSource(ABC):
     by_shards: bool = False
     weights: tuple[float, ...] = (1.0,)
     max_unreadable: float = 0.0
+    alone: bool = True
 
     def __init__(self, settings: CorpusSettings, cards: Mapping[str, LanguageCard], seed: int):
         self.settings, self.cards, self.seed = settings, cards, seed
@@ -227,7 +228,7 @@ class CorpusSource(ABC):
         if not rows:
             raise CorpusError(f"corpus {self.settings.name}: no row of it can be read")
         known_by = f"from {len(shards)} shards and the first {len(rows)} rows"
-        return outline_of(rows, rows, sum(shard.size for shard in shards) / len(rows), known_by)
+        return outline_of(rows, rows, sum(map(len, shards)) / len(rows), known_by)
 
     def card(self) -> DataCard:
         """Return what a model card says of it."""

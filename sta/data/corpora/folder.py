@@ -90,8 +90,9 @@ class FolderSource(UserSource):
                     f"{manifest}: id '{sample.row['id']}' appears twice, in {before} and in {sample.origin}; ids must "
                     "differ (that of a row without one is its audio)"
                 )
-        spoken = np.array([sample.row["audio"] is not None for sample in samples], bool)
-        check_rows(str(manifest), lambda name: _column(samples, name), spoken, list(self.cards))
+        if self.alone:  # before hours are spent on reading files
+            spoken = np.array([sample.row["audio"] is not None for sample in samples], bool)
+            check_rows(str(manifest), lambda name: _column(samples, name), spoken, list(self.cards))
         return samples
 
     def _sample(self, line: str, number: int) -> Sample:
@@ -139,8 +140,7 @@ class FolderShard(CorpusShard):
 
     rows: tuple[Sample, ...]
 
-    @property
-    def size(self) -> int:
+    def __len__(self) -> int:
         return len(self.rows)
 
     def samples(self) -> Iterator[Sample]:

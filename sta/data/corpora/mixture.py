@@ -40,7 +40,15 @@ class Part(Strict):
     """One corpus of a mixture."""
 
     weight: Annotated[float, Field(gt=0, description="how often training draws from it, against the other parts")] = 1.0
+    languages: list[str] | None = Field(None, description="codes of those it is for; null: all of the recipe's")
     corpus: SerializeAsAny[CorpusSettings]
+
+    def source(self, cards: Mapping[str, LanguageCard], seed: int) -> CorpusSource:
+        """Return the corpus, as part of a whole in the languages of some cards."""
+        own = {code: card for code, card in cards.items() if self.languages is None or code in self.languages}
+        source = open_source(self.corpus, own, seed)
+        source.alone = False
+        return source
 
 
 class MixtureSettings(CorpusSettings):
@@ -76,13 +84,15 @@ class MixtureSource(CorpusSource):
 
     def __init__(self, settings: MixtureSettings, cards: Mapping[str, LanguageCard], seed: int):
         super().__init__(settings, cards, seed)
-        self.sources = [open_source(part.corpus, cards, seed) for part in settings.parts]
+        self.sources = [part.source(cards, seed) for part in settings.parts]
         self.weights = tuple(part.weight for part in settings.parts)
         self.by_shards = any(source.by_shards for source in self.sources)
 
     def check(self) -> None:
         """Check every part, and refuse parts that know different attributes: one classifier has to answer for all."""
-        for source in self.sources:
+        for number, (part, source) in enumerate(zip(self.settings.parts, self.sources, strict=True)):
+            if unknown := [code for code in part.languages or () if code not in self.cards]:
+                raise RecipeError(f"corpus.parts.{number}.languages: '{unknown[0]}' is not in the recipe's languages")
             source.check()
         known = [attributes.slots() for source in self.sources if (attributes := source.attributes())]
         if any(slots != known[0] for slots in known):
@@ -90,7 +100,8 @@ class MixtureSource(CorpusSource):
 
     def version(self) -> object:
         """Return the versions of all parts; how often they are drawn from makes no other corpus."""
-        return [self.settings.name, self.settings.size, *(source.version() for source in self.sources)]
+        parts = [[list(source.cards), source.version()] for source in self.sources]
+        return [self.settings.name, self.settings.size, *parts]
 
     @cached_property
     def parts(self) -> list[list[PartShard]]:
@@ -149,9 +160,8 @@ class PartShard(CorpusShard):
     shard: CorpusShard
     trusted: bool = False
 
-    @property
-    def size(self) -> int:
-        return self.shard.size
+    def __len__(self) -> int:
+        return len(self.shard)
 
     def samples(self) -> Iterator[Found]:
         return map(self._renamed, self.shard.samples())

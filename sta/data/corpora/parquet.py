@@ -96,8 +96,7 @@ class ParquetShard(CorpusShard):
     settings: ParquetSettings
     languages: tuple[str, ...]
 
-    @property
-    def size(self) -> int:
+    def __len__(self) -> int:
         """Return the rows that it says it has; 0 where it is torn."""
         try:
             return int(pq.read_metadata(self.path).num_rows)

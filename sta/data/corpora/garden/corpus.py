@@ -197,8 +197,7 @@ class GardenShard(CorpusShard):
     scenes: range
     trusted: bool = True
 
-    @property
-    def size(self) -> int:
+    def __len__(self) -> int:
         return len(self.scenes) * len(self.garden.cards) * (1 + self.plan.phrases)
 
     def samples(self) -> Iterator[Sample]:
