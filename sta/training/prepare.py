@@ -42,7 +42,7 @@ def prepare(workspace: Workspace, team: Team | None = None) -> Path:
     folders = workspace.prepared
     _build_corpus(workspace, team, folders["corpus"])
     team.on_first(lambda: check_captions(workspace))
-    team.build(folders["pieces"], _nothing, lambda partial: _train_pieces(workspace, partial))
+    team.build(folders["pieces"], _nothing, lambda partial: train_pieces(workspace, partial))
     if workspace.teacher_card.trained_here:
         team.build(folders["teacher's pieces"], _nothing, lambda partial: _train_teacher_pieces(workspace, partial))
     _build_features(workspace, team)
@@ -125,7 +125,7 @@ def text_readers(recipe: Recipe) -> list[str]:
     return found + [f"stages.{n}.text_ratio" for n in ("distill", "decoder") if getattr(recipe.stages, n).text_ratio]
 
 
-def _train_pieces(workspace: Workspace, folder: Path) -> None:
+def train_pieces(workspace: Workspace, folder: Path) -> None:
     """Train the pieces of each language on its captions; one without any has none."""
     for code, card in workspace.cards.items():
         rows = workspace.corpus.select("train", code)
