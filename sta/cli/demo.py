@@ -110,7 +110,7 @@ class Demo:
 
 
 def score(examples: Sequence[Example]) -> tuple[int, int]:
-    """How many of all attributes and moods were drawn right, of how many."""
+    """Return how many of all attributes and moods were drawn right, of how many."""
     marks = [
         seen.get(slot) == value
         for e in examples

@@ -23,7 +23,7 @@ GIB = 2**30
 
 
 def report() -> Iterator[str]:
-    """One line per finding."""
+    """Return one line per finding."""
     yield "packages: " + ", ".join(f"{p} {_version(p)}" for p in PACKAGES)
     yield from _devices()
     yield from _voices()
@@ -52,7 +52,7 @@ def _devices() -> Iterator[str]:
 
 
 def launch_options(gpus: int) -> str:
-    """The launch file of a machine with so many GPUs; those for several are of eight, and are told how many."""
+    """Return the launch file of a machine with so many GPUs; those for several are of eight, and are told how many."""
     name = {0: "cpu-2", 1: "gpu-1"}.get(gpus, "gpu-8")
     file = yamlfile.packaged("recipes") / "accelerate" / f"{name}.yaml"
     return f"{file}" if gpus in (0, 1, 8) else f"{file} --num_processes {gpus}"

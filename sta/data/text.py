@@ -52,7 +52,7 @@ def strip_punctuation(text: str) -> str:
 
 
 def collapse_spaces(text: str) -> str:
-    """One space between words, none at the ends."""
+    """Leave one space between words, none at the ends."""
     return " ".join(text.split())
 
 

@@ -19,7 +19,7 @@ PROBE_ROWS = 4000
 
 
 def bound_rows(evaluator: Evaluator, language: str, split: str) -> list[Row]:
-    """The systems that bound the pipeline or must be at chance."""
+    """Measure the systems that bound the pipeline or must be at chance."""
     assert evaluator.judge is not None
     rows, found = evaluator.known(evaluator.select_rows(split, language)), list[Row]()
     tokens = evaluator.encode(rows, language)
@@ -42,7 +42,7 @@ def bound_rows(evaluator: Evaluator, language: str, split: str) -> list[Row]:
 
 
 def _written(evaluator: Evaluator, rows: np.ndarray, language: str) -> dict[str, list[str]]:
-    """What each system that goes through words gives to the text branch."""
+    """Return what each system that goes through words gives to the text branch."""
     assert evaluator.judge is not None
     describe, rng = evaluator.judge.attributes.describe, np.random.default_rng(evaluator.seed)
     truths = [evaluator.corpus.truths[evaluator.ids[r]] for r in rows]
@@ -58,7 +58,7 @@ def _written(evaluator: Evaluator, rows: np.ndarray, language: str) -> dict[str,
 
 
 def _reconstruct(evaluator: Evaluator, rows: np.ndarray) -> Tensor:
-    """The pictures through what the decoder draws: codes or latents."""
+    """Return the pictures through what the decoder draws: codes or latents."""
     pipe = evaluator.pipe
 
     @torch.no_grad()
@@ -79,7 +79,7 @@ def _probe(evaluator: Evaluator, tokens: SpeechCondition, rows: np.ndarray, lang
 
 
 def _training_tokens(evaluator: Evaluator, rows: np.ndarray, language: str) -> Tensor:
-    """Tokens [n, K, C] of training rows, from the frames that the decoder stage cached."""
+    """Return tokens [n, K, C] of training rows, from the frames that the decoder stage cached."""
     pack, device = evaluator.pipe.pack(language), evaluator.pipe.device
     frames = cached_frames(evaluator.workspace, pack.group, device)
     places = np.searchsorted(group_rows(evaluator.workspace, pack.group), rows)

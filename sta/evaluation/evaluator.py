@@ -71,13 +71,13 @@ class Evaluator:
         return rows[np.array([self.ids[r] in self.corpus.truths for r in rows], bool)]
 
     def encode(self, rows: np.ndarray, language: str, tta_samples: int | None = None) -> SpeechCondition:
-        """Tokens of the corpus's recordings, in the order of `rows`."""
+        """Return tokens of the corpus's recordings, in the order of `rows`."""
         return self.encode_waves([self.corpus.waveform(int(r)) for r in rows], language, tta_samples)
 
     def encode_waves(
         self, waves: Sequence[np.ndarray], language: str, tta_samples: int | None = None
     ) -> SpeechCondition:
-        """Tokens of recordings, in their order."""
+        """Return tokens of recordings, in their order."""
         order = np.argsort([len(w) for w in waves], kind="stable")
 
         def hear(start: int) -> tuple[Tensor, ...]:
@@ -93,7 +93,7 @@ class Evaluator:
     def generate(
         self, tokens: SpeechCondition, seeds: Sequence[int], steps: int | None = None, guidance: float | None = None
     ) -> Tensor:
-        """Pictures [n, 3, H, W] in [-1, 1], each from a seed of its own, so that batches do not matter.
+        """Return pictures [n, 3, H, W] in [-1, 1], each from a seed of its own, so that batches do not matter.
 
         Drawn in bfloat16 where the machine has it, several times as fast.
         """
@@ -108,19 +108,20 @@ class Evaluator:
         return torch.cat(list(ranks.parallel_map(range(0, len(seeds), BATCH), draw)))
 
     def seeds(self, rows: np.ndarray) -> list[int]:
+        """Return a seed for the drawing of each row."""
         return [self.seed * 1_000_003 + int(r) for r in rows]
 
     def real_images(self, rows: np.ndarray) -> Tensor:
-        """The recordings' own pictures [n, 3, H, W] in [-1, 1]."""
+        """Return the recordings' own pictures [n, 3, H, W] in [-1, 1]."""
         return to_unit_range(torch.from_numpy(np.array(self.workspace.pixels[self.image_of[rows]])))
 
     def caption_attributes(self, rows: np.ndarray) -> list[dict[str, str]]:
-        """What each caption says of its picture, the kind included."""
+        """Return what each caption says of its picture, the kind included."""
         truths = [self.corpus.truths[self.ids[r]] for r in rows]
         return [{"kind": t.kind, **t.said} for t in truths]
 
     def true_attributes(self, rows: np.ndarray) -> list[dict[str, str]]:
-        """Everything true of each picture, said or not."""
+        """Return everything true of each picture, said or not."""
         truths = [self.corpus.truths[self.ids[r]] for r in rows]
         return [{"kind": t.kind, **t.attributes, "mood": self.moods[r]} for t, r in zip(truths, rows, strict=True)]
 
@@ -137,6 +138,7 @@ class Evaluator:
         ]
 
     def retrieval(self, tokens: SpeechCondition, rows: np.ndarray, where: ResultKey) -> list[Row]:
+        """Measure how well speech finds its picture among those of `rows`, and pictures their speech."""
         image, _ = teacher_features(self.workspace, self.pipe.device)
         names = [str(i) for i in self.image_of[rows]]
         ids, unique = retrieval.unique_images(names, torch.from_numpy(image[self.image_of[rows]]))
@@ -154,6 +156,7 @@ class Evaluator:
         return fidelity.fid_rows(real, drawn, seed=self.seed, **where)
 
     def inception_score(self, pictures: Tensor, where: ResultKey) -> list[Row]:
+        """Measure the inception score of pictures, where a classifier judges them."""
         if self.judge is None:
             return []
         logits = features_of(KindAndColour(self.judge.classifier), _bytes(pictures))
@@ -162,5 +165,5 @@ class Evaluator:
 
 
 def _bytes(pictures: Tensor) -> Tensor:
-    """Floats in [-1, 1] to uint8 of the same layout."""
+    """Convert floats in [-1, 1] to uint8 of the same layout."""
     return ((pictures + 1) * 127.5).round().to(torch.uint8)

@@ -35,7 +35,7 @@ class Judge:
 
 
 def features_of(extractor: nn.Module, pictures: Tensor) -> Tensor:
-    """Features [n, F] of pictures, uint8 [n, 3, H, W], which all ranks have, each of which sees its share."""
+    """Return features [n, F] of pictures, uint8 [n, 3, H, W], which all ranks have, each of which sees its share."""
     parts = ranks.parallel_map(pictures.split(SEEN_AT_ONCE), lambda part: fidelity.extract(extractor, part))
     return torch.cat(list(parts))
 
@@ -58,18 +58,24 @@ class KindAndColour(nn.Module):
 
 
 class AttributeClassifierFeatures(nn.Module):
+    """What the attribute classifier sees before it answers."""
+
     def __init__(self, classifier: AttributeClassifier):
         super().__init__()
         self.classifier = classifier
 
     def forward(self, images: Tensor) -> Tensor:
+        """Map uint8 [n, 3, H, W] to [n, F]."""
         return self.classifier.features(images.float() / 127.5 - 1)
 
 
 class TeacherFeatures(nn.Module):
+    """What the teacher sees."""
+
     def __init__(self, teacher: Teacher):
         super().__init__()
         self.teacher = teacher
 
     def forward(self, images: Tensor) -> Tensor:
+        """Map uint8 [n, 3, H, W] to [n, E]."""
         return self.teacher.encode_images(images.permute(0, 2, 3, 1))

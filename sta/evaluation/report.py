@@ -71,7 +71,7 @@ def _measure(workspace: Workspace, release: Path, folder: Path) -> None:
 
 
 def _rows(evaluator: Evaluator) -> list[Row]:
-    """Every number of the report."""
+    """Measure every number of the report."""
     found: list[Row] = []
     pictures, shown = [], []
     languages, conditions = evaluator.workspace.recipe.languages, evaluator.settings.conditions
@@ -104,7 +104,7 @@ def _rows(evaluator: Evaluator) -> list[Row]:
 
 
 def _split(evaluator: Evaluator, rows: np.ndarray, language: str, split: str) -> tuple[Tensor, list[Row]]:
-    """The pictures of a split's recordings, and what is measured on them."""
+    """Draw the pictures of a split's recordings; returns them, and what is measured on them."""
     where = ResultKey(language=language, split=split, condition="clean", system="speech")
     tokens = evaluator.encode(rows, language)
     pictures = evaluator.generate(tokens, evaluator.seeds(rows))
@@ -121,7 +121,7 @@ def _split(evaluator: Evaluator, rows: np.ndarray, language: str, split: str) ->
 
 
 def _examples(evaluator: Evaluator) -> list[Example]:
-    """What the page shows: recordings of the hardest split, several drawings each."""
+    """Return what the page shows: recordings of the hardest split, several drawings each."""
     shown = []
     for language in evaluator.workspace.recipe.languages:
         rows, times = (

@@ -53,17 +53,17 @@ def prepare(workspace: Workspace, team: Team | None = None) -> Path:
 
 
 def _nothing(partial: Path) -> None:
-    """What a rank does for a folder that the first makes alone."""
+    """Do nothing, as a rank does for a folder that the first makes alone."""
 
 
 def is_prepared(workspace: Workspace) -> bool:
-    """Whether the run and its cache hold all that `prepare` makes."""
+    """Return whether the run and its cache hold all that `prepare` makes."""
     summary = workspace.stage("prepare") / "final" / SUMMARY
     return all(path.exists() for path in (summary, *workspace.prepared.values()))
 
 
 def _summary(workspace: Workspace) -> dict[str, object]:
-    """Where the corpus is, its rows, and what of it could not be read, which is said too."""
+    """Return where the corpus is, its rows, and what of it could not be read, which is said too."""
     cache, corpus, splits = workspace.cache, workspace.corpus, workspace.corpus.column("split")
     rows = {str(split): count for split, count in sorted(splits.counts().items())}
     lost = rows_lost(read_report(cache / "corpus"), len(corpus), corpus.shards)
@@ -149,7 +149,7 @@ def _train_teacher_pieces(workspace: Workspace, folder: Path) -> None:
 
 
 def _some(rows: np.ndarray) -> np.ndarray:
-    """At most `CAPTIONS_READ` of the rows, evenly spaced: more captions teach SentencePiece nothing, and take hours."""
+    """Return at most `CAPTIONS_READ` of the rows, evenly spaced: more teach SentencePiece nothing, and take hours."""
     return rows[:: -(-len(rows) // CAPTIONS_READ)] if len(rows) else rows
 
 

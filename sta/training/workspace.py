@@ -53,10 +53,11 @@ class Workspace:
         return self.out / self.recipe.name
 
     def stage(self, name: str) -> Path:
+        """Return the folder of a stage."""
         return self.folder / name
 
     def final(self, name: str) -> Path:
-        """What stage `name` left.
+        """Return what stage `name` left.
 
         Raises:
             StaError: it has not run yet.
@@ -106,7 +107,7 @@ class Workspace:
         }
 
     def made(self, what: str) -> Path:
-        """A folder of `prepared`.
+        """Return a folder of `prepared`.
 
         Raises:
             CorpusError: it is not there.
@@ -178,10 +179,11 @@ class Captions:
 
 
 def fingerprint(folder: Path) -> str:
-    """Sixteen hex digits of the weights and configurations below a folder; they name caches and token spaces."""
+    """Return sixteen hex digits of the weights and configurations below a folder; they name caches and token spaces."""
     files = sorted(p for p in folder.rglob("*") if p.suffix in (".safetensors", ".json", ".model"))
     return key_of([[str(p.relative_to(folder)), file_hash(p)] for p in files])
 
 
 def write_json(path: Path, data: object) -> None:
+    """Write a file that is complete or absent."""
     write_atomically(path, (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())

@@ -70,15 +70,22 @@ class CorpusShard(ABC):
 
 
 class World(Protocol):
-    """What can be true of a corpus's pictures: their kinds, the slots of each kind, the values of each slot, moods."""
+    """What can be true of a corpus's pictures."""
 
     @property
-    def kinds(self) -> tuple[str, ...]: ...
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of pictures."""
+
     @property
-    def moods(self) -> tuple[str, ...]: ...
+    def moods(self) -> tuple[str, ...]:
+        """The moods that speech has and pictures show."""
+
     @property
-    def slots(self) -> Mapping[str, tuple[str, ...]]: ...
-    def slots_of(self, kind: str) -> tuple[str, ...]: ...
+    def slots(self) -> Mapping[str, tuple[str, ...]]:
+        """Slot -> its values."""
+
+    def slots_of(self, kind: str) -> tuple[str, ...]:
+        """Return the slots that a kind has."""
 
 
 @dataclass(frozen=True)

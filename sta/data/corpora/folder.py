@@ -144,6 +144,7 @@ class FolderShard(CorpusShard):
         return len(self.rows)
 
     def samples(self) -> Iterator[Sample]:
+        """Yield the rows."""
         return iter(self.rows)
 
 

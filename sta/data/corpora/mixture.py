@@ -164,6 +164,7 @@ class PartShard(CorpusShard):
         return len(self.shard)
 
     def samples(self) -> Iterator[Found]:
+        """Yield the part's rows, renamed."""
         return map(self._renamed, self.shard.samples())
 
     def _renamed(self, found: Found) -> Found:

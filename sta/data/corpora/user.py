@@ -34,6 +34,7 @@ class UserSettings(CorpusSettings):
 
     @property
     def card_only(self) -> frozenset[str]:
+        """Return the settings that only the model card reads."""
         return frozenset({"dataset", "licence"})
 
 

@@ -69,9 +69,11 @@ class Espeak(Synthesiser):
     """
 
     def voices(self, accents: Sequence[str]) -> list[Voice]:
+        """Return every accent in every variant."""
         return [speaker(accent, variant) for accent in accents for variant in TRAIN_VARIANTS + TEST_VARIANTS]
 
     def speak(self, text: str, voice: Voice, delivery: Delivery, words_per_minute: int) -> Wave:
+        """Say a text; raises `VoiceError` where there is nothing to say."""
         require_words(text, voice)
         if "\0" in text:
             raise VoiceError(f"the text {text!r} holds a NUL character, where espeak would stop; remove it.")
@@ -89,7 +91,7 @@ class Espeak(Synthesiser):
 
 
 def speaker(accent: str, variant: str) -> Voice:
-    """The one speaker with this accent and variant: base pitch 25..75 and rate within 8 %, by hash."""
+    """Return the one speaker with this accent and variant: base pitch 25..75 and rate within 8 %, by hash."""
     language_file(accent)
     first, second = hashlib.sha256(f"{accent}+{variant}".encode()).digest()[:2]
     return Voice(f"{accent}+{variant}", accent, variant, 25 + round(50 * first / 255), 0.92 + 0.16 * second / 255)
@@ -107,7 +109,7 @@ def engine_voice(voice: Voice) -> str:
 
 
 def language_file(accent: str) -> str:
-    """The language file, such as "gmw/en-US", that a code such as "en-us" stands for."""
+    """Return the language file, such as "gmw/en-US", that a code such as "en-us" stands for."""
     known = languages()
     if accent.lower() not in known:
         raise VoiceError(f"espeak has no language or accent {accent!r}; known are: {', '.join(sorted(known))}.")
@@ -129,17 +131,18 @@ def languages() -> dict[str, str]:
 
 @lru_cache(maxsize=1)
 def variants() -> tuple[str, ...]:
-    """All variants of the vocal tract in the wheel's data, novelties included."""
+    """Return all variants of the vocal tract in the wheel's data, novelties included."""
     return tuple(sorted(path.name for path in (data_folder() / "voices" / "!v").iterdir()))
 
 
 @lru_cache(maxsize=1)
 def data_folder() -> Path:
+    """Return where the wheel's data lies."""
     return Path(loader().get_data_path())
 
 
 def loader():  # type: ignore[no-untyped-def]
-    """The wheel's own module, imported when somebody speaks."""
+    """Return the wheel's own module, imported when somebody speaks."""
     try:
         import espeakng_loader
     except ImportError:
@@ -153,7 +156,7 @@ _lock = threading.Lock()
 
 
 def _renew_lock() -> None:
-    """A fork may copy the lock while another thread holds it."""
+    """Make a new lock: a fork may copy the lock while another thread holds it."""
     global _lock
     _lock = threading.Lock()
 
@@ -199,6 +202,7 @@ def fresh_engine() -> Iterator[ctypes.CDLL]:
 
 
 def unload(engine: ctypes.CDLL) -> None:
+    """Unload the library, and with it all that it keeps."""
     if sys.platform == "win32":
         _ctypes.FreeLibrary(engine._handle)
     else:

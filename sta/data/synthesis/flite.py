@@ -43,12 +43,14 @@ class Flite(Synthesiser):
     """The `flite` command, one process per utterance."""
 
     def voices(self, accents: Sequence[str]) -> list[Voice]:
+        """Return its speakers of English."""
         others = [a for a in accents if a.split("-")[0] != "en"]
         if others:
             raise VoiceError(f"flite has no voice for {others[0]!r}; it speaks en only.")
         return [Voice(f"flite-{name}", "en-us", name) for name in SPEAKERS]
 
     def speak(self, text: str, voice: Voice, delivery: Delivery, words_per_minute: int) -> Wave:
+        """Say a text; raises `VoiceError` where it cannot."""
         if voice.variant not in SPEAKERS:
             raise VoiceError(f"flite has no voice {voice.variant!r}; known are: {', '.join(SPEAKERS)}.")
         speaker = SPEAKERS[voice.variant]
@@ -61,7 +63,7 @@ class Flite(Synthesiser):
 
 
 def command() -> str:
-    """Where flite is.
+    """Return where flite is.
 
     Raises:
         VoiceError: it is not installed; says how to.

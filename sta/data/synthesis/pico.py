@@ -38,6 +38,7 @@ class Pico(Synthesiser):
             raise VoiceError("pico is not installed; `pip install ttspico` brings it (it needs a C compiler)")
 
     def voices(self, accents: Sequence[str]) -> list[Voice]:
+        """Return its speakers of English."""
         unknown = [a for a in accents if a not in ACCENTS]
         if unknown:
             raise VoiceError(f"pico has no accent {unknown[0]!r}; known are: {', '.join(ACCENTS)}.")
@@ -49,6 +50,7 @@ class Pico(Synthesiser):
         ]
 
     def speak(self, text: str, voice: Voice, delivery: Delivery, words_per_minute: int) -> Wave:
+        """Say a text; raises `VoiceError` where it cannot."""
         if voice.accent not in ACCENTS or voice.variant is None or voice.variant not in map(str, TRACTS):
             known = ", ".join(v.name for v in self.voices(list(ACCENTS)))
             raise VoiceError(f"pico has no voice {voice.name!r}; known are: {known}.")

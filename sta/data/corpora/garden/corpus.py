@@ -71,6 +71,7 @@ class GardenSettings(CorpusSettings):
 
     @property
     def knows_attributes(self) -> bool:
+        """Return true: scenes are made from their attributes."""
         return True
 
 
@@ -201,6 +202,7 @@ class GardenShard(CorpusShard):
         return len(self.scenes) * len(self.garden.cards) * (1 + self.plan.phrases)
 
     def samples(self) -> Iterator[Sample]:
+        """Yield the rows of the scenes."""
         maker = _Maker(self.garden, self.plan)
         return (sample for number in self.scenes for sample in maker.samples(number))
 

@@ -32,22 +32,23 @@ class Template:
 
     @classmethod
     def parse(cls, text: str) -> Template:
+        """Read a template as a card has it."""
         pieces = OPTIONAL.split(text)  # text outside brackets at even places, inside at odd ones
         parts = tuple((piece, i % 2 == 1) for i, piece in enumerate(pieces) if piece)
         needed = frozenset(_slots("".join(pieces[0::2])))
         return cls(text, parts, needed, needed | frozenset(_slots("".join(pieces[1::2]))))
 
     def fits(self, said: Iterable[str]) -> bool:
-        """Whether it can say exactly these slots."""
+        """Return whether it can say exactly these slots."""
         return self.needed <= set(said) <= self.slots
 
     def fill(self, said: Iterable[str], word: Callable[[str, str], str]) -> str:
-        """The text with each placeholder replaced by `word(slot, form)`, without the parts not said."""
+        """Return the text with each placeholder replaced by `word(slot, form)`, without the parts not said."""
         kept = (t for t, optional in self.parts if not optional or set(_slots(t)) <= set(said))
         return PLACEHOLDER.sub(lambda m: word(m[1], m[2] or EVERY_FORM), "".join(kept))
 
     def places(self) -> list[tuple[str, str]]:
-        """Every slot and form that it asks for."""
+        """Return every slot and form that it asks for."""
         return [(m[1], m[2] or EVERY_FORM) for m in PLACEHOLDER.finditer(self.text)]
 
 
@@ -63,7 +64,7 @@ class Choice:
         return frozenset(chain.from_iterable(t.slots for t in self.templates))
 
     def pick(self, said: Iterable[str]) -> Template | None:
-        """The first template that says exactly these slots."""
+        """Return the first template that says exactly these slots."""
         return next((t for t in self.templates if t.fits(said)), None)
 
     def fill(self, said: Iterable[str], word: Callable[[str, str], str]) -> str:
@@ -109,11 +110,11 @@ class Grammar:
         self.check(world)
 
     def patterns(self, kind: str) -> int:
-        """How many sentence patterns there are for `kind`."""
+        """Return how many sentence patterns there are for `kind`."""
         return len(self._patterns[kind])
 
     def describe(self, kind: str, said: Mapping[str, str], rng: np.random.Generator, pattern: int | None = None) -> str:
-        """A sentence that says exactly the slot values in `said`, in a pattern and order drawn by `rng`.
+        """Return a sentence that says exactly the slot values in `said`, in a pattern and order drawn by `rng`.
 
         What is drawn depends on which slots are said, never on their values: generators in equal states
         give sentences that differ only in the words of the values that differ. `pattern` fixes the pattern.
@@ -133,7 +134,7 @@ class Grammar:
         return chosen.sentence.fill((chosen.sentence.slots & said.keys()) | ({DETAILS} if details else set()), word)
 
     def forms(self, value: str) -> list[str]:
-        """Every word by which `value` can be said."""
+        """Return every word by which `value` can be said."""
         return sorted(set(self._garden.lexicon[value].values()))
 
     def check(self, world: World) -> None:
