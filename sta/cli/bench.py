@@ -59,6 +59,19 @@ def bench_speed(options: argparse.Namespace) -> None:
         report.write(options.json)
 
 
+def bench_encoder(options: argparse.Namespace) -> None:
+    """Recordings a second through a speech backbone."""
+    import torch
+
+    from sta.bench.encoder import bench_encoder as measure
+
+    rate = measure(options.backbone, options.seconds, options.batch)
+    print(
+        f"{rate:.1f} recordings of {options.seconds:g} s a second, {options.batch} at once, float32, "
+        f"threads: {torch.get_num_threads()}"
+    )
+
+
 def bench_train(options: argparse.Namespace) -> None:
     """Samples per second of stages whose earlier stages are done, in this launch or in launches of several sizes."""
     from rich.console import Console

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from sta.cli.bench import bench_sampling, bench_speed, bench_train
+from sta.cli.bench import bench_encoder, bench_sampling, bench_speed, bench_train
 from sta.cli.commands import demo, doctor, draw, evaluate, language_check, rehearse, run, speak, train
 from sta.cli.plan import plan
 from sta.config.limits import MAX_GUIDANCE, MAX_SECONDS
@@ -220,6 +220,12 @@ def _add_benches(bench: argparse.ArgumentParser) -> None:
     one.add_argument("--batch", type=_positive, nargs="+", default=[1, 8], help="pictures at once (default: 1 8)")
     one.add_argument("--repeats", type=_positive, default=5, help="rounds, of which the median counts (default: 5)")
     _add_json(one)
+
+    about = "Recordings a second through a speech backbone, on the processor."
+    one = _command(benches, "encoder", bench_encoder, about)
+    one.add_argument("--backbone", metavar="NAME", help="as encoder.backbone of a recipe (default: log-mel)")
+    one.add_argument("--seconds", type=_above_zero, default=2.0, help="of each recording (default: 2)")
+    one.add_argument("--batch", type=_positive, default=8, help="recordings at once (default: 8)")
 
     about = "Samples per second of stages, against loops written by hand."
     one = _command(benches, "train", bench_train, about, shared=True)

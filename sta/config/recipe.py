@@ -52,10 +52,10 @@ def read_corpus(given: Any, key: str) -> Any:
 
 
 class EncoderSettings(Strict):
-    """The speech encoder; `backbone` names a transformers speech model (or its folder) instead of log-mel."""
+    """The speech encoder; `backbone` chooses what turns recordings into frames (see sta.models.backbones)."""
 
     sharing: Literal["pooled", "each"] = Field("pooled", description="one encoder for all languages, or one each")
-    backbone: str | None = Field(None, description="transformers speech backbone by name or path; null: log-mel")
+    backbone: str | None = Field(None, description="transformers model by name or path, or module:Class; null: log-mel")
     freeze_backbone: bool = True
     backbone_licence: str | None = Field(None, description="the backbone's licence, such as mit, for the model card")
     width: Positive = 192

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import ImageOps
 
-from sta.data.audio import speech_features
+from sta.config.limits import SAMPLE_RATE
 from sta.data.cache import write_atomically
 from sta.data.rows import Corpus
 
@@ -50,10 +50,12 @@ def _corpus(folder: Path) -> Corpus:
     return Corpus(folder)
 
 
-def extract_features(corpus: Corpus, rows: Sequence[int], target: Path, samples: bool) -> np.ndarray:
+def extract_features(
+    corpus: Corpus, rows: Sequence[int], target: Path, features: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
     """Return the features of some rows, end to end, none of one without a recording; lengths go beside `target`."""
-    nothing = speech_features(np.zeros(0, np.float32), samples)[:0]
-    pieces = [speech_features(corpus.waveform(row), samples) if corpus.has_audio[row] else nothing for row in rows]
+    nothing = features(np.zeros(SAMPLE_RATE, np.float32))[:0]
+    pieces = [features(corpus.waveform(row)) if corpus.has_audio[row] else nothing for row in rows]
     write_atomically(target.with_suffix(".json"), json.dumps([len(piece) for piece in pieces]).encode())
     return np.concatenate(pieces)
 

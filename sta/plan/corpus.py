@@ -16,11 +16,12 @@ import numpy as np
 from sta.config.cards import LanguageCard
 from sta.config.limits import MAX_SECONDS, SAMPLE_RATE
 from sta.config.recipe import Recipe
-from sta.data.audio import read_audio, speech_features
+from sta.data.audio import read_audio
 from sta.data.corpora.base import Outline, open_source
 from sta.data.rows import Row, payload
 from sta.data.text import Pieces, normalise, train_sentencepiece
 from sta.errors import AudioError, CorpusError
+from sta.models.backbones import backbone_class
 
 SAMPLE = 240  # rows that are measured
 PIECES_A_SECOND = 4.5  # where no text is at hand; Garden has 6.7 in English and 2.8 in Arabic
@@ -153,15 +154,15 @@ def _measured(recipe: Recipe, outline: Outline, cards: dict[str, LanguageCard]) 
     rows = [row for row in outline.sample if payload(row.get("audio")) is not None]
     if not rows:
         raise CorpusError(f"corpus {recipe.corpus.name}: no row that was looked at has a recording")
-    samples = recipe.encoder.backbone is not None
+    backbone = backbone_class(recipe.encoder.backbone)
     started = time.perf_counter()
     try:
         waves = [read_audio(payload(row["audio"]) or b"") for row in rows]
     except AudioError as error:
         raise CorpusError(f"{error} (give --captions and --seconds to plan without it)") from error
-    speech = [speech_features(wave, samples) for wave in waves]
+    speech = [backbone.cached_features(wave) for wave in waves]
     took = time.perf_counter() - started
-    seconds = np.array([len(s) for s in speech]) / (SAMPLE_RATE if samples else 100)
+    seconds = np.array([len(s) for s in speech]) / backbone.features_per_second
     short = np.array([bool(row.get("phrase")) for row in rows])
     facts = _unseen(cards)
     if outline.seconds is not None:  # what is made here says all that there is to say, what is read may say much more

@@ -13,6 +13,7 @@ import torch
 import sta.evaluation.evaluator
 from sta.config.recipe import load_recipe
 from sta.data.corpora.base import open_source
+from sta.data.corpora.garden.attributes import GardenAttributes
 from sta.data.language import FULL_WORLD
 from sta.evaluation import extractors
 from sta.evaluation.evaluator import Evaluator
@@ -36,7 +37,7 @@ def _read_seven() -> Any:
     reader, asked = _reader(), [0]
     reader.trunk.register_forward_pre_hook(lambda _, inputs: asked.append(len(inputs[0])))
     pictures = torch.rand(7, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    read = Judge(reader, FULL_WORLD).predict(pictures)
+    read = Judge(reader, GardenAttributes(FULL_WORLD, {}, 1.0, 0.1)).predict(pictures)
     seen = [
         features_of(extractor, (pictures * 127).abs().byte()).tolist()
         for extractor in (AttributeClassifierFeatures(reader), KindAndColour(reader))

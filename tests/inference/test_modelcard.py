@@ -52,6 +52,11 @@ def card_of(release: Path, rows: list[Row], *overrides: str) -> ModelCard:
     return ModelCard.load(release / "README.md")
 
 
+def data_of(card: ModelCard) -> ModelCardData:
+    assert isinstance(card.data, ModelCardData)
+    return card.data
+
+
 @pytest.fixture
 def card(tmp_path: Path) -> ModelCard:
     made = card_of(tmp_path, rows())
@@ -60,8 +65,7 @@ def card(tmp_path: Path) -> ModelCard:
 
 
 def test_the_hub_reads_its_metadata(card: ModelCard) -> None:
-    data = card.data
-    assert isinstance(data, ModelCardData)
+    data = data_of(card)
     assert (data.language, data.license, data.library_name) == (["en", "ar"], "apache-2.0", "diffusers")
     results = {(r.metric_type, r.dataset_config): r.metric_value for r in data.eval_results or []}
     assert results == {("attributes", "en"): 0.912, ("attributes", "ar"): 0.834, ("mood", "en"): 0.95}
@@ -97,12 +101,13 @@ RETRIEVED = [
 
 
 def test_a_users_corpus_is_not_called_garden(tmp_path: Path) -> None:
-    data = card_of(tmp_path, RETRIEVED, FOLDER.format(tmp_path, "")).data
-    assert {(r.dataset_type, r.dataset_name) for r in data.eval_results} == {("birds", "birds, both")}
+    data = data_of(card_of(tmp_path, RETRIEVED, FOLDER.format(tmp_path, "")))
+    assert {(r.dataset_type, r.dataset_name) for r in data.eval_results or []} == {("birds", "birds, both")}
     assert (data.license, data.license_name) == ("other", "unknown"), "nobody said what may be done with it"
     named = card_of(tmp_path, RETRIEVED, FOLDER.format(tmp_path, ", dataset: me/birds, licence: CC-BY-4.0"))
-    assert (named.data.license, named.data.datasets) == ("cc-by-4.0", ["me/birds"])
-    assert {r.dataset_type for r in named.data.eval_results} == {"me/birds"}
+    data = data_of(named)
+    assert (data.license, data.datasets) == ("cc-by-4.0", ["me/birds"])
+    assert {r.dataset_type for r in data.eval_results or []} == {"me/birds"}
     assert "Garden" not in named.text
 
 
@@ -119,7 +124,7 @@ def test_the_licence_is_that_of_all_parts(
     tmp_path: Path, overrides: tuple[str, ...], licence: str, name: str | None
 ) -> None:
     made = card_of(tmp_path, rows(), *overrides)
-    assert (made.data.license, made.data.license_name) == (licence, name)
+    assert (data_of(made).license, data_of(made).license_name) == (licence, name)
     assert ("backbone some/hubert: " in made.text) == any("backbone=" in o for o in overrides)
 
 
@@ -132,7 +137,7 @@ def test_regional_codes_are_languages_to_the_hub(tmp_path: Path) -> None:
     write_sums(tmp_path)
     cards = [load_language("en").model_copy(update={"code": code}) for code in ("en-gb", "en-us")]
     write_card(tmp_path, load_recipe("garden-mini"), cards, Report(META, rows()))
-    assert ModelCard.load(tmp_path / "README.md").data.language == ["en"]
+    assert data_of(ModelCard.load(tmp_path / "README.md")).language == ["en"]
 
 
 # ---- a release is whole at every moment -----------------------------------------------------------------------

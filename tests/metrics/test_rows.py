@@ -160,7 +160,13 @@ def test_table_shows_chance_and_its_range() -> None:
 
 
 def test_a_metric_of_an_older_version_is_read_by_its_new_name(tmp_path: Path) -> None:
-    row = {"metric": "reader", "language": "en", "split": "both", "condition": "clean", "system": "speech"}
+    row: dict[str, object] = {
+        "metric": "reader",
+        "language": "en",
+        "split": "both",
+        "condition": "clean",
+        "system": "speech",
+    }
     row |= {"value": 0.9, "low": None, "high": None, "chance": None, "n": 3}
     (tmp_path / "report.json").write_text(json.dumps({"meta": {}, "rows": [row]}))
     assert [r.metric for r in Report.read(tmp_path / "report.json").rows] == ["classifier"]

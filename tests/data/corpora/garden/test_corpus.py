@@ -85,13 +85,13 @@ def test_captions_say_what_the_picture_shows(garden_corpus: Corpus) -> None:
 
 
 def test_captions_say_something(garden_corpus: Corpus) -> None:
-    full = np.flatnonzero(~garden_corpus.column("phrase").equal(True))
+    full = np.flatnonzero(~garden_corpus.column("phrase").equal(True)).tolist()
     assert all(truth(garden_corpus, r).said for r in full)
     assert any(len(truth(garden_corpus, r).said) < len(truth(garden_corpus, r).attributes) - 2 for r in full)
 
 
 def test_phrases_say_one_or_two_things(garden_corpus: Corpus) -> None:
-    short = np.flatnonzero(garden_corpus.column("phrase").equal(True))
+    short = np.flatnonzero(garden_corpus.column("phrase").equal(True)).tolist()
     assert len(short) == 48
     assert all("-p" in garden_corpus.column("id")[r] for r in short)
     assert {len(truth(garden_corpus, r).said) for r in short} == {1, 2}
