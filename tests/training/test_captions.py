@@ -30,6 +30,17 @@ WORDLESS = (
     "stages.distill.losses={ctc: 0, caption: 0, text: 0}", "stages.decoder.losses={caption: 0, text: 0}",
     "stages.distill.text_ratio=0", "stages.decoder.text_ratio=0",
 )  # fmt: skip
+BRAZIL = """
+code: pt-br
+name: Brazilian Portuguese
+native_name: Português brasileiro
+script: Latn
+direction: ltr
+normaliser: [nfc, lowercase]
+sentencepiece: {vocab_size: 300}
+speech: {voices: [pt-br], words_per_minute: 170}
+test_sentence: um pássaro pequeno
+"""
 CLIP = {
     "embed_dim": 8,
     "vision_cfg": {"image_size": 16, "layers": 1, "width": 16, "head_width": 8, "patch_size": 8},
@@ -106,7 +117,10 @@ def test_rows_without_speech_are_not_distilled(tmp_path: Path) -> None:
 def test_recordings_without_transcripts_are_trained_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """CLIP needs no captions to show what a picture is like; from nothing to a report."""
+    """CLIP needs no captions to show what a picture is like; from nothing to a report and a drawing.
+
+    In a language whose card is given by its path and has a regional code.
+    """
     torch.manual_seed(0)
     folder = tmp_path / "clip"
     folder.mkdir()
@@ -114,19 +128,21 @@ def test_recordings_without_transcripts_are_trained_on(
     model = open_clip.CLIP(CLIP["embed_dim"], CLIP["vision_cfg"], CLIP["text_cfg"])  # type: ignore[arg-type]
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "open_clip_model.safetensors")
     (tmp_path / "clip.yaml").write_text(
-        f"name: clip\narchitecture: local-dir:{folder}\nembedding_width: 8\nimage_size: 16\ntext_languages: [en]\n"
+        f"name: clip\narchitecture: local-dir:{folder}\nembedding_width: 8\nimage_size: 16\ntext_languages: [pt]\n"
         "licence: MIT\nsource: here\n"
     )
-    rows = [sample(n, text=None) for n in range(60)]
+    (tmp_path / "cards").mkdir()
+    (tmp_path / "cards" / "brazil.yaml").write_text(BRAZIL, encoding="utf-8")
+    rows = [sample(n, text=None, language="pt-br") for n in range(60)]
     write_parquet(tmp_path / "birds.parquet", [{k: v for k, v in row.items() if k != "text"} for row in rows])
     (tmp_path / "silent.yaml").write_text(
         """
 extends: garden-tiny
 name: silent
-languages: [en]
+languages: [./cards/brazil.yaml]
 teacher: ./clip.yaml
 corpus: {name: parquet, shards: birds.parquet, size: 16, licence: cc-by-4.0}
-encoder: {width: 32, layers: 1, heads: 2}
+encoder: {width: 32, layers: 1, heads: 2, sharing: each}
 tokenizer: {codes: 16, width: 16, factor: 4}
 decoder: {width: 32, layers: 1, heads: 2}
 stages:
@@ -138,15 +154,19 @@ evaluation: {items: 4, pictures: 1, samples: 1, conditions: [noise-10]}
     )
     command = ["run", str(tmp_path / "silent.yaml"), "--out", str(tmp_path / "runs")]
     assert main(command) == 2
-    assert "no training row in language 'en' has a text" in capsys.readouterr().err
+    assert "no training row in language 'pt-br' has a text" in capsys.readouterr().err
     assert main([*command, "name=wordless", *WORDLESS]) == 0, capsys.readouterr().err
     run = tmp_path / "runs" / "wordless"
-    monkeypatch.chdir(tmp_path / "runs")
+    monkeypatch.chdir(tmp_path / "runs")  # from which the paths of the recipe would not be found
     workspace = Workspace(load_recipe(run / "recipe.yaml"), tmp_path / "runs")
     assert not workspace.corpus.has_text.any()
-    assert workspace.pieces["en"].size == 1
+    assert workspace.pieces["pt-br"].size == 1
     report = Report.read(run / "evaluation" / "report.json")
     assert {r.condition for r in report.rows if r.metric == "r1_speech_to_image"} == {"clean", "noise-10"}
     card = (run / "release" / "README.md").read_text(encoding="utf-8")
     assert "license: other" in card
     assert "license_name: cc-by-4.0-and-mit" in card
+    (tmp_path / "said.wav").write_bytes(rows[0]["audio"]["bytes"])
+    draw = ["draw", str(tmp_path / "said.wav"), "--language", "pt-br", "--weights", str(run / "release")]
+    assert main([*draw, "--out", str(tmp_path / "drawn")]) == 0
+    assert (tmp_path / "drawn" / "said.png").exists()

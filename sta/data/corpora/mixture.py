@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
 from sta.config.cards import LanguageCard
 from sta.config.recipe import CorpusSettings, Strict, read_corpus
@@ -22,18 +22,6 @@ from sta.data.corpora.base import Attributes, CorpusShard, CorpusSource, DataCar
 from sta.data.rows import MIXTURE, Sample
 from sta.data.unreadable import Found, Unreadable
 from sta.errors import RecipeError
-
-
-def _read_parts(given: Any) -> Any:
-    """Validate the corpus of each part by what it names."""
-    if not isinstance(given, list):
-        return given
-    return [
-        {**part, "corpus": read_corpus(part["corpus"], f"corpus.parts.{number}.corpus")}
-        if isinstance(part, dict) and "corpus" in part
-        else part
-        for number, part in enumerate(given)
-    ]
 
 
 class Part(Strict):
@@ -54,20 +42,19 @@ class Part(Strict):
 class MixtureSettings(CorpusSettings):
     """Several corpora as one; a part that gives no `size` has that of the whole."""
 
-    parts: Annotated[list[Part], BeforeValidator(_read_parts), Field(min_length=1)]
+    parts: Annotated[list[Part], Field(min_length=1)]
 
     @model_validator(mode="before")
     @classmethod
-    def _of_one_size(cls, given: Any) -> Any:
-        """Give the parts the size of the whole, where they name none."""
-        if not isinstance(given, dict) or "size" not in given or not isinstance(given.get("parts"), list):
+    def _read_parts(cls, given: Any) -> Any:
+        """Validate the corpus of each part by what it names, in the size of the whole if it gives none."""
+        if not isinstance(given, dict) or not isinstance(given.get("parts"), list):
             return given
-        parts = [
-            {**part, "corpus": {"size": given["size"], **part["corpus"]}}
-            if isinstance(part, dict) and isinstance(part.get("corpus"), dict)
-            else part
-            for part in given["parts"]
-        ]
+        size = {"size": given["size"]} if "size" in given else {}
+        parts = [dict(part) if isinstance(part, dict) else part for part in given["parts"]]
+        for number, part in enumerate(parts):
+            if isinstance(part, dict) and isinstance(part.get("corpus"), dict):
+                part["corpus"] = read_corpus({**size, **part["corpus"]}, f"corpus.parts.{number}.corpus")
         return {**given, "parts": parts}
 
     @property
