@@ -102,7 +102,7 @@ def read_audio(
 
 
 def open_source(source: str | os.PathLike[str] | bytes) -> BinaryIO:
-    """The bytes of a path or of memory, as a stream."""
+    """Return the bytes of a path or of memory, as a stream."""
     return io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb")
 
 
@@ -123,7 +123,7 @@ def sniff(stream: BinaryIO, name: str) -> str:
 
 
 def sniff_behind_id3(stream: BinaryIO, head: bytes, name: str) -> str:
-    """An ID3 tag may stand before an MP3 only; libsndfile would look behind it for any format, ADPCM among them."""
+    """Refuse an ID3 tag before anything but an MP3: libsndfile looks behind it for any format, ADPCM among them."""
     size = sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=False))
     stream.seek(10 + size)
     if kind := mp3_kind(stream.read(512)):
@@ -139,7 +139,7 @@ def mp3_kind(head: bytes) -> str | None:
 
 
 def describe(head: bytes) -> str:
-    """What a file that is none of ours seems to be, for the error sentence."""
+    """Return what a file that is none of ours seems to be, for the error sentence."""
     for magic, title in FOREIGN.items():
         if head.startswith(magic):
             return title
@@ -185,13 +185,13 @@ def wav_data_end(stream: BinaryIO, name: str) -> int:
 
 
 def wav_codec(chunk: bytes) -> int:
-    """The format tag of a "fmt " chunk, or the one inside an extensible one."""
+    """Return the format tag of a "fmt " chunk, or the one inside an extensible one."""
     tag = int.from_bytes(chunk[8:10], "little")
     return int.from_bytes(chunk[32:34], "little") if tag == WAV_EXTENSIBLE else tag
 
 
 def ogg_last_page_end(stream: BinaryIO, size: int) -> int:
-    """Where the last page of an OGG file should end by its own segment table."""
+    """Return where the last page of an OGG file should end by its own segment table."""
     tail = min(size, 1 << 17)  # a page has at most 65,307 bytes
     stream.seek(size - tail)
     data = stream.read(tail)
@@ -329,7 +329,7 @@ def to_mono_16k(frames: Wave, rate: int, name: str) -> Wave:
 
 
 def wav_bytes(wave: ArrayLike) -> bytes:
-    """A 16-bit PCM WAV file at 16 kHz of the waveform [T] in [-1, 1]; what lies outside is clipped."""
+    """Return a 16-bit PCM WAV file at 16 kHz of the waveform [T] in [-1, 1]; what lies outside is clipped."""
     samples = np.asarray(wave, dtype=np.float32)
     if samples.ndim != 1 or not np.isfinite(samples).all():
         raise AudioError(f"a waveform to write has the shape {samples.shape} or NaN samples; give finite floats [T].")
@@ -367,7 +367,7 @@ def sample_features(wave: Wave) -> NDArray[np.int16]:
 
 
 def trim_silence(wave: Wave) -> Wave:
-    """A waveform [T] from a moment before its first sound to a moment after its last.
+    """Return a waveform [T] from a moment before its first sound to a moment after its last.
 
     A frame of 25 ms is silent if it is 40 dB below the loudest one. Recordings start when a button is pressed, and an
     encoder that averages over time would take silence for soft speech.

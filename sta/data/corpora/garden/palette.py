@@ -49,21 +49,21 @@ def mix(colour: RGB, other: RGB, share: float) -> RGB:
 
 @cache
 def lit_paint(name: str, mood: str) -> RGB:
-    """The named colour on a bird or flower in the mood's light."""
+    """Return the named colour on a bird or flower in the mood's light."""
     light = LIGHTS[mood]
     return mix(PAINT[name], light.haze, light.on_subject)
 
 
 @cache
 def lit_scenery(colour: RGB, mood: str) -> RGB:
-    """A scenery colour in the mood's light."""
+    """Return a scenery colour in the mood's light."""
     light = LIGHTS[mood]
     return mix(colour, light.haze, light.on_scenery)
 
 
 @cache
 def ink(fill: RGB) -> RGB:
-    """The outline that goes around `fill`: its own dark shade."""
+    """Return the outline that goes around `fill`: its own dark shade."""
     return mix(fill, (16, 8, 20), 0.78)
 
 

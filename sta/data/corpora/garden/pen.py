@@ -24,7 +24,7 @@ class Place:
     tilt: float = 0.0
 
     def at(self, x: float, y: float) -> tuple[float, float]:
-        """Where the shape's point (x, y) lands."""
+        """Return where the shape's point (x, y) lands."""
         c, s = np.cos(self.tilt) * self.scale, np.sin(self.tilt) * self.scale
         return float(self.x + c * x - s * y), float(self.y + s * x + c * y)
 
@@ -47,7 +47,7 @@ class Contour:
 
 
 def smooth(points: Points, steps: int = 6) -> Contour:
-    """The closed Catmull-Rom curve through `points`, with `steps` points for each one given."""
+    """Return the closed Catmull-Rom curve through `points`, with `steps` points for each one given."""
     p = np.asarray(points, dtype=np.float64)
     p0, p2, p3 = np.roll(p, 1, axis=0), np.roll(p, -1, axis=0), np.roll(p, -2, axis=0)
     t = np.arange(steps).reshape(1, -1, 1) / steps

@@ -16,7 +16,7 @@ WATER = (104, 176, 214)
 
 @lru_cache(maxsize=96)
 def background(name: str, mood: str, side: int, variant: int) -> Image.Image:
-    """The picture behind the subject, RGB, `side` by `side`. It is shared: copy it before drawing on it."""
+    """Return the picture behind the subject, RGB, `side` by `side`. It is shared: copy it before drawing on it."""
     image = _sky(mood, side)
     pen = Pen(image)
     shift = 0.03 * (variant - (VARIANTS - 1) / 2)
@@ -31,7 +31,7 @@ def background(name: str, mood: str, side: int, variant: int) -> Image.Image:
 
 
 def water_line(x: np.ndarray, level: float, phase: float) -> np.ndarray:
-    """The height of gentle waves around `level`, for each x."""
+    """Return the height of gentle waves around `level`, for each x."""
     return level + 0.008 * np.sin(2 * np.pi * (3 * x + phase))
 
 
