@@ -16,7 +16,7 @@ WATER = (104, 176, 214)
 
 @lru_cache(maxsize=96)
 def background(name: str, mood: str, side: int, variant: int) -> Image.Image:
-    """The picture behind the subject, RGB, `side` by `side`. It is shared: copy it before drawing on it."""
+    """Draw the picture behind the subject, RGB, `side` by `side`. It is cached: copy it before drawing on it."""
     image = _sky(mood, side)
     pen = Pen(image)
     shift = 0.03 * (variant - (VARIANTS - 1) / 2)
@@ -31,7 +31,7 @@ def background(name: str, mood: str, side: int, variant: int) -> Image.Image:
 
 
 def water_line(x: np.ndarray, level: float, phase: float) -> np.ndarray:
-    """The height of gentle waves around `level`, for each x."""
+    """Return the height of gentle waves around `level`, for each x."""
     return level + 0.008 * np.sin(2 * np.pi * (3 * x + phase))
 
 
@@ -174,10 +174,7 @@ def _cactus(pen: Pen, x: float, foot: float, height: float, fill: RGB) -> None:
     pen.line([(x, foot), (x, foot - height)], fill, wide)
     pen.disc(x, foot - height, wide / 2, fill)
     for side, low in ((-1, 0.4), (1, 0.55)):
-        elbow, tip = (
-            (x + side * 0.3 * height, foot - low * height),
-            (x + side * 0.3 * height, foot - (low + 0.28) * height),
-        )
+        elbow, tip = ((x + side * 0.3 * height, foot - y * height) for y in (low, low + 0.28))
         pen.line([(x, elbow[1]), elbow], fill, 0.7 * wide)
         pen.line([elbow, tip], fill, 0.7 * wide)
         pen.disc(*elbow, 0.35 * wide, fill)
