@@ -22,7 +22,7 @@ from sta.metrics.rows import Interval, ResultKey, Row
 
 @torch.no_grad()
 def extract(extractor: nn.Module, images: Tensor, batch: int = 64) -> Tensor:
-    """Features of pictures, uint8 [n, 3, H, W] in 0..255 to float [n, F] on the CPU.
+    """Compute features of pictures, uint8 [n, 3, H, W] in 0..255 to float [n, F] on the CPU.
 
     `extractor` takes such a batch and gives [b, F]: features for FID, logits for the inception score.
     It runs where its weights are, in evaluation mode, and is left in it.
@@ -36,7 +36,7 @@ def extract(extractor: nn.Module, images: Tensor, batch: int = 64) -> Tensor:
 
 
 def extractor_meta(extractor: nn.Module, features: Tensor) -> dict[str, Any]:
-    """What makes FIDs comparable: the extractor's class, width and a digest of its weights."""
+    """Name what makes FIDs comparable: the extractor's class, width and a digest of its weights."""
     digest = hashlib.sha256()
     for name, tensor in sorted(extractor.state_dict().items()):
         digest.update(name.encode())
@@ -45,9 +45,8 @@ def extractor_meta(extractor: nn.Module, features: Tensor) -> dict[str, Any]:
     return {"fid_extractor": name}
 
 
-ALONE: dict[str, Any] = {
-    "sync_on_compute": False
-}  # every rank has all features: torchmetrics would gather them and count each twice
+#: Every rank has all features: torchmetrics would gather them and count each twice.
+ALONE: dict[str, Any] = {"sync_on_compute": False}
 
 
 class _Precomputed(nn.Module):
@@ -63,7 +62,7 @@ class _Precomputed(nn.Module):
 
 
 def fid(real: Tensor, drawn: Tensor) -> float:
-    """Fréchet distance of two sets of features, [n, F] and [m, F], by torchmetrics, in double precision."""
+    """Compute the Fréchet distance of features [n, F] and [m, F] by torchmetrics, in double precision."""
     metric = FrechetInceptionDistance(feature=_Precomputed(real.shape[1]), **ALONE)
     metric.update(real.double(), real=True)
     metric.update(drawn.double(), real=False)
@@ -71,24 +70,20 @@ def fid(real: Tensor, drawn: Tensor) -> float:
 
 
 def frechet(real: Tensor, drawn: Tensor) -> float:
-    """The same distance from the factors R of the centred features, quick enough to resample.
+    """Compute the same distance from the factors R of the centred features, quick enough to resample.
 
     With S = RᵀR / (n-1), tr sqrt(S₁S₂) is the sum of the singular values of R₁R₂ᵀ / sqrt((n₁-1)(n₂-1)),
     whose size is the smaller of items and features.
     """
     real, drawn = real.double(), drawn.double()
-    mean_real, mean_drawn = real.mean(0), drawn.mean(0)
-    factors = [
-        torch.linalg.qr(x - mean, mode="r").R / (len(x) - 1) ** 0.5
-        for x, mean in ((real, mean_real), (drawn, mean_drawn))
-    ]
-    shared = torch.linalg.svdvals(factors[0] @ factors[1].T).sum()
-    spread = factors[0].square().sum() + factors[1].square().sum()
-    return ((mean_real - mean_drawn).square().sum() + spread - 2 * shared).item()
+    one, other = (torch.linalg.qr(x - x.mean(0), mode="r").R / (len(x) - 1) ** 0.5 for x in (real, drawn))
+    shared = torch.linalg.svdvals(one @ other.T).sum()
+    spread = one.square().sum() + other.square().sum()
+    return ((real.mean(0) - drawn.mean(0)).square().sum() + spread - 2 * shared).item()
 
 
 def fid_rows(real: Tensor, drawn: Tensor, samples: int = 20, seed: int = 0, **where: Unpack[ResultKey]) -> list[Row]:
-    """Row `fid` of features [n, F] of real and [m, F] of generated pictures; both sets are resampled."""
+    """Compute row `fid` of features [n, F] of real and [m, F] of generated pictures; both sets are resampled."""
     if len(real) < 2 or len(drawn) < 2 or real.shape[1] != drawn.shape[1]:
         shapes = f"{tuple(real.shape)} and {tuple(drawn.shape)}"
         raise ValueError(f"FID takes two or more features of one width from either side, got {shapes}")
@@ -98,7 +93,7 @@ def fid_rows(real: Tensor, drawn: Tensor, samples: int = 20, seed: int = 0, **wh
 
 
 def inception_score(logits: Tensor, splits: int = 10, seed: int = 0) -> float:
-    """Inception score of logits [n, classes] by torchmetrics: exp of the mean KL, averaged over `splits` parts.
+    """Compute the inception score of logits [n, classes] by torchmetrics: exp of the mean KL, mean of `splits` parts.
 
     torchmetrics shuffles with the global generator; here with `seed`, and the global state is kept.
     """
@@ -115,7 +110,7 @@ def inception_score(logits: Tensor, splits: int = 10, seed: int = 0) -> float:
 def inception_score_rows(
     logits: Tensor, splits: int = 10, samples: int = 20, seed: int = 0, **where: Unpack[ResultKey]
 ) -> list[Row]:
-    """Row `is` of logits [n, classes]; chance is 1, the score of pictures that are all of one sort."""
+    """Compute row `is` of logits [n, classes]; chance is 1, the score of pictures that are all of one sort."""
     generator = torch.Generator().manual_seed(seed)
     deviation = _deviation(lambda: inception_score(_resample(logits, generator), splits, seed), samples)
     value = inception_score(logits, splits, seed)
@@ -123,15 +118,15 @@ def inception_score_rows(
 
 
 def _resample(features: Tensor, generator: torch.Generator) -> Tensor:
-    """As many rows as there are, drawn with replacement."""
+    """Draw as many rows as there are, with replacement."""
     return features[torch.randint(len(features), (len(features),), generator=generator)]
 
 
 def _deviation(draw: Callable[[], float], samples: int) -> float:
-    """Standard deviation of `samples` resampled values."""
+    """Compute the standard deviation of `samples` resampled values."""
     return float(np.std([draw() for _ in range(samples)], ddof=1))
 
 
 def _normal(value: float, deviation: float, floor: float) -> Interval:
-    """Value and normal interval; percentiles would be off, as repeated items push both scores one way."""
+    """Return the normal interval; percentiles would be off, as repeated items push both scores one way."""
     return Interval(value, max(floor, value - 1.96 * deviation), value + 1.96 * deviation)
