@@ -310,9 +310,11 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--gpus", "0"], "'0' is not a whole number above 0"), (["--memory", "-1"], "'-1' is not a number above 0"),
-        (["--utilisation", "1.5"], "more than 1"), (["--tflops", "fast"], "'fast' is not a number above 0"),
-        (["--seconds", "31"], "'31' is more than 30 s"), (["--longest", "1e9"], "'1e9' is more than 30 s"),
+        (["--gpus", "0"], "'0' is not a whole number of at least 1"),
+        (["--memory", "-1"], "'-1' is not a number above 0"),
+        (["--utilisation", "1.5"], "'1.5' is not a number above 0, at most 1"),
+        (["--tflops", "fast"], "'fast' is not a number above 0"), (["--tflops", "inf"], "'inf' is not a number"),
+        (["--seconds", "31"], "at most 30"), (["--longest", "1e9"], "at most 30"), (["--seconds", "0"], "above 0"),
     ],
 )  # fmt: skip
 def test_options_that_mean_nothing(options: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def bench_sampling(options: argparse.Namespace) -> None:
-    """Measure every way to sample on the same recordings: where to set `sampling` in the recipe."""
+    """Measure steps, guidance and TTA samples against quality and seconds, to set a recipe's `sampling`."""
     from sta.bench.sampling import bench_sampling as measure
     from sta.bench.sampling import table
     from sta.evaluation.evaluator import Evaluator
@@ -30,7 +30,7 @@ def bench_sampling(options: argparse.Namespace) -> None:
 
 
 def bench_speed(options: argparse.Namespace) -> None:
-    """Measure seconds per picture, every contestant in turn."""
+    """Measure seconds per picture, against diffusers' VQDiffusionPipeline."""
     from sta.bench.speed import bench_speed as measure
     from sta.bench.speed import speed_table
     from sta.data.corpora.garden.corpus import speak as say
@@ -52,7 +52,7 @@ def bench_speed(options: argparse.Namespace) -> None:
 
 
 def bench_train(options: argparse.Namespace) -> None:
-    """Measure samples per second of stages whose earlier ones are done, in this launch or in launches of many sizes."""
+    """Measure samples per second of stages, against loops written by hand."""
     from sta.bench.training import bench_training, training_table
     from sta.training.stages import stage_names
     from sta.training.workspace import Workspace
