@@ -51,6 +51,19 @@ def bench_speed(options: argparse.Namespace) -> None:
         print(f"matrix products and convolutions: {share.text} % of the drawing time")
 
 
+def bench_encoder(options: argparse.Namespace) -> None:
+    """Measure recordings a second through a speech backbone, on the processor."""
+    import torch
+
+    from sta.bench.encoder import bench_encoder as measure
+
+    rate = measure(options.backbone, options.seconds, options.batch)
+    print(
+        f"{rate:.1f} recordings of {options.seconds:g} s a second, {options.batch} at once, float32, "
+        f"threads: {torch.get_num_threads()}"
+    )
+
+
 def bench_train(options: argparse.Namespace) -> None:
     """Measure samples per second of stages, against loops written by hand."""
     from sta.bench.training import bench_training, training_table

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from sta.cli.bench import bench_sampling, bench_speed, bench_train
+from sta.cli.bench import bench_encoder, bench_sampling, bench_speed, bench_train
 from sta.cli.commands import demo, doctor, draw, evaluate, language_check, rehearse, run, speak, train
 from sta.cli.plan import plan
 from sta.config.limits import MAX_GUIDANCE, MAX_SECONDS
@@ -228,6 +228,12 @@ def _add_speed(one: argparse.ArgumentParser) -> None:
     one.add_argument("--repeats", type=_count, default=5, help="rounds, of which the median counts (default: 5)")
 
 
+def _add_encoder(one: argparse.ArgumentParser) -> None:
+    one.add_argument("--backbone", metavar="NAME", help="as encoder.backbone of a recipe (default: log-mel)")
+    one.add_argument("--seconds", type=_amount, default=2.0, help="of each recording (default: 2)")
+    one.add_argument("--batch", type=_count, default=8, help="recordings at once (default: 8)")
+
+
 def _add_bench_train(one: argparse.ArgumentParser) -> None:
     one.add_argument("--stage", action="append", help="a stage; may be given again (default: all)")
     one.add_argument("--steps", type=_count, default=10, help="steps timed in a round (default: 10)")
@@ -273,12 +279,13 @@ COMMANDS: tuple[tuple[str, bool, Callable[..., None], Sequence[Callable[..., Non
     ("evaluate", True, evaluate, [_add_run_folder, _add_json]),
     ("bench sampling", False, bench_sampling, [_add_run_folder, _add_sampling, _add_json]),
     ("bench speed", False, bench_speed, [_add_weights, _add_speed, _add_json]),
+    ("bench encoder", False, bench_encoder, [_add_encoder]),
     ("bench train", True, bench_train, [_add_runs, _add_bench_train, _add_json]),
     ("rehearse", False, rehearse, [_add_runs, _add_rehearse, _add_json]),
     ("language check", False, language_check, [_add_card]),
     ("doctor", False, doctor, []),
 )
-GROUPS = {"bench": "Measure training, sampling, and speed against diffusers.", "language": "Check a language file."}
+GROUPS = {"bench": "Measure training, sampling, encoding and drawing.", "language": "Check a language file."}
 
 
 if __name__ == "__main__":

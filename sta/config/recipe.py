@@ -87,10 +87,10 @@ class ParquetCorpus(UserCorpus):
 
 
 class EncoderSettings(Strict):
-    """The speech encoder; `backbone` names a transformers speech model (or its folder) instead of log-mel."""
+    """The speech encoder; `backbone` chooses what turns recordings into frames (see sta.models.backbones)."""
 
     sharing: Literal["pooled", "each"] = Field("pooled", description="one encoder for all languages, or one each")
-    backbone: str | None = Field(None, description="transformers speech backbone by name or path; null: log-mel")
+    backbone: str | None = Field(None, description="transformers model by name or path, or module:Class; null: log-mel")
     freeze_backbone: bool = True
     width: Positive = 192
     convolutions: Positive = Field(5, description="residual convolutions after the subsampling (log-mel)")

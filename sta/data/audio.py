@@ -311,15 +311,14 @@ def write_wav(path: str | os.PathLike[str], wave: ArrayLike) -> None:
     write_atomically(Path(path), wav_bytes(wave))
 
 
-def speech_features(wave: Wave, samples: bool) -> NDArray[np.uint8] | NDArray[np.int16]:
-    """Compute what the acoustic side of an encoder is given, without the silence around the speech.
+def mel_features(wave: Wave) -> NDArray[np.uint8]:
+    """Return log-mel frames uint8 [S, 80] of a recording [T] without the silence around the speech."""
+    return log_mel(trim_silence(wave))
 
-    Args:
-        wave: float32 [T] at 16 kHz.
-        samples: int16 samples [T, 1], as a pretrained backbone takes; else log-mel frames uint8 [S, 80].
-    """
-    spoken = trim_silence(wave)
-    return (np.clip(spoken, -1, 1) * 32767).astype(np.int16)[:, None] if samples else log_mel(spoken)
+
+def sample_features(wave: Wave) -> NDArray[np.int16]:
+    """Return int16 samples [T', 1] of a recording [T] without the silence around the speech."""
+    return (np.clip(trim_silence(wave), -1, 1) * 32767).astype(np.int16)[:, None]
 
 
 def trim_silence(wave: Wave) -> Wave:

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from PIL import ImageOps
 
-from sta.data.audio import speech_features
 from sta.data.cache import write_atomically
 from sta.data.rows import Corpus
 
@@ -50,9 +49,11 @@ def _corpus(folder: Path) -> Corpus:
     return Corpus(folder)
 
 
-def extract_features(corpus: Corpus, rows: Sequence[int], target: Path, samples: bool) -> np.ndarray:
+def extract_features(
+    corpus: Corpus, rows: Sequence[int], target: Path, features: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
     """The features of some rows, end to end; their lengths go beside `target`."""
-    pieces = [speech_features(corpus.waveform(row), samples) for row in rows]
+    pieces = [features(corpus.waveform(row)) for row in rows]
     write_atomically(target.with_suffix(".json"), json.dumps([len(piece) for piece in pieces]).encode())
     return np.concatenate(pieces)
 

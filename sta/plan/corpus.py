@@ -20,7 +20,7 @@ import soundfile
 from sta.config.cards import LanguageCard, load_language
 from sta.config.limits import MAX_SECONDS, SAMPLE_RATE
 from sta.config.recipe import FolderCorpus, GardenCorpus, ParquetCorpus, Recipe
-from sta.data.audio import read_audio, speech_features
+from sta.data.audio import read_audio
 from sta.data.corpora.folder import read_manifest
 from sta.data.corpora.garden.corpus import Garden, world_of
 from sta.data.corpora.parquet import find_shards, rows_of
@@ -28,6 +28,7 @@ from sta.data.rows import Row
 from sta.data.text import Pieces, normalise, train_sentencepiece
 from sta.data.unreadable import Unreadable
 from sta.errors import StaError
+from sta.models.backbones import backbone_class
 
 SAMPLE = 60  # scenes of Garden that are made to measure it
 HEARD = 200  # recordings of a folder whose length is read
@@ -190,10 +191,10 @@ def _heard(garden: Garden, recipe: Recipe, cards: dict[str, LanguageCard]) -> di
     started = time.perf_counter()
     rows = [row for row, _ in garden.rows(plan, range(min(SAMPLE, plan.scenes)))] or [row for row, _ in warm]
     waves = [read_audio(row["audio"]["bytes"]) for row in rows]
-    speech = [speech_features(wave, recipe.encoder.backbone is not None) for wave in waves]
+    backbone = backbone_class(recipe.encoder.backbone)
+    speech = [backbone.cached_features(wave) for wave in waves]
     rate = len(rows) / (time.perf_counter() - started)
-    a_second = SAMPLE_RATE if recipe.encoder.backbone else 100
-    seconds = np.array([len(s) for s in speech]) / a_second
+    seconds = np.array([len(s) for s in speech]) / backbone.features_per_second
     texts = [normalise(row["text"], cards[row["language"]].normaliser) for row in rows]
     codes = [row["language"] for row in rows]
     short = np.array(["-p" in row["id"] for row in rows])

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from sta.config.cards import TeacherCard, load_teacher
-from sta.config.limits import SAMPLE_RATE
 from sta.config.recipe import Recipe
 from sta.errors import StaError, WeightsError
+from sta.models.backbones import backbone_class
 from sta.models.flops import flops_of
 from sta.models.teachers.open_clip import build_unfilled
 from sta.plan import memory, storage
@@ -181,8 +181,8 @@ def _reads(recipe: Recipe, facts: Facts, name: str) -> dict[str, int]:
     """What one step goes through, by what it is."""
     batch, side = settings_of(recipe, name).batch, recipe.corpus.size // recipe.tokenizer.factor
     if name.startswith("distill-"):
-        unit, rate = ("frames", 100) if recipe.encoder.backbone is None else ("samples", SAMPLE_RATE)
-        return {"recordings": batch, unit: round(batch * heard_in(recipe, facts, name) * rate)}
+        rate = backbone_class(recipe.encoder.backbone).features_per_second
+        return {"recordings": batch, "features": round(batch * heard_in(recipe, facts, name) * rate)}
     if name == "decoder":
         places = (
             side * side if recipe.decoder.kind == "vq-diffusion-published" else (side // recipe.decoder.patch_size) ** 2

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from sta.config.cards import load_teacher
-from sta.config.limits import SAMPLE_RATE
 from sta.config.recipe import GardenCorpus, Recipe
-from sta.data.audio import BANDS
+from sta.models.backbones import backbone_class
 from sta.plan.batches import frames_read
 from sta.plan.corpus import NUMBERED, ROW, Facts
 from sta.plan.networks import Parameters
@@ -40,15 +41,16 @@ class Item:
 
 def of_corpus(recipe: Recipe, facts: Facts) -> list[Item]:
     """What the prepare stage writes."""
-    hears = recipe.encoder.backbone is None
-    features = facts.speech * (100 * BANDS if hears else 2 * SAMPLE_RATE) + facts.rows * I64
+    backbone = backbone_class(recipe.encoder.backbone)
+    row = backbone.example_features(np.random.default_rng(0), 1, 1.0).nbytes
+    features = facts.speech * backbone.features_per_second * row + facts.rows * I64
     side = recipe.corpus.size
     truths = 2 * TRUTH * facts.rows if isinstance(recipe.corpus, GardenCorpus) and facts.rate else 0
     return [
         Item("audio", "cache/*/corpus" if facts.holds_audio else "corpus.root", facts.audio_bytes),
         Item("pictures' files", "cache/*/corpus", facts.rows * facts.picture_bytes),
         Item("captions and other columns", "cache/*/corpus", facts.rows * ROW + truths, loaded=facts.rows * NUMBERED),
-        Item("log-mel features" if hears else "samples", "cache/*/features-*", features),
+        Item("speech features", "cache/*/features-*", features),
         Item("parts of them, until joined", "cache/*/features-*", features, passing=True),
         Item("pixels", "cache/*/pixels-*", facts.pictures * side * side * 3),
     ]

@@ -35,6 +35,7 @@ from sta.data.text import train_sentencepiece
 from sta.data.unreadable import REPORT, Unreadable, read_report, rows_lost, settle, write_readable
 from sta.distributed.team import Team
 from sta.errors import CorpusError
+from sta.models.backbones import backbone_class
 from sta.training.faults import VARIABLE, torn_shards
 from sta.training.workspace import Workspace, write_json
 
@@ -166,10 +167,10 @@ def _some(rows: np.ndarray) -> np.ndarray:
 
 
 def _build_features(workspace: Workspace, team: Team) -> None:
-    total, samples = len(workspace.corpus), workspace.recipe.encoder.backbone is not None
+    total, features = len(workspace.corpus), backbone_class(workspace.recipe.encoder.backbone).cached_features
 
     def fill(partial: Path) -> None:
-        tasks = make_tasks(extract_features, workspace.corpus.folder, range(total), partial, samples)
+        tasks = make_tasks(extract_features, workspace.corpus.folder, range(total), partial, features)
         team.each("hearing the recordings", "recordings", total, make_part, tasks)
 
     def join(partial: Path) -> None:

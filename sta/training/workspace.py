@@ -21,6 +21,7 @@ from sta.data.rows import Corpus
 from sta.data.store import Ragged
 from sta.data.text import Pieces, normalise
 from sta.errors import CorpusError, StaError
+from sta.models.backbones import backbone_class
 from sta.training.faults import torn_shards
 
 CORPUS_VERSION = 1  # raised when the same recipe would build another corpus
@@ -94,7 +95,7 @@ class Workspace:
     @property
     def prepared(self) -> dict[str, Path]:
         """The folders that the prepare stage makes in the cache."""
-        kind = "logmel" if self.recipe.encoder.backbone is None else "samples"
+        kind = backbone_class(self.recipe.encoder.backbone).feature_kind
         teacher = self.teacher_card
         own = {"teacher's pieces": self.cache / f"pieces-teacher-{teacher.pieces}"} if teacher.trained_here else {}
         return {

@@ -17,12 +17,11 @@ from torch import Tensor
 
 from sta.config.recipe import DistillStage
 from sta.data.audio import log_mel
+from sta.models.backbones.log_mel import FrameNorm, LogMelBackbone
 from sta.models.bottleneck import SpeechBottleneck
 from sta.models.encoder import (
     BLANK,
     EncoderOutput,
-    FrameNorm,
-    MelAcoustics,
     SpeechEncoder,
     ctc_compress,
     ctc_greedy_decode,
@@ -139,7 +138,7 @@ def test_frame_norm_measures_valid_frames_only() -> None:
 def test_a_frame_hears_a_slow_word() -> None:
     """1.7 s of recording around a frame reach it, and no more than that."""
     torch.manual_seed(0)
-    acoustics = MelAcoustics(8, convolutions=5, dropout=0.0).eval()
+    acoustics = LogMelBackbone(8, convolutions=5, dropout=0.0).eval()
     mel = torch.randn(1, 400, 80, requires_grad=True)
     frames, lengths = acoustics(mel, torch.tensor([400]))
     frames[0, 50, 0].backward()

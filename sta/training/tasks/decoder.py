@@ -18,6 +18,7 @@ from sta.data.store import pad
 from sta.distributed import sharding
 from sta.distributed.sharding import BatchShard
 from sta.errors import TrainingError
+from sta.models.backbones import backbone_class
 from sta.models.bottleneck import SpeechBottleneck, SpeechCondition
 from sta.models.build_decoder import build_decoder
 from sta.models.captioner import Captioner
@@ -66,7 +67,7 @@ def kinds_of_pictures(recipe: Recipe) -> tuple[Literal["codes", "latents"], ...]
 
 def kinds_of_frames(recipe: Recipe) -> tuple[bool, ...]:
     """Whether each kind of frames that the stage reads is disturbed: clean ones always come first."""
-    disturbs = recipe.stages.decoder.augment_ratio > 0 and recipe.encoder.backbone is None
+    disturbs = recipe.stages.decoder.augment_ratio > 0 and backbone_class(recipe.encoder.backbone).augments
     return (False, True) if disturbs else (False,)
 
 

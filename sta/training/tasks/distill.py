@@ -12,13 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sta.config.limits import SAMPLE_RATE
 from sta.config.recipe import DistillStage, Recipe
 from sta.distributed import ranks, sharding
 from sta.distributed.sharding import BatchShard
 from sta.errors import TrainingError
 from sta.models.augment import augment_mel, noise_mel
-from sta.models.backbone import Backbone
+from sta.models.backbones import describe_backbone
 from sta.models.bottleneck import SpeechBottleneck, SpeechCondition
 from sta.models.captioner import Captioner
 from sta.models.encoder import SpeechEncoder, pieces_to_frames
@@ -45,7 +44,7 @@ class _Distillation(nn.Module):
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         inputs, lengths = self.encoder.inputs(batch["features"]), batch["lengths"]
-        if not isinstance(self.encoder.acoustics, Backbone):
+        if self.encoder.acoustics.augments:
             inputs, lengths = augment_mel(inputs, lengths, self.stage.augment, self.stage.accent)
             inputs = noise_mel(inputs, lengths, self.stage.noise)
         keep = sharding.uniform(len(inputs), device=inputs.device) >= self.stage.acoustic_dropout
@@ -107,7 +106,7 @@ def build_module(
         embedding_width: E.
         moods: how many the corpus names.
         attributes: attribute -> number of its values; read only where its loss has a weight.
-        backbone: of `Backbone.describe`, or None for log-mel.
+        backbone: of `describe_backbone`.
     """
     settings, between = recipe.encoder, recipe.bottleneck
     torch.manual_seed(recipe.seed)
@@ -143,16 +142,14 @@ class DistillTask(Task):
     def _build(self, workspace: Workspace, group: str) -> _Distillation:
         recipe = workspace.recipe
         settings = recipe.encoder
-        description, weights = (
-            Backbone.describe(settings.backbone, settings.freeze_backbone) if settings.backbone else (None, {})
-        )
+        description = describe_backbone(settings.backbone, settings.freeze_backbone)
         module = build_module(
             recipe, {code: workspace.pieces[code].size for code in recipe.groups[group]}, self.image.shape[1],
             len(workspace.moods), self.named.sizes if self.named else {}, description,
         )  # fmt: skip
         self.encoder = module.encoder
-        if isinstance(self.encoder.acoustics, Backbone):
-            self.encoder.acoustics.model.load_state_dict(weights)
+        if settings.backbone:
+            self.encoder.acoustics.load_published(settings.backbone)
         return module
 
     def _heard(self, lengths: np.ndarray) -> np.ndarray:
@@ -161,11 +158,8 @@ class DistillTask(Task):
         Raises:
             TrainingError: no caption is left.
         """
-        longest, a_second = (
-            self.stage.max_seconds,
-            100 if self.workspace.recipe.encoder.backbone is None else SAMPLE_RATE,
-        )
-        heard = lengths <= longest * a_second
+        longest = self.stage.max_seconds
+        heard = lengths <= longest * self.encoder.acoustics.features_per_second
         count = f"{len(heard) - int(heard.sum())} of {len(heard)} recordings hold more than {longest:g} s of speech"
         if not (heard & ~self.short).any():
             raise TrainingError(
