@@ -48,14 +48,14 @@ class Demo:
     """The release that draws, the world it knows and the reader that marks its drawings.
 
     Args:
-        folder: a release trained on Garden.
+        folder: a release trained on Garden. trust_remote_code: as of `from_pretrained`.
 
     Raises:
         WeightsError: the release is broken, or was not trained on Garden.
     """
 
-    def __init__(self, folder: Path):
-        self.pipe: SpeechToImagePipeline = load_release(folder)
+    def __init__(self, folder: Path, trust_remote_code: bool = False):
+        self.pipe: SpeechToImagePipeline = load_release(folder, trust_remote_code)
         self.corpus = _garden(folder, load_recipe(folder / "recipe.yaml"))
         self.world: World = world_of(self.corpus.world)
         self.classifier = load_network(AttributeClassifier, folder / CLASSIFIER)

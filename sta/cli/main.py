@@ -19,7 +19,7 @@ from sta.cli.commands import demo, doctor, draw, evaluate, language_check, rehea
 from sta.cli.plan import plan
 from sta.config.limits import MAX_GUIDANCE, MAX_SECONDS
 from sta.distributed import ranks
-from sta.errors import Interrupted, StaError
+from sta.errors import Interrupted, LanguageWarning, StaError
 from sta.signals import interruptible
 
 
@@ -105,6 +105,7 @@ def _quieten() -> None:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     warnings.filterwarnings("ignore", module=r"(diffusers|transformers|torch|deepspeed|accelerate)\..*")
     warnings.filterwarnings("ignore", category=FutureWarning)  # of other packages about each other
+    warnings.filterwarnings("ignore", category=LanguageWarning)  # which `sta draw` says in a line of its own
 
 
 def _has_gpu() -> bool:
@@ -169,9 +170,12 @@ def _add_runs(one: argparse.ArgumentParser) -> None:
 
 
 def _add_weights(
-    parser: argparse.ArgumentParser, default: str = "the newest of runs/*/release, else those of the package"
+    one: argparse.ArgumentParser, default: str = "the newest of runs/*/release, else those of the package"
 ) -> None:
-    parser.add_argument("--weights", type=Path, help=f"release folder (default: $STA_WEIGHTS, else {default})")
+    about = f"release: a folder, or a name on the Hub (default: $STA_WEIGHTS, else {default})"
+    one.add_argument("--weights", type=Path, help=about)
+    about = "import the module that the release names as its decoder's"
+    one.add_argument("--trust-remote-code", action="store_true", help=about)
 
 
 def _add_demo(one: argparse.ArgumentParser) -> None:
@@ -220,12 +224,8 @@ def _add_sampling(one: argparse.ArgumentParser) -> None:
 
 
 def _add_speed(one: argparse.ArgumentParser) -> None:
-    one.add_argument(
-        "--published", type=Path, metavar="RELEASE",
-        help="a release of recipe garden-vq-published, whose weights are loaded into diffusers too",
-    )  # fmt: skip
-    one.add_argument("--batch", type=_count, nargs="+", default=[1, 8], help="pictures at once (default: 1 8)")
-    one.add_argument("--repeats", type=_count, default=5, help="rounds, of which the median counts (default: 5)")
+    one.add_argument("--batch", type=_count, nargs="+", default=[1, 4], help="pictures at once (default: 1 4)")
+    one.add_argument("--repeats", type=_count, default=2, help="rounds, of which the median counts (default: 2)")
 
 
 def _add_encoder(one: argparse.ArgumentParser) -> None:

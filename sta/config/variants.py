@@ -29,13 +29,13 @@ def find_variant(package: str, name: str, base: type[Variant], key: str) -> type
     if ":" in name:
         return _imported(name, base, key)
     module_name = name.replace("-", "_")
-    if module_name not in _modules(package) or "_" in name:
+    found = _classes(f"{package}.{module_name}", base) if module_name in _modules(package) and "_" not in name else []
+    if not found:
         known = known_variants(package, base)
         close = difflib.get_close_matches(name, known, 1)
         hint = f"; did you mean '{close[0]}'?" if close else ""
         raise RecipeError(f"key '{key}' is '{name}'{hint} (known: {', '.join(known)}, or module:Class of your own)")
-    (found,) = _classes(f"{package}.{module_name}", base)
-    return found
+    return found[0]
 
 
 def read_settings(package: str, base: type[Variant], given: Any, key: str, name_key: str, default: str = "") -> Any:

@@ -12,6 +12,7 @@ from sta.config.cards import LanguageCard
 from sta.config.recipe import GardenCorpus, Recipe, UserCorpus
 from sta.data.checksums import renew
 from sta.metrics.rows import METRICS, SPLITS, SYSTEMS, Report, Row, known_first
+from sta.models.decoders.base import find_decoder
 
 SHOWN = ("attributes", "colours", "exact", "mood", "swap", "r1_speech_to_image", "r10_speech_to_image")
 
@@ -62,11 +63,6 @@ SPLIT_MEANING = {
     "voice": "voices that training never heard",
     "seen": "voices and combinations of the training, in recordings of their own",
 }
-DECODER_NAMES = {
-    "vq-diffusion": "VQ-Diffusion",
-    "vq-diffusion-published": "VQ-Diffusion as published",
-    "latent-diffusion": "latent diffusion",
-}
 
 
 def write_card(release: Path, recipe: Recipe, cards: Sequence[LanguageCard], report: Report) -> Path:
@@ -76,7 +72,7 @@ def write_card(release: Path, recipe: Recipe, cards: Sequence[LanguageCard], rep
     text = CARD.format(
         metadata=_metadata(recipe.name, languages, report, split), name=recipe.name,
         languages=" and ".join(c.name for c in cards), code=languages[0],
-        decoder=DECODER_NAMES[recipe.decoder.kind], recipe=recipe.name,
+        decoder=find_decoder(recipe.decoder.kind).title, recipe=recipe.name,
         commit=_by_stage(report.meta["training"], "commits"), seed=report.meta["seed"],
         data=_data(recipe.corpus), minutes=_minutes(report.meta["training"]),
         machine=_by_stage(report.meta["training"], "machines"),
@@ -100,7 +96,7 @@ def _metadata(name: str, languages: list[str], report: Report, split: str) -> st
         if (r.system, r.condition, r.split) == ("speech", "clean", split) and r.metric in SHOWN
     ]  # fmt: skip
     data = ModelCardData(
-        language=languages, license="apache-2.0", library_name="diffusers", model_name=name,
+        language=languages, license="apache-2.0", library_name="speak-the-art", model_name=name,
         eval_results=results or None, tags=["speech-to-image", "audio-to-image", "speech", "diffusion"],
     )  # fmt: skip
     return data.to_yaml() + "\n"
