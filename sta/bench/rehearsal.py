@@ -76,7 +76,7 @@ def rehearse(recipe: Recipe, out: Path, stage: str, launches: Sequence[str], kil
     names = stage_names(recipe)
     if stage not in names[1:]:
         raise RecipeError(f"--stage {stage} is not one of this recipe's training stages: {', '.join(names[1:])}")
-    files = [launch_file(launch) for launch in launches]
+    files = [None if launch == ALONE else yamlfile.find(launch, "recipes/accelerate") for launch in launches]
     steps = settings_of(recipe, stage).steps
     if steps < 2 * kills + 2:
         raise RecipeError(f"stage {stage}: {steps} steps are too few for {kills} kills; at least {2 * kills + 2} work")
@@ -90,19 +90,6 @@ def rehearse(recipe: Recipe, out: Path, stage: str, launches: Sequence[str], kil
                 straight.remove()
                 killed.remove()
     return outcomes
-
-
-def launch_file(name: str) -> Path | None:
-    """Return the packaged launch file of a name; None for `alone`.
-
-    Raises:
-        RecipeError: there is none; names those that there are.
-    """
-    folder = yamlfile.packaged("recipes") / "accelerate"
-    if name != ALONE and not (folder / f"{name}.yaml").is_file():
-        known = ", ".join([ALONE, *sorted(p.stem for p in folder.glob("*.yaml"))])
-        raise RecipeError(f"--launch {name}: no such launch file (known: {known})")
-    return None if name == ALONE else folder / f"{name}.yaml"
 
 
 class _Run:

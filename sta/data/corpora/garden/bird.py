@@ -1,4 +1,4 @@
-"""Garden's birds, put together from `outlines.json`: units of a bird's length, origin in the body, facing right.
+"""Garden's birds, put together from `shapes.json`: units of a bird's length, origin in the body, facing right.
 
 Beaks, skull and eye are the same in every pose, in units from the middle of the head, which each pose places.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from sta.data.corpora.garden.palette import LIGHTS, RGB, ink, lit_paint, lit_scenery, mix, shade
-from sta.data.corpora.garden.pen import LINE, Contour, Pen, Place, outlines
+from sta.data.corpora.garden.pen import LINE, Contour, Pen, Place, shapes
 from sta.data.corpora.garden.scenery import pour_water
 from sta.data.corpora.garden.world import Scene
 
@@ -37,7 +37,7 @@ def draw_bird(pen: Pen, scene: Scene, generator: np.random.Generator) -> None:
 
 
 def _plumage(pen: Pen, scene: Scene, place: Place) -> None:
-    values, parts = scene.attributes, outlines()["bird"][scene.attributes["pose"]]
+    values, parts = scene.attributes, shapes()["bird"][scene.attributes["pose"]]
     head, belly, wings = (lit_paint(values[part], scene.mood) for part in ("head", "belly", "wings"))
     for contour in parts["behind"]:
         pen.shape(contour, place, wings, ink(wings))
@@ -53,9 +53,9 @@ def _plumage(pen: Pen, scene: Scene, place: Place) -> None:
 
 def _head(pen: Pen, scene: Scene, place: Place, neck: Contour, body: Place, fill: RGB) -> None:
     beak = mix(BEAK, LIGHTS[scene.mood].haze, LIGHTS[scene.mood].on_subject)
-    pen.shape(outlines()["beaks"][scene.attributes["beak"]], place, beak, ink(beak))
+    pen.shape(shapes()["beaks"][scene.attributes["beak"]], place, beak, ink(beak))
     pen.line([place.at(0.14, 0.012), place.at(0.26, 0.03)], ink(beak), 0.5 * LINE)
-    pen.shape(outlines()["skull"], place, fill, ink(fill))
+    pen.shape(shapes()["skull"], place, fill, ink(fill))
     pen.shape(neck, body, fill)
     x, y = place.at(0.06, -0.045)
     radius = 0.062 * place.scale
@@ -77,6 +77,6 @@ def _legs(pen: Pen, mood: str, place: Place) -> None:
 def _branch(pen: Pen, mood: str, level: float) -> None:
     bark = lit_scenery(BARK, mood)
     leaf = lit_scenery((110, 160, 90), mood)
-    pen.shape(outlines()["branch"], Place(0, level + 0.02, 1), bark, ink(bark))
+    pen.shape(shapes()["branch"], Place(0, level + 0.02, 1), bark, ink(bark))
     for x, y in ((0.08, 0.06), (0.9, 0.05)):
-        pen.shape(outlines()["branch leaf"], Place(x, level + y, 0.12, 0.5), leaf, ink(leaf))
+        pen.shape(shapes()["branch leaf"], Place(x, level + y, 0.12, 0.5), leaf, ink(leaf))

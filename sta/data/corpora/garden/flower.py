@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 
 from sta.data.corpora.garden.palette import RGB, ink, lit_paint, lit_scenery, shade
-from sta.data.corpora.garden.pen import LINE, Contour, Pen, Place, outlines
+from sta.data.corpora.garden.pen import LINE, Contour, Pen, Place, shapes
 from sta.data.corpora.garden.world import Scene
 
 COUNTS = {"five": 5, "eight": 8, "twelve": 12}
@@ -46,7 +46,7 @@ def _stalk(pen: Pen, top: tuple[float, float], fill: RGB) -> None:
 def _leaf(pen: Pen, x: float, sign: int, fill: RGB) -> None:
     tilt = -0.45 if sign > 0 else np.pi + 0.45
     place = Place(x, 0.97, 0.3, tilt)
-    pen.shape(outlines()["flower leaf"], place, fill, ink(fill))
+    pen.shape(shapes()["flower leaf"], place, fill, ink(fill))
     pen.line([place.at(0.1, 0.0), place.at(0.75, -0.01)], shade(fill), 0.6 * LINE)
 
 

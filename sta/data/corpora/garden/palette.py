@@ -9,17 +9,10 @@ RGB = tuple[int, int, int]
 
 #: The ten colours as they look in neutral light, chosen to lie far apart.
 PAINT: dict[str, RGB] = {
-    "red": (216, 26, 44),
-    "orange": (250, 132, 20),
-    "yellow": (255, 221, 32),
-    "green": (48, 160, 66),
-    "blue": (36, 96, 220),
-    "purple": (122, 48, 180),
-    "pink": (255, 152, 198),
-    "brown": (124, 74, 38),
-    "black": (52, 52, 62),
-    "white": (252, 252, 248),
-}
+    "red": (216, 26, 44), "orange": (250, 132, 20), "yellow": (255, 221, 32), "green": (48, 160, 66),
+    "blue": (36, 96, 220), "purple": (122, 48, 180), "pink": (255, 152, 198), "brown": (124, 74, 38),
+    "black": (52, 52, 62), "white": (252, 252, 248),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -60,15 +60,15 @@ def smooth(points: Points, steps: int = 6) -> Contour:
 
 
 @cache
-def outlines() -> dict[str, Any]:
-    """Read `outlines.json`, in which `{"smooth": points}` and `{"corners": points}` are contours."""
+def shapes() -> dict[str, Any]:
+    """Read `shapes.json`, in which `{"smooth": points}` and `{"corners": points}` are contours."""
 
     def build(found: dict[str, Any]) -> Any:
         if "smooth" in found:
             return smooth(found["smooth"])
         return Contour(found["corners"]) if "corners" in found else found
 
-    text = (Path(__file__).parent / "outlines.json").read_text(encoding="utf-8")
+    text = (Path(__file__).parent / "shapes.json").read_text(encoding="utf-8")
     return json.loads(text, object_hook=build)  # type: ignore[no-any-return]
 
 
