@@ -41,17 +41,12 @@ def bench_speed(options: argparse.Namespace) -> None:
     from sta.bench.speed import speed_table
     from sta.data.corpora.garden.prosody import speak as say
     from sta.inference.release import load_release
-    from sta.models.decoders.vq_diffusion_published import PublishedDecoder
 
-    pipe = load_release(release_of(options.weights))
-    reference = load_release(options.published) if options.published else None
-    if reference is not None and not isinstance(reference.decoder, PublishedDecoder):
-        raise StaError(f"--published {options.published}: its decoder is {type(reference.decoder).__name__}, which "
-                       "diffusers' pipeline cannot load; train recipe garden-vq-published")  # fmt: skip
+    pipe = load_release(release_of(options.weights), options.trust_remote_code)
     pack = next(iter(pipe.languages.values()))
     wave, _ = say(pack.card, pack.card.test_sentence, "neutral", 0, True)
     waves = [wave] * max(options.batch)
-    report = measure(pipe, waves, pack.card.code, options.batch, options.repeats, reference)
+    report = measure(pipe, waves, pack.card.code, options.batch, options.repeats)
     Console().print(speed_table(report))
     for share in (r for r in report.rows if r.metric == "matrix_products"):
         print(f"matrix products and convolutions: {share.text} % of the drawing time")

@@ -6,12 +6,13 @@ import argparse
 import io
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sta.cli.locate import finished_run, recipe_of, release_of
 from sta.distributed import ranks
-from sta.errors import AudioError, StaError
+from sta.errors import AudioError, LanguageWarning, StaError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,7 +33,7 @@ def demo(options: argparse.Namespace) -> None:
     from sta.progress import Bar
 
     shipped = None if os.environ.get("STA_WEIGHTS") else PRETRAINED
-    show = Demo(release_of(options.weights or shipped))
+    show = Demo(release_of(options.weights or shipped), options.trust_remote_code)
     languages = [options.language] if options.language else list(show.pipe.languages)
     if options.say is None:
         sentences = list(show.sentences(languages, options.seed, options.captions))
@@ -101,11 +102,16 @@ def _draw_one(pipe: SpeechToImagePipeline, name: Path, wave: np.ndarray, options
     """Draw and write the pictures of one recording; returns where they are."""
     import torch
 
-    images = pipe(
-        wave, language=options.language, num_images_per_prompt=options.pictures,
-        generator=[torch.Generator().manual_seed(options.seed + k) for k in range(options.pictures)],
-        num_inference_steps=options.steps, guidance_scale=options.guidance, num_tta_samples=options.tta_samples,
-    ).images  # fmt: skip
+    with warnings.catch_warnings(record=True) as doubts:
+        warnings.simplefilter("always", LanguageWarning)
+        images = pipe(
+            wave, language=options.language, num_images_per_prompt=options.pictures,
+            generator=[torch.Generator().manual_seed(options.seed + k) for k in range(options.pictures)],
+            num_inference_steps=options.steps, guidance_scale=options.guidance, num_tta_samples=options.tta_samples,
+        ).images  # fmt: skip
+    for doubt in doubts:
+        if issubclass(doubt.category, LanguageWarning):
+            print(f"sta: {name.stem}: {doubt.message}", file=sys.stderr)
     several = [name.with_stem(f"{name.stem}-{number + 1}") for number in range(len(images))]
     paths = several if len(images) > 1 else [name]
     for image, path in zip(images, paths, strict=True):
@@ -145,7 +151,7 @@ def _save_picture(image: Image.Image, path: Path) -> None:
 def _load(options: argparse.Namespace) -> SpeechToImagePipeline:
     from sta.inference.release import load_release
 
-    pipe = load_release(release_of(options.weights))
+    pipe = load_release(release_of(options.weights), options.trust_remote_code)
     pipe.pack(options.language)
     return pipe
 

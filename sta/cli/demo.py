@@ -47,13 +47,14 @@ class Demo:
 
     Args:
         folder: a release trained on a corpus that knows attributes, such as Garden.
+        trust_remote_code: as of `from_pretrained`.
 
     Raises:
         WeightsError: the release is broken, or its corpus knows no attributes.
     """
 
-    def __init__(self, folder: Path):
-        self.pipe: SpeechToImagePipeline = load_release(folder)
+    def __init__(self, folder: Path, trust_remote_code: bool = False):
+        self.pipe: SpeechToImagePipeline = load_release(folder, trust_remote_code)
         recipe, cards = load_recipe(folder / "recipe.yaml"), {c: pack.card for c, pack in self.pipe.languages.items()}
         attributes = open_source(recipe.corpus, cards, recipe.seed).attributes()
         if attributes is None or not (folder / CLASSIFIER).is_dir():

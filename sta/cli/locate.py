@@ -23,13 +23,17 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
 
 
 def release_of(given: Path | None) -> Path:
-    """The release meant: the one given, $STA_WEIGHTS, the newest below runs/, or the one that ships."""
+    """Return the folder of the release meant: the one given, $STA_WEIGHTS, the newest below runs/, or what ships.
+
+    Raises:
+        WeightsError: what is given is no folder, and no name on the Hub that can be reached.
+    """
     from sta.inference.release import PRETRAINED
-    from sta.inference.weights import packaged
+    from sta.inference.weights import local
 
     named = given or (Path(os.environ["STA_WEIGHTS"]) if os.environ.get("STA_WEIGHTS") else None)
     if named is not None:
-        return packaged(named)
+        return local(str(named))
     found = sorted(Path("runs").glob("*/release"), key=lambda p: p.stat().st_mtime)
     return found[-1] if found else PRETRAINED
 

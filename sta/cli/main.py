@@ -19,7 +19,7 @@ from sta.cli.commands import demo, doctor, draw, evaluate, language_check, rehea
 from sta.cli.plan import plan
 from sta.config.limits import MAX_GUIDANCE, MAX_SECONDS
 from sta.distributed import ranks
-from sta.errors import Interrupted, StaError
+from sta.errors import Interrupted, LanguageWarning, StaError
 from sta.signals import interruptible
 
 
@@ -105,6 +105,7 @@ def _quieten() -> None:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     warnings.filterwarnings("ignore", module=r"(diffusers|transformers|torch|deepspeed|accelerate)\..*")
     warnings.filterwarnings("ignore", category=FutureWarning)  # of other packages about each other
+    warnings.filterwarnings("ignore", category=LanguageWarning)  # which `sta draw` says in a line of its own
 
 
 def _has_gpu() -> bool:
@@ -213,12 +214,8 @@ def _add_benches(bench: argparse.ArgumentParser) -> None:
 
     one = _command(benches, "speed", bench_speed, "Seconds per picture, against diffusers' VQDiffusionPipeline.")
     _add_weights(one)
-    one.add_argument(
-        "--published", type=Path, metavar="RELEASE",
-        help="a release of recipe garden-vq-published, whose weights are loaded into diffusers too",
-    )  # fmt: skip
-    one.add_argument("--batch", type=_positive, nargs="+", default=[1, 8], help="pictures at once (default: 1 8)")
-    one.add_argument("--repeats", type=_positive, default=5, help="rounds, of which the median counts (default: 5)")
+    one.add_argument("--batch", type=_positive, nargs="+", default=[1, 4], help="pictures at once (default: 1 4)")
+    one.add_argument("--repeats", type=_positive, default=2, help="rounds, of which the median counts (default: 2)")
     _add_json(one)
 
     about = "Recordings a second through a speech backbone, on the processor."
@@ -287,7 +284,12 @@ def _add_experiment(parser: argparse.ArgumentParser) -> None:
 def _add_weights(
     parser: argparse.ArgumentParser, default: str = "the newest of runs/*/release, else those of the package"
 ) -> None:
-    parser.add_argument("--weights", type=Path, help=f"release folder (default: $STA_WEIGHTS, else {default})")
+    parser.add_argument(
+        "--weights", type=Path, help=f"release: a folder, or a name on the Hub (default: $STA_WEIGHTS, else {default})"
+    )
+    parser.add_argument(
+        "--trust-remote-code", action="store_true", help="import the module that the release names as its decoder's"
+    )
 
 
 def _positive(text: str) -> int:

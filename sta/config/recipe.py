@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from sta.config import yamlfile
 from sta.config.cards import CODE, LanguageCard, load_language
@@ -20,6 +31,7 @@ Positive = Annotated[int, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
 
 
+DECODERS, DRAWN_BY = "sta.models.decoders", "vq-diffusion"  # where decoders lie, and the one that draws by default
 CACHE = "cache"  # the folder beside the runs' own that they share
 
 
@@ -83,21 +95,9 @@ class TokenizerSettings(Strict):
 
 
 class DecoderSettings(Strict):
-    """The decoder: VQ-Diffusion on the tokenizer's codes, or latent diffusion (flow matching) on its latents.
+    """The decoder: `kind` names one of `sta.models.decoders`, or `module:Class`, which has the other keys."""
 
-    `vq-diffusion-published` is the network of the paper in diffusers' layout of weights; it knows no `patch_size`.
-    """
-
-    kind: Literal["vq-diffusion", "vq-diffusion-published", "latent-diffusion"] = "vq-diffusion"
-    width: Positive = 256
-    layers: Positive = 6
-    heads: Positive = 4
-    patch_size: Literal[1, 2] = Field(2, description="side of the square of codes that shares a position")
-    timesteps: Positive = Field(100, description="T of mask-and-replace (VQ-Diffusion)")
-    dropout: Share = 0.0
-    draft: Annotated[int, Field(ge=0)] = Field(
-        0, description="layers of the draft that the tokens alone give, which the denoiser starts from; 0: none"
-    )
+    kind: str = DRAWN_BY
 
 
 class Optimisation(Strict):
@@ -194,15 +194,15 @@ class DistillStage(Optimisation):
 class DecoderStage(Optimisation):
     """Training of the decoder on speech tokens."""
 
-    losses: dict[Literal["vlb", "x0", "flow", "draft", "kl", "text", "caption"], Weight] = {
-        "vlb": 0.0,  # VQ-Diffusion's
-        "x0": 1.0,  # VQ-Diffusion's
-        "flow": 1.0,  # latent diffusion's
-        "draft": 1.0,  # where decoder.draft gives one
-        "kl": 1e-4,
-        "text": 0.1,
-        "caption": 0.0,  # a captioner on the tokens, as in the distill stage
-    }
+    losses: dict[str, Weight] = Field(
+        {
+            "draft": 1.0,  # where the decoder has one
+            "kl": 1e-4,
+            "text": 0.1,
+            "caption": 0.0,  # a captioner on the tokens, as in the distill stage
+        },
+        description="weights of these, and of the decoder's own losses",
+    )
     condition_dropout: Share = Field(0.1, description="chance that the condition is hidden, for guidance")
     draft_warmup: Share = Field(
         0.0, description="share of the steps, at the start, that train draft and bottleneck and leave the denoiser out"
@@ -272,7 +272,9 @@ class Recipe(Strict):
     encoder: EncoderSettings = EncoderSettings()
     bottleneck: BottleneckSettings = BottleneckSettings()
     tokenizer: TokenizerSettings = TokenizerSettings()
-    decoder: DecoderSettings = DecoderSettings()
+    decoder: Annotated[SerializeAsAny[DecoderSettings], BeforeValidator(lambda given: _read_decoder(given))] = Field(
+        default_factory=lambda: _read_decoder({})
+    )
     stages: Stages
     sampling: Sampling = Sampling()
     evaluation: EvaluationSettings = EvaluationSettings()
@@ -310,39 +312,32 @@ class Recipe(Strict):
                 raise ValueError(f"'{code}' is there twice, by its code or by the path of a card of that code")
         return languages
 
+    @field_validator("stages")
+    @classmethod
+    def _losses_of_the_decoder(cls, stages: Stages, info: ValidationInfo) -> Stages:
+        """The losses that a recipe leaves out have the decoder's weight, and others are refused."""
+        if "decoder" not in info.data:
+            return stages  # which does not hold itself
+        kind = info.data["decoder"].kind
+        own = _decoders().find_decoder(kind).loss_weights
+        losses = {**own, **stages.decoder.losses}
+        known = [*own, *DecoderStage.model_fields["losses"].default]
+        if unknown := [name for name in losses if name not in known]:
+            raise ValueError(
+                f"decoder.losses.{unknown[0]} is no loss of decoder.kind {kind} (known: {', '.join(sorted(known))})"
+            )
+        return stages.model_copy(update={"decoder": stages.decoder.model_copy(update={"losses": losses})})
+
     @model_validator(mode="after")
     def _sizes_fit(self) -> Recipe:
-        side = self.corpus.size / self.tokenizer.factor
-        if side % self.decoder.patch_size:
-            raise ValueError(
-                f"corpus.size {self.corpus.size} / tokenizer.factor {self.tokenizer.factor} = {side:g} codes a side, "
-                f"which decoder.patch_size {self.decoder.patch_size} does not divide"
-            )
-        for section, width, heads in (
-            ("encoder", self.encoder.width, self.encoder.heads), ("decoder", self.decoder.width, self.decoder.heads)
-        ):  # fmt: skip
-            if width % heads:
-                raise ValueError(f"{section}.width {width} is not a multiple of {section}.heads {heads}")
-        even = 1 if self.decoder.kind == "vq-diffusion-published" else 2
-        for key, width, parts, why in (
-            ("tokenizer.width", self.tokenizer.width, 8, "the groups that its normalisation has"),
-            ("encoder.width", self.encoder.width, 4, "the heads that the bottleneck reads with"),
-            ("decoder.width", self.decoder.width, even, "the sines and cosines that tell it the time"),
-        ):
-            if width % parts:
-                raise ValueError(f"{key} {width} is not a multiple of {parts}, {why}")
-        if self.decoder.kind == "vq-diffusion-published":
-            for option in ("dropout", "draft"):
-                if getattr(self.decoder, option):
-                    raise ValueError(f"decoder.{option}: vq-diffusion-published has none; leave it at 0")
-        if self.stages.decoder.draft_warmup and not self.decoder.draft:
+        check_multiple("encoder.width", self.encoder.width, self.encoder.heads, "which encoder.heads is")
+        check_multiple("encoder.width", self.encoder.width, 4, "the heads that the bottleneck reads with")
+        check_multiple("tokenizer.width", self.tokenizer.width, 8, "the groups that its normalisation has")
+        decoder = _decoders().find_decoder(self.decoder.kind)
+        decoder.check(self)
+        if self.stages.decoder.draft_warmup and not decoder.has_draft(self.decoder):
             raise ValueError(
                 "stages.decoder.draft_warmup trains a draft first: give decoder.draft some layers, such as 3"
-            )
-        if self.decoder.kind == "latent-diffusion" and not self.stages.tokenizer.unquantised:
-            raise ValueError(
-                "decoder.kind latent-diffusion draws latents that skip the codebook, which the tokenizer has to learn: "
-                "give stages.tokenizer.unquantised a share above 0, such as 0.5"
             )
         if self.stages.distill.losses.get("attributes") and not self.corpus.knows_attributes:
             raise ValueError(
@@ -365,6 +360,25 @@ class Recipe(Strict):
     def cards(self) -> dict[str, LanguageCard]:
         """Read the card of each language, by its code."""
         return {code: self.card(code) for code in self.languages}
+
+
+def check_multiple(key: str, value: int, of: int, why: str) -> None:
+    """Refuse a width that is not a multiple of a number.
+
+    Raises:
+        ValueError: it is not; says why it has to be.
+    """
+    if value % of:
+        raise ValueError(f"{key} {value} is not a multiple of {of}, {why}")
+
+
+def _decoders() -> ModuleType:
+    """Return what knows the decoders, which a recipe asks by name, as it does anything of a package above this one."""
+    return import_module(f"{DECODERS}.base")
+
+
+def _read_decoder(given: Any) -> Any:
+    return read_settings(DECODERS, _decoders().Decoder, given, "decoder", "kind", DRAWN_BY)
 
 
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -440,18 +454,19 @@ def _extended(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`over` laid on `base`, mapping by mapping; a corpus of another name replaces the whole section."""
+    """`over` laid on `base`, mapping by mapping; a corpus or decoder of another name replaces the whole section."""
     both = {**base, **over}
     nested = {
         k: _merge(base[k], v)
         for k, v in over.items()
-        if isinstance(v, dict) and isinstance(base.get(k), dict) and not _other_corpus(k, base[k], v)
+        if isinstance(v, dict) and isinstance(base.get(k), dict) and not _other_variant(k, base[k], v)
     }
     return {**both, **nested}
 
 
-def _other_corpus(key: str, base: dict[str, Any], over: dict[str, Any]) -> bool:
-    return key == "corpus" and "name" in over and over["name"] != base.get("name")
+def _other_variant(key: str, base: dict[str, Any], over: dict[str, Any]) -> bool:
+    named_by = {"corpus": "name", "decoder": "kind"}.get(key)
+    return named_by in over and over[named_by] != base.get(named_by)
 
 
 def _apply(data: dict[str, Any], override: str) -> None:
@@ -464,6 +479,6 @@ def _apply(data: dict[str, Any], override: str) -> None:
         target = target.setdefault(part, {})
         if not isinstance(target, dict):
             raise RecipeError(f"override '{override}': key '{part}' holds {target!r}, which has no keys below it")
-    if isinstance(value, dict) and isinstance(target.get(last), dict) and not _other_corpus(last, target[last], value):
+    if isinstance(value, dict) and isinstance(target.get(last), dict) and not _other_variant(last, target[last], value):
         value = _merge(target[last], value)
     target[last] = value

@@ -29,8 +29,8 @@ def find_variant(package: str, name: str, base: type[Variant], key: str) -> type
     if ":" in name:
         return _imported(name, base, key)
     module_name = name.replace("-", "_")
-    found = _classes(f"{package}.{module_name}", base) if module_name in _modules(package) else []
-    if len(found) != 1 or "_" in name:
+    found = _classes(f"{package}.{module_name}", base) if module_name in _modules(package) and "_" not in name else []
+    if len(found) != 1:
         known = known_variants(package, base)
         close = difflib.get_close_matches(name, known, 1)
         hint = f"; did you mean '{close[0]}'?" if close else ""

@@ -88,7 +88,8 @@ def _training_tokens(evaluator: Evaluator, rows: np.ndarray, language: str) -> T
     def hear(start: int) -> Tensor:
         values, lengths = frames.padded(places[start : start + BATCH].tolist(), 1)
         mask = length_mask(torch.from_numpy(lengths), values.shape[1]).to(device)
-        return pack.bottleneck(torch.from_numpy(values).float().to(device), mask).tokens.cpu()
+        spoken = pack.encoder.language_indices([language] * len(values)).to(device)
+        return pack.bottleneck(torch.from_numpy(values).float().to(device), mask, spoken).tokens.cpu()
 
     return torch.cat(list(ranks.parallel_map(range(0, len(places), BATCH), hear)))
 

@@ -13,6 +13,7 @@ from sta.config.recipe import Recipe
 from sta.data.checksums import renew
 from sta.data.corpora.base import DataCard, open_source
 from sta.metrics.rows import METRICS, SPLITS, SYSTEMS, Report, Row, known_first
+from sta.models.decoders.base import find_decoder
 
 SHOWN = ("attributes", "colours", "exact", "mood", "swap", "r1_speech_to_image", "r10_speech_to_image")
 SHOWN_DISTURBED = ("attributes", "mood", "r1_speech_to_image", "r10_speech_to_image")
@@ -66,11 +67,6 @@ SPLIT_MEANING = {
     "voice": "voices that training never heard",
     "seen": "voices and combinations of the training, in recordings of their own",
 }
-DECODER_NAMES = {
-    "vq-diffusion": "VQ-Diffusion",
-    "vq-diffusion-published": "VQ-Diffusion as published",
-    "latent-diffusion": "latent diffusion",
-}
 
 
 def write_card(release: Path, recipe: Recipe, cards: Sequence[LanguageCard], report: Report) -> Path:
@@ -82,7 +78,7 @@ def write_card(release: Path, recipe: Recipe, cards: Sequence[LanguageCard], rep
     text = CARD.format(
         metadata=_metadata(recipe.name, languages, data, licences, report, split), name=recipe.name,
         languages=" and ".join(c.name for c in cards), code=languages[0],
-        teacher=load_teacher(recipe.teacher).name, decoder=DECODER_NAMES[recipe.decoder.kind], recipe=recipe.name,
+        teacher=load_teacher(recipe.teacher).name, decoder=find_decoder(recipe.decoder.kind).title, recipe=recipe.name,
         commit=_by_stage(report.meta["training"], "commits"), seed=report.meta["seed"],
         data=data.description, minutes=_minutes(report.meta["training"]),
         licences="; ".join(f"{part}: {licence or UNKNOWN}" for part, licence in licences.items()),
@@ -123,7 +119,7 @@ def _metadata(
     plain = names[0] if len(names) == 1 and names != [UNKNOWN] else None
     data = ModelCardData(
         language=list(dict.fromkeys(code.partition("-")[0] for code in languages)), license=plain or "other",
-        license_name=None if plain else "-and-".join(names), library_name="diffusers", model_name=name,
+        license_name=None if plain else "-and-".join(names), library_name="speak-the-art", model_name=name,
         datasets=[corpus.dataset] if "/" in corpus.dataset else None, eval_results=results or None,
         tags=["speech-to-image", "audio-to-image", "speech", "diffusion"],
     )  # fmt: skip

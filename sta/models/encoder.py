@@ -8,8 +8,8 @@ posteriors of a perfect recognition. Above lies the same context network for all
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from sta.models.backbones import build_backbone
 from sta.models.layers import TransformerLayer, length_mask, masked_mean, sinusoids
 
+Disturbance = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 BLANK = 0
 POSITION_SCALE = 0.3
 # Lengths are rounded up, for every new shape is compiled anew on CPU: of recordings, and of what was read in them.
@@ -36,12 +37,14 @@ class EncoderOutput:
         mask: [B, R+1], True where valid.
         ctc_logits: [B, S, P] over blank and the pieces of every language; None for a written caption.
         ctc_lengths: [B], valid frames of ctc_logits.
+        joint_logits: [B, S, P], of the pieces of all languages, as if the language were not known.
     """
 
     frames: Tensor
     mask: Tensor
     ctc_logits: Tensor | None
     ctc_lengths: Tensor
+    joint_logits: Tensor | None = None
 
 
 class ContextLayer(nn.Module):
@@ -109,6 +112,10 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
     def language_index(self, language: str) -> int:
         return self.languages.index(language)
 
+    def language_indices(self, languages: Sequence[str]) -> Tensor:
+        """Return the numbers [B] of languages given by their codes, on the CPU."""
+        return torch.tensor([self.language_index(code) for code in languages], dtype=torch.long)
+
     def features(self, wave: np.ndarray) -> np.ndarray:
         """Return what is cached of a recording float32 [T] at 16 kHz: [S, F]."""
         return self.acoustics.cached_features(wave)
@@ -134,17 +141,54 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
         """
         x, lengths = self.acoustics(inputs, lengths)
         mask = length_mask(lengths, x.shape[1])
-        logits = self.ctc(x).float().masked_fill(~self.allowed[language][:, None], -1e4)
+        joint = self.ctc(x).float()
+        logits = joint.masked_fill(~self.allowed[language][:, None], -1e4)
         prosody = self.prosody(_mean_and_deviation(x, mask))
         if keep_acoustics is not None:
             keep = keep_acoustics[:, None].to(x.dtype)
             x = x * keep[..., None]
             prosody = prosody * keep + self.null_prosody * (1 - keep)
         merged, posteriors, kept = ctc_compress(x, logits.softmax(-1), mask)
-        return self._in_context(merged, posteriors, prosody, kept, logits, lengths)
+        return replace(self._in_context(merged, posteriors, prosody, kept, logits, lengths), joint_logits=joint)
 
-    def encode_text(self, pieces: Tensor, lengths: Tensor) -> EncoderOutput:
-        """Encode written captions, given as the stretches [B, R] of a perfect recognition (see `pieces_to_frames`)."""
+    def language_confidence(self, out: EncoderOutput) -> Tensor:
+        """Compute how sure the CTC head is of what it reads if the language is each of `languages`: [B, L] in [0, 1].
+
+        That is the share that the best piece has of all pieces but the blank, averaged over the frames by how far they
+        are no blank. The head is surest in the language that is spoken.
+        """
+        assert out.joint_logits is not None
+        valid, found = length_mask(out.ctc_lengths, out.joint_logits.shape[1]), []
+        for allowed in self.allowed:
+            pieces = out.joint_logits.masked_fill(~allowed, -1e4).softmax(-1)[..., 1:] * valid[..., None]  # no blank
+            found.append(pieces.amax(-1).sum(1) / pieces.sum((1, 2)).clamp_min(1e-6))
+        return torch.stack(found, 1)
+
+    @torch.no_grad()
+    def encode(
+        self, features: np.ndarray, lengths: np.ndarray, languages: Sequence[str], disturb: Disturbance | None = None
+    ) -> EncoderOutput:
+        """Encode recordings as they are cached, on the encoder's own device.
+
+        Args:
+            features: of `features()`, padded to [B, S, F].
+            lengths: [B], valid rows of features.
+            languages: B codes.
+            disturb: changes inputs and lengths, as augmentation does.
+        """
+        device = self.ctc.weight.device
+        inputs, sizes = self.inputs(torch.from_numpy(features).to(device)), torch.from_numpy(lengths).to(device)
+        if disturb is not None:
+            inputs, sizes = disturb(inputs, sizes)
+        out: EncoderOutput = self(inputs, sizes, self.language_indices(languages).to(device))
+        return out
+
+    def encode_text(self, pieces: Tensor, lengths: Tensor, language: Tensor) -> EncoderOutput:
+        """Encode written captions, given as the stretches [B, R] of a perfect recognition (see `pieces_to_frames`).
+
+        Args:
+            language: [B], numbers of `languages`, for what a language has of its own; today that is nothing.
+        """
         mask = length_mask(lengths, pieces.shape[1])
         posteriors = nn.functional.one_hot(pieces, self.ctc.out_features)
         nothing = self.null_prosody.new_zeros(*posteriors.shape[:2], self.config.width)

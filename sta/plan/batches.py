@@ -10,10 +10,11 @@ from torch import Tensor
 from sta.config.cards import load_teacher
 from sta.config.recipe import Recipe
 from sta.models.backbones import backbone_class
+from sta.models.decoders.base import PictureGrid, find_decoder
 from sta.models.encoder import pieces_to_frames
 from sta.plan.corpus import Facts
 from sta.training.features import LENGTH_MULTIPLE
-from sta.training.tasks.decoder import BANK, FRAME_MULTIPLE, text_mask
+from sta.training.tasks.decoder import BANK, FRAME_MULTIPLE, kinds_of_pictures, text_mask
 from sta.training.tasks.distill import written_captions
 
 FRAMES_A_PIECE = 1.3  # stretches that the CTC head of a finished run reads per piece: 1.26 in English, 1.48 in Arabic
@@ -109,7 +110,9 @@ def _heard(
     if written:
         captions = _captions(facts, recipe, group, written, seconds, draw)
         frames, lengths = pieces_to_frames(captions, range(written))
-        read = _said(recipe, facts, group, written, seconds, draw) | {"frames": frames, "lengths": lengths}
+        read = _said(recipe, facts, group, written, seconds, draw) | {
+            "frames": frames, "lengths": lengths, "language": torch.zeros(written, dtype=torch.long),
+        }  # fmt: skip
         batch |= {f"read_{name}": value for name, value in read.items()}
     return batch
 
@@ -140,16 +143,20 @@ def _drawn(
     length = padded(count, FRAME_MULTIPLE)
     frames = draw.standard_normal((len(heard), length, recipe.encoder.width)).astype(np.float16)
     captions = _captions(facts, recipe, group, size, seconds, draw)
-    side, latents = recipe.corpus.size // recipe.tokenizer.factor, recipe.decoder.kind == "latent-diffusion"
-    smooth = torch.randn(size, recipe.tokenizer.code_width, side, side).half()
+    grid = PictureGrid.of(recipe)
+    pictures = {
+        "latents": torch.randn(size, grid.channels, grid.side, grid.side).half(),
+        "codes": torch.randint(grid.codes, (size, grid.side**2)),
+    }
     batch = {
-        "group": torch.tensor(0), "heard": torch.from_numpy(heard), "read": torch.from_numpy(read),
+        "group": torch.tensor(0), "language": torch.zeros(size, dtype=torch.long),
+        "heard": torch.from_numpy(heard), "read": torch.from_numpy(read),
         "frames": torch.from_numpy(frames), "frames_mask": (torch.arange(length) < count).expand(len(heard), -1),
         "text": _units(size, width, draw), "text_bank": _units(min(BANK, facts.recordings), width, draw),
-        "x0": smooth if latents else torch.randint(recipe.tokenizer.codes, (size, side * side)),
+        "x0": pictures[kinds_of_pictures(recipe)[0]],
     }  # fmt: skip
-    if recipe.decoder.draft:
-        batch["latents"] = smooth
+    if find_decoder(recipe.decoder.kind).has_draft(recipe.decoder):
+        batch["latents"] = pictures["latents"]
     if stage.losses.get("caption"):
         batch |= _counted(captions)
     if len(read):

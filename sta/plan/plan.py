@@ -14,6 +14,7 @@ from sta.config.cards import TeacherCard, load_teacher
 from sta.config.recipe import Recipe
 from sta.errors import StaError, WeightsError
 from sta.models.backbones import backbone_class
+from sta.models.decoders.base import find_decoder
 from sta.models.flops import flops_of
 from sta.models.teachers.open_clip import build_unfilled
 from sta.plan import memory, storage
@@ -184,13 +185,10 @@ def _reads(recipe: Recipe, facts: Facts, name: str) -> dict[str, int]:
         rate = backbone_class(recipe.encoder.backbone).features_per_second
         return {"recordings": batch, "features": round(batch * heard_in(recipe, facts, name) * rate)}
     if name == "decoder":
-        places = (
-            side * side if recipe.decoder.kind == "vq-diffusion-published" else (side // recipe.decoder.patch_size) ** 2
-        )
         return {
             "recordings": batch,
             "frames": batch * frames_read(facts, heard_in(recipe, facts, name)),
-            "positions": batch * places,
+            "positions": batch * find_decoder(recipe.decoder.kind).positions(recipe.decoder, side),
         }
     return {"pictures": batch} | ({"codes": batch * side * side} if name == "tokenizer" else {})
 

@@ -15,7 +15,7 @@ from sta.plan.corpus import NUMBERED, ROW, Facts
 from sta.plan.networks import Parameters
 from sta.training.checkpoint import KEEP
 from sta.training.stages import settings_of
-from sta.training.tasks.decoder import kinds_of_frames
+from sta.training.tasks.decoder import kinds_of_frames, kinds_of_pictures
 
 F32, F16, I64 = 4, 2, 8
 TRUTH = 270  # bytes of what attributes.jsonl says of a row, which is kept twice
@@ -62,13 +62,10 @@ def of_frozen(recipe: Recipe, facts: Facts) -> list[Item]:
     teacher = F32 * width * (facts.rows + facts.pictures)
     frames = facts.recordings * (F16 * recipe.encoder.width * frames_read(facts, facts.seconds) + I64)
     kinds = len(kinds_of_frames(recipe))
-    codes, latents = (facts.pictures * side * side * n for n in (I64, F16 * recipe.tokenizer.code_width))
-    draws_latents = recipe.decoder.kind == "latent-diffusion"
+    item = {"codes": I64, "latents": F16 * recipe.tokenizer.code_width}
     items = [Item("teacher's features", "cache/*/teacher-*", teacher)]
-    if not draws_latents:
-        items.append(Item("pictures' codes", "cache/*/codes-*", codes))
-    if draws_latents or recipe.decoder.draft:
-        items.append(Item("pictures' latents", "cache/*/latents-*", latents))
+    for target in kinds_of_pictures(recipe):
+        items.append(Item(f"pictures' {target}", f"cache/*/{target}-*", facts.pictures * side * side * item[target]))
     items.append(Item("encoders' frames" + ", clean and disturbed" * (kinds == 2), "cache/*/*frames-*", kinds * frames))
     items.append(Item("parts of them, until joined", "cache/*/*frames-*", frames, passing=True))
     return items

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +19,8 @@ from sta.data.store import Ragged, new_array
 from sta.distributed.team import Team
 from sta.models.augment import augment_mel, noise_mel
 from sta.models.bottleneck import SpeechBottleneck
-from sta.models.encoder import LENGTH_MULTIPLE, SpeechEncoder
+from sta.models.decoders.base import Target
+from sta.models.encoder import LENGTH_MULTIPLE, EncoderOutput, SpeechEncoder
 from sta.models.loading import load_network
 from sta.models.teachers.open_clip import Teacher, load_own, load_published, version_of
 from sta.models.vq import VQTokenizer, to_unit_range
@@ -71,19 +72,15 @@ def _key_of_published(card: TeacherCard) -> str:
     return key_of([said, files] if files else said)
 
 
-def picture_codes(workspace: Workspace, device: torch.device) -> np.ndarray:
-    """The tokenizer's codes of every picture: int64 [pictures, N], memory-mapped."""
-    return np.load(cache_pictures(workspace, "codes", device) / "codes.npy", mmap_mode="r")
+def pictures_as(workspace: Workspace, target: Target, device: torch.device) -> np.ndarray:
+    """Return every picture as the tokenizer gives it, memory-mapped.
+
+    Codes are int64 [pictures, N]; latents, before they are quantised, float16 [pictures, d, h, w].
+    """
+    return np.load(cache_pictures(workspace, target, device) / f"{target}.npy", mmap_mode="r")
 
 
-def picture_latents(workspace: Workspace, device: torch.device) -> np.ndarray:
-    """The tokenizer's latents of every picture before they are quantised: float16 [pictures, d, h, w], mapped."""
-    return np.load(cache_pictures(workspace, "latents", device) / "latents.npy", mmap_mode="r")
-
-
-def cache_pictures(
-    workspace: Workspace, what: Literal["codes", "latents"], device: torch.device, team: Team | None = None
-) -> Path:
+def cache_pictures(workspace: Workspace, target: Target, device: torch.device, team: Team | None = None) -> Path:
     """Compute what the tokenizer makes of every picture, each rank of the team its share."""
     final, pixels = workspace.final("tokenizer"), workspace.pixels
     tokenizer = cache(lambda: load_network(VQTokenizer, final / "tokenizer").to(device))
@@ -91,10 +88,11 @@ def cache_pictures(
     @torch.no_grad()
     def make(part: range) -> Tensor:
         pictures = to_unit_range(torch.from_numpy(np.array(pixels[part.start : part.stop])).to(device))
-        return tokenizer().encode(pictures) if what == "codes" else tokenizer().latents(pictures).half()
+        made = tokenizer().encode_as(pictures, target)
+        return made.half() if made.is_floating_point() else made
 
-    folder = workspace.cache / f"{what}-{fingerprint(final)}"
-    return _cache_arrays(folder, {what: (len(pixels), make)}, f"{what} of the pictures", team)
+    folder = workspace.cache / f"{target}-{fingerprint(final)}"
+    return _cache_arrays(folder, {target: (len(pixels), make)}, f"{target} of the pictures", team)
 
 
 @dataclass(frozen=True)
@@ -209,22 +207,19 @@ def batches_by_length(features: Ragged, rows: np.ndarray, size: int = 64) -> lis
     return [order[i : i + size] for i in range(0, len(order), size)]
 
 
-@torch.no_grad()
 def encode_rows(
-    encoder: SpeechEncoder, workspace: Workspace, rows: np.ndarray, device: torch.device, disturbed: bool = False
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Frames [B, S+1, D], their mask, CTC logits and CTC lengths of some rows, clean or as distillation hears them."""
-    values, sizes = workspace.features.padded(list(rows), LENGTH_MULTIPLE)
-    codes = workspace.corpus.column("language")
-    language = torch.tensor([encoder.language_index(codes[i]) for i in rows], device=device)
-    inputs, lengths = encoder.inputs(torch.from_numpy(values).to(device)), torch.from_numpy(sizes).to(device)
-    if disturbed:
-        stage = workspace.recipe.stages.distill
+    encoder: SpeechEncoder, workspace: Workspace, rows: np.ndarray, disturbed: bool = False
+) -> EncoderOutput:
+    """Encode some rows, clean or as distillation hears them."""
+    features, lengths = workspace.features.padded(list(rows), LENGTH_MULTIPLE)
+    languages = workspace.corpus.column("language")
+    stage = workspace.recipe.stages.distill
+
+    def disturb(inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         inputs, lengths = augment_mel(inputs, lengths, stage.augment, stage.accent)
-        inputs = noise_mel(inputs, lengths, stage.noise)
-    out = encoder(inputs, lengths, language)
-    assert out.ctc_logits is not None
-    return out.frames, out.mask, out.ctc_logits, out.ctc_lengths
+        return noise_mel(inputs, lengths, stage.noise), lengths
+
+    return encoder.encode(features, lengths, [languages[row] for row in rows], disturb if disturbed else None)
 
 
 def caption_pieces(workspace: Workspace, encoder: SpeechEncoder, rows: np.ndarray) -> list[list[int]]:
@@ -260,8 +255,8 @@ def cache_frames(
     def hear(rows: np.ndarray, number: int) -> dict[str, Tensor]:
         torch.manual_seed(step_seed(workspace.recipe.seed, "frames", number, 0))
         with bf16_autocast(device):
-            frames, mask, _, _ = encode_rows(encoder(), workspace, rows, device, disturbed)
-        return {"values": frames[mask].half(), "lengths": mask.sum(1)}
+            out = encode_rows(encoder(), workspace, rows, disturbed)
+        return {"values": out.frames[out.mask].half(), "lengths": out.mask.sum(1)}
 
     parts = cache(lambda: _in_parts("frames", batches(), hear))
     title = f"{'disturbed ' * disturbed}frames of {group}"

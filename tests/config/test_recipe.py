@@ -154,11 +154,11 @@ def test_infinite_numbers_are_refused(small: Path, override: str) -> None:
 
 
 def test_group_must_divide_the_codes(small: Path) -> None:
-    assert load_recipe(small, ["tokenizer.factor=8", "corpus.size=32"]).decoder.patch_size == 2
+    assert load_recipe(small, ["tokenizer.factor=8", "corpus.size=32"]).decoder.model_dump()["patch_size"] == 2
     text = message(small, "tokenizer.factor=8", "corpus.size=40")
     assert str(small) in text
     assert "corpus.size 40 / tokenizer.factor 8 = 5 codes a side, which decoder.patch_size 2 does not divide" in text
-    assert load_recipe(small, ["tokenizer.factor=8", "corpus.size=40", "decoder.patch_size=1"]).decoder.patch_size == 1
+    load_recipe(small, ["tokenizer.factor=8", "corpus.size=40", "decoder.patch_size=1"])
 
 
 def test_a_recipe_does_not_change(small: Path) -> None:
@@ -185,7 +185,7 @@ def test_losses_left_out_keep_their_weight(small: Path) -> None:
 
 
 def test_losses_merge_through_extends(small: Path) -> None:
-    defaults = DecoderStage(steps=1, batch=1).losses
+    defaults = {"x0": 1.0, **DecoderStage(steps=1, batch=1).losses}
     child = write(small.parent, "extends: small\nstages: {decoder: {losses: {vlb: 0.1}}}", "child")
     grandchild = write(small.parent, "extends: child\nstages: {decoder: {losses: {kl: 0}}}", "grandchild")
     assert load_recipe(child).stages.decoder.losses == {**defaults, "vlb": 0.1}
@@ -209,8 +209,8 @@ def test_mistakes_in_losses(small: Path, override: str, said: list[str]) -> None
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("decoder.heads=7", "decoder.width 256 is not a multiple of decoder.heads 7"),
-        ("encoder.heads=5", "encoder.heads 5"),
+        ("decoder.heads=7", "decoder.width 256 is not a multiple of 7, which decoder.heads is"),
+        ("encoder.heads=5", "5, which encoder.heads is"),
         ("tokenizer.width=20", "tokenizer.width 20 is not a multiple of 8, the groups"),
         ("encoder={width: 90, heads: 3}", "encoder.width 90 is not a multiple of 4, the heads that the bottleneck"),
         ("decoder={width: 75, heads: 5}", "decoder.width 75 is not a multiple of 2, the sines and cosines"),
@@ -230,7 +230,7 @@ def test_those_are_the_networks_own_numbers() -> None:
     for width, fits in ((90, False), (92, True)):
         refused = nullcontext() if fits else pytest.raises((ValueError, RuntimeError))
         with refused:
-            SpeechBottleneck(width, 8)(torch.zeros(1, 3, width), torch.ones(1, 3, dtype=torch.bool))
+            SpeechBottleneck(width, 8)(torch.zeros(1, 3, width), torch.ones(1, 3, dtype=torch.bool), torch.zeros(1))
     for width in (75, 76):
         assert sinusoids(torch.arange(3), width).shape[-1] == width - width % 2
 
@@ -238,12 +238,34 @@ def test_those_are_the_networks_own_numbers() -> None:
 @pytest.mark.parametrize(("option", "value"), [("dropout", "0.1"), ("draft", "2")])
 def test_the_published_decoder_has_neither_dropout_nor_draft(small: Path, option: str, value: str) -> None:
     said = message(small, f"decoder={{kind: vq-diffusion-published, {option}: {value}}}")
-    assert f"decoder.{option}: vq-diffusion-published has none" in said
+    assert f"unknown key 'decoder.{option}' (known here: heads, kind, layers, timesteps, width)" in said
+
+
+def test_a_decoder_of_another_kind_replaces_the_whole_section(tmp_path: Path) -> None:
+    assert load_recipe("garden", ["decoder={width: 64}"]).decoder.model_dump()["draft"] == 3
+    other = load_recipe("garden", ["decoder={kind: vq-diffusion-published}", "stages.decoder.draft_warmup=0"])
+    assert other.decoder.model_dump().keys() == {"kind", "width", "layers", "heads", "timesteps"}
+
+
+def test_a_decoder_is_known_by_name(small: Path) -> None:
+    known = "(known: latent-diffusion, vq-diffusion, vq-diffusion-published, or module:Class of your own)"
+    for kind in ("vq", "base", "_codes"):
+        assert known in message(small, f"decoder.kind={kind}")
+    assert "no Decoder of sta.models.decoders.base" in message(small, "decoder.kind=pathlib:Path")
+
+
+def test_the_losses_of_the_decoder_stage_are_those_of_its_decoder(small: Path) -> None:
+    losses = load_recipe(small, ["stages.decoder.losses={vlb: 0.5, text: 0.2}"]).stages.decoder.losses
+    assert losses == {"x0": 1.0, "vlb": 0.5, "draft": 1.0, "kl": 1e-4, "text": 0.2, "caption": 0.0}
+    said = message(small, "stages.decoder.losses={flow: 1.0}")
+    assert (
+        "decoder.losses.flow is no loss of decoder.kind vq-diffusion (known: caption, draft, kl, text, vlb, x0)" in said
+    )
 
 
 def test_a_draft_that_comes_first_needs_layers(small: Path) -> None:
     assert "give decoder.draft some layers" in message(small, "stages.decoder.draft_warmup=0.3")
-    assert load_recipe(small, ["stages.decoder.draft_warmup=0.3", "decoder.draft=2"]).decoder.draft == 2
+    assert load_recipe(small, ["stages.decoder.draft_warmup=0.3", "decoder.draft=2"]).stages.decoder.draft_warmup == 0.3
 
 
 def test_latent_diffusion_needs_latents_that_skip_the_codebook(small: Path) -> None:

@@ -12,10 +12,9 @@ from sta.config.cards import load_language
 from sta.config.recipe import load_recipe
 from sta.data.checksums import write_sums
 from sta.errors import StaError, WeightsError
-from sta.inference.modelcard import DECODER_NAMES, write_card
+from sta.inference.modelcard import write_card
 from sta.inference.release import verify
 from sta.metrics.rows import Interval, Report, Row
-from sta.models.build_decoder import DECODERS
 
 MACHINES = ["Some Processor, 2 x 1 threads"]
 META = {
@@ -66,7 +65,7 @@ def card(tmp_path: Path) -> ModelCard:
 
 def test_the_hub_reads_its_metadata(card: ModelCard) -> None:
     data = data_of(card)
-    assert (data.language, data.license, data.library_name) == (["en", "ar"], "apache-2.0", "diffusers")
+    assert (data.language, data.license, data.library_name) == (["en", "ar"], "apache-2.0", "speak-the-art")
     results = {(r.metric_type, r.dataset_config): r.metric_value for r in data.eval_results or []}
     assert results == {("attributes", "en"): 0.912, ("attributes", "ar"): 0.834, ("mood", "en"): 0.95}
     assert {(r.dataset_type, r.dataset_name) for r in data.eval_results or []} == {("garden", "Garden, both")}
@@ -194,7 +193,3 @@ def test_a_full_disk_is_one_sentence_and_the_release_stays(release: Path, monkey
         write(release, [row("attributes", 0.5), *rows()])
     assert "\n" not in str(error.value)
     verify(release)
-
-
-def test_every_decoder_has_a_name() -> None:
-    assert DECODER_NAMES.keys() == DECODERS.keys()

@@ -20,13 +20,14 @@ from safetensors.torch import load_file, save_file
 from sta.data.checksums import write_sums
 from sta.data.corruptions import at_speed
 from sta.errors import ArgumentError, AudioError, WeightsError
+from sta.inference import arguments
 from sta.inference.arguments import MAX_GUIDANCE
-from sta.inference.pipeline import SpeechToImageOutput, SpeechToImagePipeline, _waves, repeat_condition
+from sta.inference.pipeline import SpeechToImageOutput, SpeechToImagePipeline, repeat_condition
 from sta.inference.release import load_release, verify
-from sta.models.build_decoder import DECODERS
 from tests.conftest import scatter
 from tests.release_fixtures import (
     CODES,
+    KINDS,
     LANGUAGES,
     SIZE,
     STEPS,
@@ -47,7 +48,7 @@ def _no_bars() -> Iterator[None]:
     logging.enable_progress_bar()
 
 
-@pytest.fixture(scope="module", params=sorted(DECODERS))
+@pytest.fixture(scope="module", params=KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -188,9 +189,10 @@ def test_cfg(pipe: SpeechToImagePipeline, monkeypatch: pytest.MonkeyPatch) -> No
     """At scale 1 only the conditional branch is run; above it, the null condition counts."""
     tokens = pipe.encode_speech(wave(), "en")
     start, t = pipe.prepare_latents(1, torch.Generator().manual_seed(0)), torch.tensor(10.0)
-    conditional = pipe._predict(start, t, tokens, 1.0)
-    guided = pipe._predict(start, t, tokens, 3.0)
-    share = torch.full((1,), float(t / pipe.scheduler.config["num_train_timesteps"]))
+    t = t / pipe.scheduler.config["num_train_timesteps"]
+    conditional = pipe.decoder.predict(start, t, tokens, 1.0)
+    guided = pipe.decoder.predict(start, t, tokens, 3.0)
+    share = torch.full((1,), float(t))
     parts = (start, share, tokens.tokens, tokens.embedding)
     torch.testing.assert_close(conditional, pipe.decoder(*parts))
     assert not torch.allclose(conditional, guided, atol=1e-3)
@@ -421,7 +423,7 @@ def test_mixed_forms_in_one_list(pipe: SpeechToImagePipeline, tmp_path: Path) ->
 def test_other_rates_are_resampled(pipe: SpeechToImagePipeline, rate: int) -> None:
     """What the encoder gets of a resampled recording is near that of the recording itself, and far from another's."""
     heard = [
-        pipe.pack("en").encoder.features(_waves(audio, at)[0]).astype(float)
+        pipe.pack("en").encoder.features(arguments.waves(audio, at)[0]).astype(float)
         for audio, at in ((wave(), 16_000), (wave(rate=rate), rate), (wave(seed=4), 16_000))
     ]
     here, there, other = (features[:, :50].mean(0) for features in heard)  # below 4 kHz, which 8 kHz audio has too
@@ -676,7 +678,13 @@ def test_a_release_on_the_hub_is_downloaded_as_asked(release: Path, monkeypatch:
         return str(release)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    how = {"revision": "v2", "token": "secret", "cache_dir": "there", "force_download": True, "local_files_only": False}
+    how: dict[str, Any] = {
+        "revision": "v2",
+        "token": "secret",
+        "cache_dir": "there",
+        "force_download": True,
+        "local_files_only": False,
+    }
     pipe = SpeechToImagePipeline.from_pretrained("somebody/birds", torch_dtype=torch.float16, **how)
     assert asked == [("somebody/birds", how)]
     assert pipe.decoder.dtype == torch.float16

@@ -22,19 +22,18 @@ from sta.models.layers import (
 from tests.conftest import scatter
 
 
-@pytest.mark.parametrize("memory_width", [None, 6])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("fused", [False, True])
 def test_attention_is_that_of_torch(
-    memory_width: int | None, masked: bool, fused: bool, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+    masked: bool, fused: bool, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On the CPU, and as on a GPU."""
     assert not layers._fuses_attention(torch.device("cpu"))
     assert layers._fuses_attention(torch.device("cuda"))
     monkeypatch.setattr(layers, "_fuses_attention", lambda device: fused)
-    attention = Attention(8, 2, memory_width)
+    attention = Attention(8, 2)
     query = torch.randn(3, 4, 8, generator=generator)
-    memory = torch.randn(3, 5, memory_width or 8, generator=generator)
+    memory = torch.randn(3, 5, 8, generator=generator)
     mask = length_mask(torch.tensor([5, 1, 3]), 5) if masked else None
     keys, values = attention.to_memory(memory).chunk(2, -1)
     heads = [x.unflatten(-1, (2, 4)).transpose(1, 2) for x in (attention.to_query(query), keys, values)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,15 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sta.config.recipe import load_recipe
-from sta.distributed.sharding import BatchShard, sharded_step
-from sta.models.bottleneck import SpeechBottleneck, SpeechCondition
+from sta.distributed.sharding import BatchShard
+from sta.models.bottleneck import SpeechBottleneck
 from sta.models.captioner import Captioner
-from sta.models.decoders.transformer import CodeDecoder, LatentDecoder
-from sta.models.decoders.vq_diffusion_published import PublishedDecoder
-from sta.models.diffusion import linear_schedule
 from sta.training.tasks import decoder as decoder_task
-from sta.training.tasks.decoder import DecoderTask, _Denoising, _FlowMatching, _MaskAndReplace, text_mask
+from sta.training.tasks.decoder import DecoderTask, _Denoising, text_mask
 from tests.conftest import tiny_encoder
+from tests.release_fixtures import tiny_objective
 
 
 @pytest.mark.parametrize(("size", "share", "count"), [(16, 0.25, 4), (16, 0.5, 8), (10, 0.3, 3), (8, 0, 0), (8, 1, 8)])
@@ -41,44 +38,17 @@ def test_every_rank_reads_and_hears(world: int) -> None:
     assert [part.sum() for part in parts] == [4 // world] * world
 
 
-def objective(kind: str) -> tuple[_MaskAndReplace | _FlowMatching, torch.Tensor]:
-    """A tiny loss, and what it learns to draw: codes or latents of 4 x 4 places."""
-    torch.manual_seed(0)
-    if kind == "vq-diffusion":
-        made = CodeDecoder(4, 8, tokens=2, token_width=3, embedding_width=3, width=16, layers=1, heads=2)
-        return _MaskAndReplace(made, linear_schedule(20, 8), variational=True), torch.randint(8, (1, 16)).expand(16, -1)
-    flow = LatentDecoder(4, 3, tokens=2, token_width=3, embedding_width=3, width=16, layers=1, heads=2)
-    return _FlowMatching(flow), torch.randn(1, 3, 4, 4).expand(16, -1, -1, -1)
-
-
-@pytest.mark.parametrize(("kind", "names"), [("vq-diffusion", {"x0", "vlb"}), ("latent-diffusion", {"flow"})])
-def test_an_objective_learns_one_picture(kind: str, names: set[str]) -> None:
-    loss, x0 = objective(kind)
-    tokens = SpeechCondition(torch.zeros(16, 2, 3), torch.zeros(16, 3), torch.zeros(16))
-    optimizer = torch.optim.Adam(loss.parameters(), 1e-2)
-    first: dict[str, float] = {}
-    for _ in range(150):
-        losses = loss(x0, tokens, torch.zeros(16, dtype=torch.bool), None)
-        assert losses.keys() == names
-        first = first or {k: float(v.detach()) for k, v in losses.items()}
-        optimizer.zero_grad()
-        sum(losses.values()).backward()  # type: ignore[union-attr]
-        optimizer.step()
-    for name, value in losses.items():
-        assert value < 0.5 * first[name]
-
-
 @pytest.mark.parametrize("weight", [0.0, 1.0])
 def test_words_reach_the_bottleneck_where_they_weigh(weight: float) -> None:
-    encoder, (loss, x0) = tiny_encoder({"en": 5}), objective("latent-diffusion")
+    encoder, (loss, x0) = tiny_encoder({"en": 5}), tiny_objective("latent-diffusion")
     bottleneck = SpeechBottleneck(encoder.config.width, 3, tokens=2, width=3, layers=1, heads=2)
     stage = load_recipe("garden-mini", [f"stages.decoder.losses.caption={weight}"]).stages.decoder
-    assert isinstance(loss, _FlowMatching)
     module = _Denoising(loss, {"pooled": encoder}, {"pooled": bottleneck}, stage, 0.03)
     unit = torch.nn.functional.normalize(torch.randn(4, 3), dim=-1)
     batch = {
         "group": torch.tensor(0), "frames": torch.randn(4, 6, encoder.config.width),
         "frames_mask": torch.ones(4, 6, dtype=torch.bool), "heard": torch.arange(4), "read": torch.arange(0),
+        "language": torch.zeros(4, dtype=torch.long),
         "x0": x0[:4], "text": unit, "text_bank": unit,
         "pieces": torch.tensor([1, 2, 3, 4, 5]), "counts": torch.tensor([1, 2, 1, 1]),
     }  # fmt: skip
@@ -111,7 +81,7 @@ def test_captions_without_a_piece_have_words_that_can_be_learnt(monkeypatch: pyt
     task.stage = SimpleNamespace(batch=2, text_ratio=0.0, draft_warmup=0.0, steps=4, losses={"caption": 1.0})
     task.rows["pooled"] = task.image_of = np.arange(2)
     task.text, task.pictures, task.latents = np.zeros((2, 3)), np.zeros((2, 16)), None
-    task.encoders = {"pooled": None}
+    task.encoders, task.language = {"pooled": tiny_encoder()}, ["en", "ar"]
     monkeypatch.setattr(task, "_places_of", lambda step: (0, np.arange(2)))
     monkeypatch.setattr(task, "_heard", lambda group, place, step: np.ones((4, 3)))
     monkeypatch.setattr(decoder_task, "caption_pieces", lambda workspace, encoder, rows: [[] for _ in rows])
@@ -122,14 +92,15 @@ def test_captions_without_a_piece_have_words_that_can_be_learnt(monkeypatch: pyt
 
 def test_a_batch_without_pictures_trains_the_draft_and_the_bottleneck_alone() -> None:
     encoder = tiny_encoder({"en": 5})
-    decoder = LatentDecoder(4, 3, tokens=2, token_width=3, embedding_width=3, width=16, layers=1, heads=2, draft=1)
+    loss, _ = tiny_objective("latent-diffusion", draft=1)
     bottleneck = SpeechBottleneck(encoder.config.width, 3, tokens=2, width=3, layers=1, heads=2)
     stage = load_recipe("garden-mini").stages.decoder
-    module = _Denoising(_FlowMatching(decoder), {"pooled": encoder}, {"pooled": bottleneck}, stage, 0.03)
+    module = _Denoising(loss, {"pooled": encoder}, {"pooled": bottleneck}, stage, 0.03)
     latents, unit = torch.randn(4, 3, 4, 4), torch.nn.functional.normalize(torch.randn(4, 3), dim=-1)
     batch = {
         "group": torch.tensor(0), "frames": torch.randn(4, 6, encoder.config.width), "latents": latents,
         "frames_mask": torch.ones(4, 6, dtype=torch.bool), "heard": torch.arange(4), "read": torch.arange(0),
+        "language": torch.zeros(4, dtype=torch.long),
         "text": unit, "text_bank": unit,
     }  # fmt: skip
     losses = module(batch)
@@ -138,59 +109,42 @@ def test_a_batch_without_pictures_trains_the_draft_and_the_bottleneck_alone() ->
     losses["draft"].backward()
     assert bottleneck.queries.grad is not None
     assert bottleneck.queries.grad.abs().max() > 0
-    assert decoder.patch_embed.weight.grad is None
+    assert all(p.grad is None for n, p in loss.decoder.named_parameters() if ".draft." not in n)
     assert module(batch | {"x0": latents}).keys() == losses.keys() | {"flow"}
 
 
 def test_a_written_caption_takes_its_own_place_in_the_batch() -> None:
-    encoder, (loss, _) = tiny_encoder({"en": 5}), objective("latent-diffusion")
+    encoder, (loss, _) = tiny_encoder({"en": 5}), tiny_objective("latent-diffusion")
     bottleneck = SpeechBottleneck(encoder.config.width, 3, tokens=2, width=3, layers=1, heads=2)
     stage = load_recipe("garden-mini").stages.decoder
     module = _Denoising(loss, {"pooled": encoder}, {"pooled": bottleneck}, stage, 0.03).eval()
     frames, mask = torch.randn(2, 6, encoder.config.width), torch.ones(2, 6, dtype=torch.bool)
-    pieces, lengths = torch.tensor([[1, 0, 2, 0]] * 1), torch.tensor([4])
+    pieces, lengths, language = torch.tensor([[1, 0, 2, 0]] * 1), torch.tensor([4]), torch.zeros(3, dtype=torch.long)
     batch = {
         "group": torch.tensor(0), "frames": frames, "frames_mask": mask, "heard": torch.tensor([0, 2]),
-        "read": torch.tensor([1]), "text_pieces": pieces, "text_lengths": lengths,
+        "read": torch.tensor([1]), "text_pieces": pieces, "text_lengths": lengths, "language": language,
     }  # fmt: skip
     tokens = module._condition("pooled", batch).tokens
-    read = encoder.encode_text(pieces, lengths)
-    torch.testing.assert_close(tokens[[0, 2]], bottleneck(frames, mask).tokens)
-    torch.testing.assert_close(tokens[1:2], bottleneck(read.frames, read.mask).tokens)
+    read = encoder.encode_text(pieces, lengths, language[:1])
+    torch.testing.assert_close(tokens[[0, 2]], bottleneck(frames, mask, language[:2]).tokens)
+    torch.testing.assert_close(tokens[1:2], bottleneck(read.frames, read.mask, language[:1]).tokens)
 
 
 @pytest.mark.parametrize(
     ("asked", "device", "compiles"),
     [("never", "cuda", False), ("gpu", "cpu", False), ("gpu", "cuda", True), ("always", "cpu", True)],
 )
-@pytest.mark.parametrize("kind", ["latent-diffusion", "published"])
+@pytest.mark.parametrize("kind", ["latent-diffusion", "vq-diffusion-published"])
 def test_the_layers_that_repeat_are_compiled_where_it_is_asked(
     asked: str, device: str, compiles: bool, kind: str
 ) -> None:
     task: Any = object.__new__(DecoderTask)
     task.stage = load_recipe("garden-mini", [f"stages.decoder.compile={asked}"]).stages.decoder
-    made: PublishedDecoder | LatentDecoder = PublishedDecoder(2, 8, 3, 3, 9, 4, null_length=2)
-    if kind == "latent-diffusion":
-        made = LatentDecoder(4, 3, 2, token_width=3, embedding_width=3, width=16, layers=3, heads=2, draft=2)
+    made = tiny_objective(kind, layers=3, draft=2)[0].decoder
     module: Any = object.__new__(_Denoising)
     torch.nn.Module.__init__(module)
     module.objective = SimpleNamespace(decoder=made)
     task.compile(module, torch.device(device))
     compiled = [type(m).__name__ for m in made.modules() if m._compiled_call_impl is not None]
-    wanted = ["_Block"] * 3 if kind == "published" else ["_DraftLayer"] * 2 + ["DecoderLayer"] * 3
+    wanted = ["_Block"] * 3 if kind == "vq-diffusion-published" else ["_DraftLayer"] * 2 + ["DecoderLayer"] * 3
     assert compiled == (wanted if compiles else [])
-
-
-@pytest.mark.slow
-def test_compiled_layers_give_the_same_gradient() -> None:
-    loss, x0 = objective("latent-diffusion")
-    tokens = SpeechCondition(torch.randn(16, 2, 3), torch.randn(16, 3), torch.zeros(16))
-    found: list[list[torch.Tensor | None]] = []
-    for module in (loss, copy.deepcopy(loss)):
-        if found:
-            module.decoder.compile_repeated_blocks()
-        with sharded_step(BatchShard(), 16, seed=1):
-            module(x0, tokens, torch.zeros(16, dtype=torch.bool), None)["flow"].backward()
-        found.append([p.grad for p in module.parameters()])
-    for plain, compiled in zip(*found, strict=True):
-        torch.testing.assert_close(compiled, plain, atol=1e-6, rtol=1e-4)

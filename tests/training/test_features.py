@@ -102,8 +102,8 @@ def _frames_one_by_one(workspace: Any, folder: Path, disturbed: bool) -> dict[st
     for number, rows in enumerate(BATCHES):
         torch.manual_seed(features.step_seed(workspace.recipe.seed, "frames", number, 0))
         with features.bf16_autocast(CPU):
-            frames, mask, _, _ = features.encode_rows(encoder, workspace, rows, CPU, disturbed)
-        heard |= {int(row): f[m].half().numpy() for row, f, m in zip(rows, frames, mask, strict=True)}
+            out = features.encode_rows(encoder, workspace, rows, disturbed)
+        heard |= {int(row): f[m].half().numpy() for row, f, m in zip(rows, out.frames, out.mask, strict=True)}
     folder.mkdir()
     pieces = [heard[row] for row in sorted(heard)]
     Ragged.write(folder, pieces, [len(piece) for piece in pieces])

@@ -6,11 +6,9 @@ Its gradient reaches the bottleneck.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sta.config.recipe import DecoderStage, Recipe
@@ -20,36 +18,24 @@ from sta.distributed.sharding import BatchShard
 from sta.errors import TrainingError
 from sta.models.backbones import backbone_class
 from sta.models.bottleneck import SpeechBottleneck, SpeechCondition
-from sta.models.build_decoder import build_decoder
 from sta.models.captioner import Captioner
-from sta.models.decoders.transformer import CodeDecoder, LatentDecoder
-from sta.models.decoders.vq_diffusion_published import PublishedDecoder
-from sta.models.diffusion import Schedule, linear_schedule, q_sample, variational_loss
+from sta.models.decoders.base import Objective, PictureGrid, Target, TokenSpace, find_decoder
 from sta.models.encoder import SpeechEncoder, pieces_to_frames
-from sta.models.flow import flow_loss, interpolate, sample_noise_levels
 from sta.models.layers import similarity_distillation
 from sta.training.features import (
     cached_frames,
     caption_pieces,
     group_rows,
     load_speech,
-    picture_codes,
-    picture_latents,
+    pictures_as,
     teacher_features,
 )
 from sta.training.loop import Task
 from sta.training.sampler import ShuffledSampler, build_sampler
 from sta.training.workspace import Workspace
 
-REPLACED = 0.1
 FRAME_MULTIPLE = 16
 BANK = 512  # captions whose teacher features keep the embedding where the distill stage put it
-
-
-def sample_timesteps(count: int, timesteps: int, device: torch.device) -> Tensor:
-    """Times 1..T [count], late ones more often: where little of the picture is left, the tokens are needed."""
-    u = sharding.uniform(count, device=device)
-    return (u.sqrt() * timesteps).long().clamp(0, timesteps - 1) + 1
 
 
 def text_mask(size: int, share: float) -> np.ndarray:
@@ -57,47 +43,15 @@ def text_mask(size: int, share: float) -> np.ndarray:
     return np.arange(size) < round(size * share)
 
 
-def kinds_of_pictures(recipe: Recipe) -> tuple[Literal["codes", "latents"], ...]:
-    """What the stage reads of the pictures: what the decoder draws, and what a draft is measured against."""
-    if recipe.decoder.kind == "latent-diffusion":
-        return ("latents",)
-    return ("codes", "latents") if recipe.decoder.draft else ("codes",)
+def kinds_of_pictures(recipe: Recipe) -> tuple[Target, ...]:
+    """Return what the stage reads of the pictures: what the decoder draws, and what a draft is measured against."""
+    return find_decoder(recipe.decoder.kind).reads(recipe.decoder)
 
 
 def kinds_of_frames(recipe: Recipe) -> tuple[bool, ...]:
     """Whether each kind of frames that the stage reads is disturbed: clean ones always come first."""
     disturbs = recipe.stages.decoder.augment_ratio > 0 and backbone_class(recipe.encoder.backbone).augments
     return (False, True) if disturbs else (False,)
-
-
-class _MaskAndReplace(nn.Module):
-    """VQ-Diffusion's loss on codes (Gu et al. 2022)."""
-
-    def __init__(self, decoder: CodeDecoder | PublishedDecoder, schedule: Schedule, variational: bool):
-        super().__init__()
-        self.decoder, self.schedule, self.variational = decoder, schedule, variational
-
-    def forward(self, x0: Tensor, tokens: SpeechCondition, drop: Tensor, drafted: Tensor | None) -> dict[str, Tensor]:
-        t = sample_timesteps(len(x0), self.schedule.timesteps, x0.device)
-        xt = q_sample(x0, t, self.schedule)
-        share = t / self.schedule.timesteps
-        logits = self.decoder(xt, share, tokens.tokens, tokens.embedding, drop, drafted).float()
-        losses = {"x0": F.cross_entropy(logits.flatten(0, 1), x0.flatten())}
-        return losses | ({"vlb": variational_loss(logits, x0, xt, t, self.schedule)} if self.variational else {})
-
-
-class _FlowMatching(nn.Module):
-    """Latent diffusion's loss on latents (Lipman et al. 2023)."""
-
-    def __init__(self, decoder: LatentDecoder):
-        super().__init__()
-        self.decoder = decoder
-
-    def forward(self, x0: Tensor, tokens: SpeechCondition, drop: Tensor, drafted: Tensor | None) -> dict[str, Tensor]:
-        x0, t = x0.float(), sample_noise_levels(len(x0), x0.device)
-        noise = sharding.normal_like(x0)
-        velocity = self.decoder(interpolate(x0, noise, t), t, tokens.tokens, tokens.embedding, drop, drafted)
-        return {"flow": flow_loss(velocity, x0, noise)}
 
 
 class _Denoising(nn.Module):
@@ -107,7 +61,7 @@ class _Denoising(nn.Module):
     """
 
     def __init__(
-        self, objective: _MaskAndReplace | _FlowMatching, encoders: dict[str, SpeechEncoder],
+        self, objective: Objective, encoders: dict[str, SpeechEncoder],
         bottlenecks: dict[str, SpeechBottleneck], stage: DecoderStage, temperature: float,
     ):  # fmt: skip
         super().__init__()
@@ -135,7 +89,7 @@ class _Denoising(nn.Module):
         if "x0" in batch:
             drop = sharding.uniform(len(batch["x0"]), device=batch["x0"].device) < self.stage.condition_dropout
             losses |= self.objective(batch["x0"], tokens, drop, drafted)
-        if drafted is not None and not isinstance(decoder, PublishedDecoder):
+        if drafted is not None:
             losses["draft"] = decoder.draft_loss(drafted, batch["latents"])
         if self.stage.losses.get("text") and self.stage.tune_bottleneck:
             losses["text"] = similarity_distillation(
@@ -152,15 +106,17 @@ class _Denoising(nn.Module):
         size = bottleneck.config
         noise = sharding.normal(len(places), size.tokens, size.width, device=places.device)
         frames = batch["frames"].to(self.objective.decoder.dtype)
-        heard = bottleneck(frames, batch["frames_mask"], noise[batch["heard"]])
+        language = batch["language"]
+        heard = bottleneck(frames, batch["frames_mask"], language[batch["heard"]], noise[batch["heard"]])
         if "text_pieces" not in batch:
             return heard
         encoder = self.encoders[group]
         assert isinstance(encoder, SpeechEncoder)
-        with torch.no_grad():
-            captions = encoder.encode_text(batch["text_pieces"], batch["text_lengths"])
         count = len(batch["read"])  # none, where this rank's caption is only there to be as the other ranks
-        read = bottleneck(captions.frames, captions.mask, noise[batch["read"]] if count else noise[:1])
+        noise, language = (x[batch["read"]] if count else x[:1] for x in (noise, language))
+        with torch.no_grad():
+            captions = encoder.encode_text(batch["text_pieces"], batch["text_lengths"], language)
+        read = bottleneck(captions.frames, captions.mask, language, noise)
         back = places.argsort()
         return SpeechCondition(
             *(torch.cat([h, r[:count]])[back] for h, r in zip(_parts(heard), _parts(read), strict=True))
@@ -177,18 +133,10 @@ def build_module(
     """The network of the stage on the distilled encoders and bottlenecks of every group; the decoder is untrained."""
     any_one = next(iter(bottlenecks.values())).config
     torch.manual_seed(recipe.seed)
-    tokenizer, settings, stage = recipe.tokenizer, recipe.decoder, recipe.stages.decoder
-    decoder = build_decoder(
-        side=recipe.corpus.size // tokenizer.factor, codes=tokenizer.codes, channels=tokenizer.code_width,
-        tokens=any_one.tokens, token_width=any_one.width, embedding_width=any_one.embedding_width,
-        **settings.model_dump(),
-    )  # fmt: skip
-    objective: _MaskAndReplace | _FlowMatching
-    if isinstance(decoder, LatentDecoder):
-        objective = _FlowMatching(decoder)
-    else:
-        schedule = linear_schedule(settings.timesteps, tokenizer.codes, REPLACED)
-        objective = _MaskAndReplace(decoder, schedule, bool(stage.losses.get("vlb")))
+    settings, stage = recipe.decoder, recipe.stages.decoder
+    space = TokenSpace(any_one.tokens, any_one.width, any_one.embedding_width)
+    decoder = find_decoder(settings.kind).build(settings, PictureGrid.of(recipe), space)
+    objective = decoder.objective(settings, stage.losses)
     return _Denoising(objective, encoders, bottlenecks, stage, recipe.stages.distill.temperature)
 
 
@@ -201,13 +149,15 @@ class DecoderTask(Task):
         self.workspace, self.stage = workspace, workspace.recipe.stages.decoder
         self.weights, self.groups = {k: v for k, v in self.stage.losses.items()}, list(workspace.recipe.groups)
         self.phase_change_step = int(self.stage.draft_warmup * self.stage.steps)
-        pictures = picture_latents if workspace.recipe.decoder.kind == "latent-diffusion" else picture_codes
-        self.pictures, (_, self.text) = pictures(workspace, device), teacher_features(workspace, device)
-        self.latents = picture_latents(workspace, device) if workspace.recipe.decoder.draft else None
+        self.pictures = pictures_as(workspace, kinds_of_pictures(workspace.recipe)[0], device)
+        _, self.text = teacher_features(workspace, device)
+        has_draft = find_decoder(workspace.recipe.decoder.kind).has_draft(workspace.recipe.decoder)
+        self.latents = pictures_as(workspace, "latents", device) if has_draft else None
         kinds = kinds_of_frames(workspace.recipe)
         self.frames = {g: [cached_frames(workspace, g, device, disturbed) for disturbed in kinds] for g in self.groups}
         self.rows = {g: group_rows(workspace, g) for g in self.groups}
         self.image_of, _ = workspace.corpus.image_index
+        self.language = workspace.corpus.column("language")
         speech = {g: load_speech(workspace, g) for g in self.groups}
         self.encoders = {g: encoder for g, (encoder, _) in speech.items()}
         bottlenecks = {g: bottleneck for g, (_, bottleneck) in speech.items()}
@@ -260,6 +210,7 @@ class DecoderTask(Task):
         frames, lengths = pad([self._heard(group, place, step) for place in heard], FRAME_MULTIPLE)
         batch = {
             "group": torch.tensor(number),
+            "language": self.encoders[group].language_indices([self.language[row] for row in shown]),
             "heard": torch.from_numpy(np.flatnonzero(~is_written)),
             "read": torch.from_numpy(np.flatnonzero(is_written)),
             "frames": torch.from_numpy(frames),

@@ -49,7 +49,7 @@ class _Distillation(nn.Module):
             inputs = noise_mel(inputs, lengths, self.stage.noise)
         keep = sharding.uniform(len(inputs), device=inputs.device) >= self.stage.acoustic_dropout
         heard = self.encoder(inputs, lengths, batch["language"], keep)
-        speech = self.bottleneck(heard.frames, heard.mask)
+        speech = self.bottleneck(heard.frames, heard.mask, batch["language"])
         losses = {"ctc": _ctc(heard.ctc_logits, heard.ctc_lengths, batch), "kl": speech.kl.mean()}
         losses |= self._against_teacher(speech, batch) | self._said(speech, batch)
         if self.mood is not None:
@@ -61,9 +61,9 @@ class _Distillation(nn.Module):
 
     def _read(self, batch: dict[str, Tensor]) -> Tensor:
         """The losses of the captions that the text branch reads, weighted."""
-        written = self.encoder.encode_text(batch["read_frames"], batch["read_lengths"])
         read = {k.removeprefix("read_"): v for k, v in batch.items() if k.startswith("read_")}
-        tokens, read = self.bottleneck(written.frames, written.mask), batch | read
+        written = self.encoder.encode_text(read["frames"], read["lengths"], read["language"])
+        tokens, read = self.bottleneck(written.frames, written.mask, read["language"]), batch | read
         branch = self._against_teacher(tokens, read) | self._said(tokens, read)
         weighted = [weight * branch[name] for name, weight in self.stage.losses.items() if name in branch]
         return torch.stack(weighted).sum()
@@ -200,7 +200,7 @@ class DistillTask(Task):
         batch = {
             "features": torch.from_numpy(features),
             "lengths": torch.from_numpy(lengths),
-            "language": torch.tensor([self.encoder.language_index(self.language[r]) for r in rows]),
+            "language": self.encoder.language_indices([self.language[r] for r in rows]),
             "mood": torch.tensor([moods.index(self.mood[r]) if self.mood[r] in moods else UNKNOWN for r in rows]),
             **self._captions(rows),
             **self._bank(step),
@@ -219,7 +219,8 @@ class DistillTask(Task):
         read, numbers = shard.of(self.written.take(step * count, count)), shard.of(np.arange(count))
         pieces = caption_pieces(self.workspace, self.encoder, read)
         frames, lengths = pieces_to_frames(pieces, [step * count + int(number) for number in numbers])
-        captions = self._captions(read) | {"frames": frames, "lengths": lengths}
+        language = self.encoder.language_indices([self.language[r] for r in read])
+        captions = self._captions(read) | {"frames": frames, "lengths": lengths, "language": language}
         return {f"read_{name}": value for name, value in captions.items()}
 
     def _captions(self, rows: np.ndarray) -> dict[str, Tensor]:
