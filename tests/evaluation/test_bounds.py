@@ -26,11 +26,13 @@ def _bound_five() -> Any:
         asked["pictures"] += len(pictures)
         return pictures * 2
 
-    def bottleneck(frames: torch.Tensor, mask: torch.Tensor) -> SpeechCondition:
+    def bottleneck(frames: torch.Tensor, mask: torch.Tensor, language: torch.Tensor) -> SpeechCondition:
+        assert language.tolist() == [3] * len(frames)
         asked["recordings"] += len(frames)
         tokens = (frames * mask[..., None]).sum(1, keepdim=True)
         return SpeechCondition(tokens, tokens[:, 0], tokens[:, 0, 0])
 
+    encoder = SimpleNamespace(language_indices=lambda codes: torch.tensor([{"en": 3}[code] for code in codes]))
     bounds.BATCH = 2
     bounds.cached_frames = lambda *_: SimpleNamespace(  # type: ignore[assignment]
         padded=lambda places, multiple: pad([FRAMES[place] for place in places], multiple)
@@ -40,7 +42,7 @@ def _bound_five() -> Any:
         workspace=None, real_images=lambda rows: torch.from_numpy(rows).float()[:, None, None, None],
         pipe=SimpleNamespace(
             device=torch.device("cpu"), tokenizer=None, decoder=SimpleNamespace(reconstruct=reconstruct),
-            pack=lambda language: SimpleNamespace(group="pooled", bottleneck=bottleneck),
+            pack=lambda language: SimpleNamespace(group="pooled", bottleneck=bottleneck, encoder=encoder),
         ),
     )  # fmt: skip
     return {
