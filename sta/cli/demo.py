@@ -105,8 +105,9 @@ class Demo:
         pictures = pictures.cpu() * 2 - 1
         return Example(
             caption=sentence.text, language=sentence.language, direction=card.direction, mood=sentence.mood,
-            heard=f"{UNHEARD} {speaker}", audio=wav_bytes(wave), truth=None, said=sentence.said,
-            drawn=[Image.fromarray(p.numpy()) for p in to_pixels(pictures)], read=self.classifier.predict(pictures),
+            source=f"{UNHEARD} {speaker}", audio=wav_bytes(wave), truth=None, attributes=sentence.said,
+            drawn=[Image.fromarray(p.numpy()) for p in to_pixels(pictures)],
+            predicted=self.classifier.predict(pictures),
         )  # fmt: skip
 
 
@@ -115,8 +116,8 @@ def score(examples: Sequence[Example]) -> tuple[int, int]:
     marks = [
         seen.get(slot) == value
         for e in examples
-        for seen in e.read
-        for slot, value in [*e.said.items(), ("mood", e.mood)]
+        for seen in e.predicted
+        for slot, value in [*e.attributes.items(), ("mood", e.mood)]
     ]
     return sum(marks), len(marks)
 

@@ -146,9 +146,9 @@ def _example(
     return Example(
         caption=evaluator.corpus.column("text")[row] or "", language=language,
         direction=evaluator.workspace.cards[language].direction, mood=evaluator.moods[row] or "",
-        heard=f"split {evaluator.hardest}", audio=wav_bytes(evaluator.corpus.waveform(row)),
+        source=f"split {evaluator.hardest}", audio=wav_bytes(evaluator.corpus.waveform(row)),
         truth=evaluator.corpus.picture(row), drawn=[Image.fromarray(p.numpy()) for p in to_pixels(pictures)],
-        said=truth, read=readings,
+        attributes=truth, predicted=readings,
     )  # fmt: skip
 
 
