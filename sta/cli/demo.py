@@ -19,7 +19,8 @@ from sta.data.corpora.garden.corpus import speak, world_of
 from sta.data.corpora.garden.grammar import Grammar
 from sta.data.corpora.garden.world import World
 from sta.errors import VoiceError, WeightsError
-from sta.inference.release import CLASSIFIER, load_release
+from sta.inference.release import load_release
+from sta.inference.weights import classifier_of
 from sta.metrics.page import Example, write_grid, write_page
 from sta.metrics.rows import Report
 from sta.models.attribute_classifier import AttributeClassifier
@@ -58,7 +59,7 @@ class Demo:
         self.pipe: SpeechToImagePipeline = load_release(folder, trust_remote_code)
         self.corpus = _garden(folder, load_recipe(folder / "recipe.yaml"))
         self.world: World = world_of(self.corpus.world)
-        self.classifier = load_network(AttributeClassifier, folder / CLASSIFIER)
+        self.classifier = load_network(AttributeClassifier, classifier_of(folder) or folder)
 
     def sentences(self, languages: Sequence[str], seed: int, count: int = CAPTIONS) -> Iterator[Sentence]:
         """Captions of scenes whose combination of attributes was kept out of training, in turn in every mood."""
@@ -110,7 +111,7 @@ class Demo:
 
 
 def _garden(folder: Path, recipe: Recipe) -> GardenCorpus:
-    if not isinstance(recipe.corpus, GardenCorpus) or not (folder / CLASSIFIER).is_dir():
+    if not isinstance(recipe.corpus, GardenCorpus) or classifier_of(folder) is None:
         raise WeightsError(
             f"{folder}: was not trained on Garden, so the demo has nothing to say; draw recordings with `sta draw`"
         )

@@ -354,8 +354,8 @@ class Recipe(Strict):
         decoder.check(self)
         if self.stages.decoder.draft_warmup and not decoder.has_draft(self.decoder):
             raise ValueError(
-                "stages.decoder.draft_warmup trains a draft first: give decoder.draft some layers, such as 3, where the "
-                "decoder can have one, or set it to 0"
+                "stages.decoder.draft_warmup trains a draft first: give decoder.draft some layers, such as 3, or set "
+                "it to 0 where the decoder has none"
             )
         if self.stages.distill.losses.get("attributes") and not isinstance(self.corpus, GardenCorpus):
             raise ValueError(
