@@ -25,7 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "metrics": BASE | {"data"},
     "inference": BASE | {"data", "distributed", "models", "training", "metrics"},
     "evaluation": BASE | {"data", "distributed", "models", "training", "metrics", "inference", "progress"},
-    "plan": BASE | {"data", "distributed", "models", "training", "progress"},
+    "plan": BASE | {"data", "distributed", "models", "training", "metrics", "progress"},
     "bench": BASE | {"data", "distributed", "models", "training", "metrics", "inference", "evaluation", "progress"},
     "cli": BASE
     | {"data", "distributed", "models", "training", "metrics", "inference", "evaluation", "bench", "plan", "progress"},
@@ -39,7 +39,7 @@ HOMES = {
     "accelerate": {"sta/training", "sta/bench/training.py", "sta/distributed/team.py"},
     "deepspeed": {"sta/training"},
     "diffusers": {"sta/models", "sta/inference", "sta/bench/reference.py"},
-    "transformers": {"sta/models/backbone.py"},
+    "transformers": {"sta/models/backbones"},
     "datasets": {"sta/data/rows.py", "sta/metrics/modules"},
     "torch": {"sta/distributed", "sta/models", "sta/training", "sta/metrics", "sta/inference", "sta/evaluation",
               "sta/bench", "sta/plan", "sta/cli"},

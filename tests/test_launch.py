@@ -21,7 +21,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import load_file
+from transformers import HubertConfig, HubertModel
 
 from sta.data.audio import write_wav
 from sta.training.faults import VARIABLE
@@ -229,6 +231,33 @@ def test_every_stage_trains_under_deepspeed(alone: Path, config: str) -> None:
     loss, reference = (logged(alone / run / "teacher")[0]["loss"] for run in (name, "one"))
     assert loss == pytest.approx(reference, rel=0.02)
     assert loss != reference
+
+
+@needs_compiler
+def test_a_published_backbone_is_trained_along_under_zero_3(alone: Path, tmp_path: Path) -> None:
+    """As HuBERT base is published: with layerdrop, SpecAugment and a weight norm, here stored in half precision."""
+    config = HubertConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, conv_dim=[8, 8],
+        conv_kernel=[10, 8], conv_stride=[20, 16], num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=2,
+    )  # fmt: skip
+    HubertModel(config).half().save_pretrained(tmp_path)
+    overrides = [f"encoder.backbone={tmp_path}", "encoder.freeze_backbone=false", "stages.distill.steps=2"]
+    overrides += ["precision=bf16", "stages.distill.log_every=1"]
+    (alone / "hubert").mkdir()
+    (alone / "hubert" / "teacher").symlink_to(alone / "one" / "teacher")
+    prepare = [sys.executable, "-m", "sta.train", *arguments(alone, "hubert", "prepare", *overrides)]
+    finish(prepare, alone / "hubert-prepare.log")
+    distill = arguments(alone, "hubert", "distill-pooled", *overrides)
+    finish([*launch("cpu-2-zero3"), *distill], alone / "hubert-distill.log")
+    assert len(losses(alone / "hubert" / "distill-pooled")) == 2
+    published = HubertModel.from_pretrained(tmp_path, dtype=torch.float32).state_dict()
+    trained = load_file(alone / "hubert" / "distill-pooled" / "final" / "encoder" / SAFETENSORS_WEIGHTS_NAME)
+    for name, value in published.items():
+        moved = trained[f"acoustics.model.{name}"]
+        assert moved.shape == value.shape, name
+        assert moved.isfinite().all(), name
+    name = "encoder.pos_conv_embed.conv.parametrizations.weight.original1"
+    assert 0 < (trained[f"acoustics.model.{name}"] - published[name]).abs().max() < 0.1
 
 
 @pytest.mark.parametrize("config", DEEPSPEED)

@@ -6,7 +6,6 @@ published, as wide and as deep as the release's decoder, with fresh weights, for
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich import box
 from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
@@ -22,7 +20,8 @@ from sta.config.recipe import Sampling
 from sta.errors import StaError
 from sta.inference.arguments import Audio
 from sta.inference.pipeline import SpeechToImagePipeline
-from sta.metrics.rows import Interval, Report, ResultKey, Row
+from sta.metrics.rows import Interval, Report, Row, everywhere
+from sta.metrics.tables import make_table
 from sta.models.bottleneck import SpeechCondition
 from sta.models.decoders.base import PictureGrid, TokenSpace
 from sta.models.decoders.vq_diffusion_published import PublishedDecoder
@@ -138,8 +137,7 @@ def matrix_rows(run: Callable[[], Any], device: torch.device) -> list[Row]:
     """Measure `matrix_share`, but not on a GPU, where the CPU's time is that of launching work, not of doing it."""
     if device.type != "cpu":
         return []
-    where = ResultKey(language="all", split="all", condition="of the largest batch", system=OURS)
-    return [Row.of("matrix_products", Interval(matrix_share(run)), 1, **where)]
+    return [Row.of("matrix_products", Interval(matrix_share(run)), 1, **everywhere("of the largest batch", OURS))]
 
 
 def matrix_share(run: Callable[[], Any]) -> float:
@@ -153,10 +151,7 @@ def matrix_share(run: Callable[[], Any]) -> float:
 
 def _row(contestant: Contestant, seconds: Sequence[float], batch: int, fast: bool) -> Row:
     condition = f"batch {batch}, {contestant.steps} steps, {'bf16' if fast else 'fp32'}"
-    interval = Interval(statistics.median(seconds), min(seconds), max(seconds))
-    return Row.of(
-        "seconds", interval, batch, language="all", split="all", condition=condition, system=contestant.system
-    )
+    return Row.of("seconds", Interval.of_rounds(seconds), batch, **everywhere(condition, contestant.system))
 
 
 def ratios(rows: Sequence[Row]) -> dict[int, float]:
@@ -175,14 +170,12 @@ def ratios(rows: Sequence[Row]) -> dict[int, float]:
 
 
 def speed_table(report: Report) -> Table:
-    """Make a line for each contestant with its seconds and how many times it is faster than diffusers."""
-    title = "seconds per picture (diffusers: its VQDiffusionPipeline)"
-    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for name in ("system", "condition", "median", "fastest", "slowest", "faster"):
-        made.add_column(name, no_wrap=True, justify="left" if name in ("system", "condition") else "right")
+    """Tabulate a line for each contestant with its seconds and how many times it is faster than diffusers."""
     timed = [r for r in report.rows if r.metric == "seconds"]
-    times = ratios(timed)
-    for number, row in enumerate(timed):
-        ratio = f"{times[number]:.1f} x" if number in times else ""
-        made.add_row(row.system, row.condition, *(f"{x:.3f}" for x in (row.value, row.low, row.high)), ratio)
-    return made
+    times = {number: f"{ratio:.1f} x" for number, ratio in ratios(timed).items()}
+    lines = [
+        [row.system, row.condition, *(f"{x:.3f}" for x in (row.value, row.low, row.high)), times.get(number, "")]
+        for number, row in enumerate(timed)
+    ]
+    columns = ("system", "condition", "median", "fastest", "slowest", "faster")
+    return make_table("seconds per picture (diffusers: its VQDiffusionPipeline)", columns, lines)

@@ -1,4 +1,4 @@
-"""Which recipe, run or release the options of a command mean."""
+"""Find the recipe, run or release that the options of a command mean."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def recipe_of(options: argparse.Namespace) -> Recipe:
-    """The recipe named, with its overrides."""
+    """Load the recipe named, with its overrides."""
     from sta.config.recipe import load_recipe
 
     seed = [] if options.seed is None else [f"seed={options.seed}"]
@@ -39,7 +39,7 @@ def release_of(given: Path | None) -> Path:
 
 
 def finished_run(folder: Path) -> Workspace:
-    """The run that a folder, or the release in it, belongs to.
+    """Open the run that a folder, or the release in it, belongs to.
 
     Raises:
         StaError: it is no run's folder, or its release is not there or was made before a stage was done again.

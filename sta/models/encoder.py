@@ -1,6 +1,6 @@
-"""Speech encoders: log-mel trained here, or any transformers speech backbone, behind one interface.
+"""Speech encoders on any speech backbone.
 
-Both turn a recording into acoustic frames. A CTC head reads the frames, and what it read is added back to
+A backbone turns a recording into acoustic frames. A CTC head reads the frames, and what it read is added back to
 them (self-conditioned CTC, Nozaki & Komatsu 2021); stretches that it read as one piece become one frame (CTC
 compression, Gaido et al. 2021). So a written caption can enter at the same place and at the same pace, as the
 posteriors of a perfect recognition. Above lies the same context network for all.
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
@@ -19,14 +18,11 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from sta.data.audio import Q_MEAN, Q_STD, speech_features
-from sta.distributed import sharding
-from sta.models.backbone import Backbone
-from sta.models.layers import TransformerLayer, drop, length_mask, masked_mean, sinusoids
+from sta.models.backbones import build_backbone
+from sta.models.layers import TransformerLayer, length_mask, masked_mean, sinusoids
 
 Disturbance = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 BLANK = 0
-BANDS = 80
 POSITION_SCALE = 0.3
 # Lengths are rounded up, for every new shape is compiled anew on CPU: of recordings, and of what was read in them.
 LENGTH_MULTIPLE, RAGGED_MULTIPLE = 64, 16
@@ -49,79 +45,6 @@ class EncoderOutput:
     ctc_logits: Tensor | None
     ctc_lengths: Tensor
     joint_logits: Tensor | None = None
-
-
-class FrameNorm(nn.Module):
-    """Batch norm (Ioffe & Szegedy 2015) of [B, D, S] over the valid frames of all ranks; padding is left out.
-
-    Evaluation uses running statistics, so that a recording's frames do not depend on its batch.
-    """
-
-    mean: Tensor
-    variance: Tensor
-
-    def __init__(self, width: int, momentum: float = 0.1):
-        super().__init__()
-        self.momentum = momentum
-        self.scale, self.shift = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
-        self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("variance", torch.ones(width))
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """x [B, D, S], zero in the padding; mask [B, S]. The padding stays zero."""
-        mean, variance = self._measure(x, mask) if self.training else (self.mean, self.variance)
-        scale = self.scale.float() * torch.rsqrt(variance.float() + 1e-5)  # [D]
-        shift = self.shift.float() - mean.float() * scale
-        return (x * scale[:, None].to(x.dtype) + shift[:, None].to(x.dtype)) * mask[:, None]
-
-    def _measure(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance [D] of the batch; the running ones follow."""
-        valid = x.float() * mask[:, None]
-        moments = torch.stack([valid.sum((0, 2)), valid.square().sum((0, 2)), mask.sum().expand(x.shape[1]).float()])
-        total, squares, count = sharding.all_reduce_sum(moments)
-        mean = total / count
-        variance = (squares / count - mean.square()).clamp_min(0)
-        with torch.no_grad():
-            for running, now in ((self.mean, mean), (self.variance, variance)):
-                running.lerp_(now.to(running.dtype), self.momentum)
-        return mean, variance
-
-
-class MelAcoustics(nn.Module):
-    """Log-mel [B, S, 80] to acoustic frames [B, S/4, D]: two strided and several residual convolutions.
-
-    The residual ones are dilated in turn, so that five of them see 1.7 s: a whole word of a slow speaker, for which
-    the CTC head may have but one piece.
-    """
-
-    subsampling = 4
-    dilations = (1, 2, 4)
-
-    def __init__(self, width: int, convolutions: int, dropout: float):
-        super().__init__()
-        self.stem = nn.ModuleList([nn.Conv1d(BANDS, width, 5, 2, 2), nn.Conv1d(width, width, 5, 2, 2)])
-        self.blocks = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv1d(width, width, 5, padding=2 * dilation, dilation=dilation), nn.ReLU(), drop(dropout),
-                nn.Conv1d(width, width, 1),
-            )
-            for dilation in islice(cycle(self.dilations), convolutions)
-        )  # fmt: skip
-        self.norms = nn.ModuleList(FrameNorm(width) for _ in range(convolutions))
-        self.norm = nn.LayerNorm(width)
-
-    def forward(self, mel: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns frames [B, S/4, D] and their lengths [B]."""
-        mask = length_mask(lengths, mel.shape[1])
-        x = (mel * mask[..., None]).transpose(1, 2)  # [B, 80, S]
-        for convolution in self.stem:
-            lengths = (lengths + 1) // 2
-            x = convolution(x).relu()
-            mask = length_mask(lengths, x.shape[2])
-            x = x * mask[:, None]
-        for norm, block in zip(self.norms, self.blocks, strict=True):
-            x = (x + block(norm(x, mask))) * mask[:, None]
-        return self.norm(x.transpose(1, 2)), lengths
 
 
 class ContextLayer(nn.Module):
@@ -147,7 +70,8 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
     Args:
         pieces: language code -> number of its SentencePiece pieces, for the CTC head.
         width: D.
-        backbone: `Backbone.describe` of a transformers speech model, or None for log-mel.
+        convolutions: of log-mel's backbone.
+        backbone: of `describe_backbone`; None is log-mel.
     """
 
     config_name = "config.json"
@@ -167,7 +91,7 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
         pieces = dict(sorted(pieces.items()))  # a saved configuration comes back sorted
         self.piece_offset = _piece_offsets(pieces)
         vocabulary = 1 + sum(pieces.values())
-        self.acoustics = MelAcoustics(width, convolutions, dropout) if backbone is None else Backbone(width, backbone)
+        self.acoustics = build_backbone(backbone, width, convolutions=convolutions, dropout=dropout)
         self.ctc = nn.Linear(width, vocabulary)
         self.ctc_embedding = nn.Linear(vocabulary, width, bias=False)
         nn.init.normal_(self.ctc_embedding.weight)  # what was read must not drown in where it was read
@@ -193,18 +117,16 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
         return torch.tensor([self.language_index(code) for code in languages], dtype=torch.long)
 
     def features(self, wave: np.ndarray) -> np.ndarray:
-        """What is cached of a recording float32 [T] at 16 kHz: log-mel uint8 [S, 80], or int16 samples [T, 1]."""
-        return speech_features(wave, samples=not isinstance(self.acoustics, MelAcoustics))
+        """Return what is cached of a recording float32 [T] at 16 kHz: [S, F]."""
+        return self.acoustics.cached_features(wave)
 
     def offset_pieces(self, ids: Sequence[int], language: str) -> list[int]:
         """A language's SentencePiece ids as ids of the CTC head's joint vocabulary."""
         return [self.piece_offset[language] + i for i in ids]
 
     def inputs(self, features: Tensor) -> Tensor:
-        """Cached features as floats: log-mel of about unit variance [B, S, 80], or samples in [-1, 1] [B, T, 1]."""
-        if isinstance(self.acoustics, MelAcoustics):
-            return (features.float() - Q_MEAN) / Q_STD
-        return features.float() / 32767
+        """Return cached features [B, S, F] as the floats that `forward` takes."""
+        return self.acoustics.inputs(features)
 
     def forward(
         self, inputs: Tensor, lengths: Tensor, language: Tensor, keep_acoustics: Tensor | None = None

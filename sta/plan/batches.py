@@ -8,9 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sta.config.cards import load_teacher
-from sta.config.limits import SAMPLE_RATE
-from sta.config.recipe import GardenCorpus, Recipe
-from sta.data.audio import BANDS
+from sta.config.recipe import Recipe
+from sta.models.backbones import backbone_class
 from sta.models.decoders.base import PictureGrid, find_decoder
 from sta.models.encoder import pieces_to_frames
 from sta.plan.corpus import Facts
@@ -65,11 +64,9 @@ def _captioned_pictures(recipe: Recipe, size: int, draw: np.random.Generator) ->
 
 
 def _answered_pictures(recipe: Recipe, size: int, draw: np.random.Generator) -> dict[str, Tensor]:
-    from sta.data.corpora.garden.corpus import world_of
-    from sta.training.tasks.classifier import slots_read
+    from sta.training.tasks.classifier import attributes_of
 
-    assert isinstance(recipe.corpus, GardenCorpus)
-    slots = slots_read(world_of(recipe.corpus.world))
+    slots = attributes_of(recipe).slots()
     return {"pixels": _pixels(recipe, size, draw), "values": torch.zeros(size, len(slots), dtype=torch.long)}
 
 
@@ -88,16 +85,11 @@ def _captions(
 def _spoken(
     recipe: Recipe, facts: Facts, size: int, seconds: float, draw: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Speech features [B, S, F] and their lengths: log-mel that changes as often as a caption has pieces, or noise."""
-    seconds = min(seconds, recipe.stages.distill.max_seconds)
-    if recipe.encoder.backbone is not None:
-        length = round(seconds * SAMPLE_RATE)
-        samples = draw.integers(-9000, 9000, size=(size, in_batch(length), 1), dtype=np.int16)
-        return torch.from_numpy(samples), torch.full((size,), length)
-    length, hold = round(seconds * 100), max(1, round(100 / facts.pieces_a_second))
-    frames = in_batch(length)
-    pieces = draw.integers(256, size=(size, -(-frames // hold), BANDS), dtype=np.uint8)
-    return torch.from_numpy(pieces.repeat(hold, 1)[:, :frames]), torch.full((size,), length)
+    """Speech features [B, S, F] that change as often as a caption has pieces, and their lengths."""
+    backbone = backbone_class(recipe.encoder.backbone)
+    length = round(min(seconds, recipe.stages.distill.max_seconds) * backbone.features_per_second)
+    examples = [backbone.example_features(draw, in_batch(length), facts.pieces_a_second) for _ in range(size)]
+    return torch.from_numpy(np.stack(examples)), torch.full((size,), length)
 
 
 def _heard(

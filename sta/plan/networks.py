@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sta.config.cards import load_teacher
 from sta.config.recipe import Recipe
-from sta.models.backbone import Backbone
+from sta.models.backbones import describe_backbone
 from sta.plan.batches import batch_of
 from sta.plan.corpus import Facts
 
@@ -71,9 +71,7 @@ def build(recipe: Recipe, facts: Facts, stage: str, groups: list[str]) -> nn.Mod
         return classifier.build_module(recipe)
     from sta.training.tasks import decoder, distill
 
-    backbone = (
-        Backbone.outline(recipe.encoder.backbone, recipe.encoder.freeze_backbone) if recipe.encoder.backbone else None
-    )
+    backbone = describe_backbone(recipe.encoder.backbone, recipe.encoder.freeze_backbone)
     width = load_teacher(recipe.teacher).embedding_width
     heard = {
         group: distill.build_module(

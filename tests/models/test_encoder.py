@@ -17,12 +17,11 @@ from torch import Tensor
 
 from sta.config.recipe import DistillStage
 from sta.data.audio import log_mel
+from sta.models.backbones.log_mel import FrameNorm, LogMelBackbone
 from sta.models.bottleneck import SpeechBottleneck
 from sta.models.encoder import (
     BLANK,
     EncoderOutput,
-    FrameNorm,
-    MelAcoustics,
     SpeechEncoder,
     ctc_compress,
     ctc_greedy_decode,
@@ -163,7 +162,7 @@ def test_frame_norm_measures_valid_frames_only() -> None:
 def test_a_frame_hears_a_slow_word() -> None:
     """1.7 s of recording around a frame reach it, and no more than that."""
     torch.manual_seed(0)
-    acoustics = MelAcoustics(8, convolutions=5, dropout=0.0).eval()
+    acoustics = LogMelBackbone(8, convolutions=5, dropout=0.0).eval()
     mel = torch.randn(1, 400, 80, requires_grad=True)
     frames, lengths = acoustics(mel, torch.tensor([400]))
     frames[0, 50, 0].backward()
@@ -328,8 +327,7 @@ def batch() -> dict[str, Tensor]:
         "text": unit(4), "image": unit(4), "text_bank": unit(8), "image_bank": unit(8),
         "pieces": torch.tensor([8, 9, 10, 1, 2, 11, 12, 3]), "counts": torch.tensor([3, 2, 2, 1]),
         "read_frames": pieces, "read_lengths": lengths, "read_language": torch.tensor([1, 0]),
-        "read_full": torch.tensor([True, False]),
-        "read_text": unit(2), "read_image": unit(2),
+        "read_full": torch.tensor([True, False]), "read_text": unit(2), "read_image": unit(2),
         "read_pieces": torch.tensor([8, 9, 10, 1, 2]), "read_counts": torch.tensor([3, 2]),
         "attributes": torch.tensor([[2, 1], [0, 0], [1, 0], [0, 1]]), "read_attributes": torch.tensor([[1, 1], [2, 0]]),
     }  # fmt: skip

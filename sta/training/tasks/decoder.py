@@ -16,6 +16,7 @@ from sta.data.store import pad
 from sta.distributed import sharding
 from sta.distributed.sharding import BatchShard
 from sta.errors import TrainingError
+from sta.models.backbones import backbone_class
 from sta.models.bottleneck import SpeechBottleneck, SpeechCondition
 from sta.models.captioner import Captioner
 from sta.models.decoders.base import Objective, PictureGrid, Target, TokenSpace, find_decoder
@@ -27,7 +28,6 @@ from sta.training.features import (
     group_rows,
     load_speech,
     pictures_as,
-    short_phrases,
     teacher_features,
 )
 from sta.training.loop import Task
@@ -50,7 +50,7 @@ def kinds_of_pictures(recipe: Recipe) -> tuple[Target, ...]:
 
 def kinds_of_frames(recipe: Recipe) -> tuple[bool, ...]:
     """Whether each kind of frames that the stage reads is disturbed: clean ones always come first."""
-    disturbs = recipe.stages.decoder.augment_ratio > 0 and recipe.encoder.backbone is None
+    disturbs = recipe.stages.decoder.augment_ratio > 0 and backbone_class(recipe.encoder.backbone).augments
     return (False, True) if disturbs else (False,)
 
 
@@ -163,8 +163,9 @@ class DecoderTask(Task):
         bottlenecks = {g: bottleneck for g, (_, bottleneck) in speech.items()}
         self.module = build_module(workspace.recipe, self.encoders, bottlenecks)
         self.short, self.full = {}, {}
-        for group, (frames, *_) in self.frames.items():
-            short = short_phrases(workspace, frames.lengths)
+        phrase = workspace.corpus.column("phrase").equal(True)
+        for group, rows in self.rows.items():
+            short = phrase[rows]
             shorts = self._shorts(bool(short.any()))
             self.short[group] = self._order(group, short, 0, max(1, shorts), self.stage.batch - shorts)
             self.full[group] = self._order(group, ~short, 1, max(1, self.stage.batch - shorts), 0)
@@ -175,9 +176,8 @@ class DecoderTask(Task):
 
     def _order(self, group: str, kept: np.ndarray, seed: int, batch: int, offset: int) -> ShuffledSampler:
         """The order of some of a group's recordings, of which a batch takes `batch` from the place `offset` on."""
-        places, recipe = np.flatnonzero(kept), self.workspace.recipe
-        shards = self.workspace.corpus.shard_of[self.rows[group][places]]
-        return build_sampler(recipe.corpus, places, recipe.seed + seed, shards, batch, offset=offset)
+        places, seed = np.flatnonzero(kept), self.workspace.recipe.seed + seed
+        return build_sampler(self.workspace, places, self.rows[group][places], seed, batch, offset=offset)
 
     def _places_of(self, step: int) -> tuple[int, np.ndarray]:
         """The number of the step's group, and which of the group's rows are in the whole batch."""

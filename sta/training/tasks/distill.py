@@ -12,19 +12,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sta.config.limits import SAMPLE_RATE
 from sta.config.recipe import DistillStage, Recipe
 from sta.distributed import ranks, sharding
 from sta.distributed.sharding import BatchShard
 from sta.errors import TrainingError
 from sta.models.augment import augment_mel, noise_mel
-from sta.models.backbone import Backbone
+from sta.models.backbones import describe_backbone
 from sta.models.bottleneck import SpeechBottleneck, SpeechCondition
 from sta.models.captioner import Captioner
 from sta.models.encoder import SpeechEncoder, pieces_to_frames
 from sta.models.layers import similarity_distillation
 from sta.models.token_classifier import UNKNOWN, TokenClassifier
-from sta.training.features import LENGTH_MULTIPLE, caption_pieces, group_rows, short_phrases, teacher_features
+from sta.training.features import LENGTH_MULTIPLE, caption_pieces, group_rows, teacher_features
 from sta.training.loop import Task
 from sta.training.sampler import ShuffledSampler, build_sampler
 from sta.training.workspace import Workspace
@@ -45,7 +44,7 @@ class _Distillation(nn.Module):
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         inputs, lengths = self.encoder.inputs(batch["features"]), batch["lengths"]
-        if not isinstance(self.encoder.acoustics, Backbone):
+        if self.encoder.acoustics.augments:
             inputs, lengths = augment_mel(inputs, lengths, self.stage.augment, self.stage.accent)
             inputs = noise_mel(inputs, lengths, self.stage.noise)
         keep = sharding.uniform(len(inputs), device=inputs.device) >= self.stage.acoustic_dropout
@@ -107,7 +106,7 @@ def build_module(
         embedding_width: E.
         moods: how many the corpus names.
         attributes: attribute -> number of its values; read only where its loss has a weight.
-        backbone: of `Backbone.describe`, or None for log-mel.
+        backbone: of `describe_backbone`.
     """
     settings, between = recipe.encoder, recipe.bottleneck
     torch.manual_seed(recipe.seed)
@@ -132,27 +131,25 @@ class DistillTask(Task):
         self.named = workspace.attributes if self.stage.losses.get("attributes") else None
         self.module = self._build(workspace, group)
         lengths = workspace.features.lengths[self.rows]
-        self.short = short_phrases(workspace, lengths)
+        self.short = workspace.corpus.column("phrase").equal(True)[self.rows]
         heard = self._heard(lengths)
         full, short = ~self.short & heard, self.short & heard
         self.phrases = self._order(short)
         self.phase_change_step = int(self.stage.phrase_warmup * self.stage.steps) if len(self.phrases.items) else 0
         self.mixed = self._order(self._with_phrases(full, short))
-        self.written = ShuffledSampler(self.rows, workspace.recipe.seed + 1)
+        self.written = ShuffledSampler(self.rows[workspace.corpus.has_text[self.rows]], workspace.recipe.seed + 1)
 
     def _build(self, workspace: Workspace, group: str) -> _Distillation:
         recipe = workspace.recipe
         settings = recipe.encoder
-        description, weights = (
-            Backbone.describe(settings.backbone, settings.freeze_backbone) if settings.backbone else (None, {})
-        )
+        description = describe_backbone(settings.backbone, settings.freeze_backbone)
         module = build_module(
             recipe, {code: workspace.pieces[code].size for code in recipe.groups[group]}, self.image.shape[1],
             len(workspace.moods), self.named.sizes if self.named else {}, description,
         )  # fmt: skip
         self.encoder = module.encoder
-        if isinstance(self.encoder.acoustics, Backbone):
-            self.encoder.acoustics.model.load_state_dict(weights)
+        if settings.backbone:
+            self.encoder.acoustics.load_published(settings.backbone)
         return module
 
     def _heard(self, lengths: np.ndarray) -> np.ndarray:
@@ -161,11 +158,8 @@ class DistillTask(Task):
         Raises:
             TrainingError: no caption is left.
         """
-        longest, a_second = (
-            self.stage.max_seconds,
-            100 if self.workspace.recipe.encoder.backbone is None else SAMPLE_RATE,
-        )
-        heard = lengths <= longest * a_second
+        longest = self.stage.max_seconds
+        heard = lengths <= longest * self.encoder.acoustics.features_per_second
         count = f"{len(heard) - int(heard.sum())} of {len(heard)} recordings hold more than {longest:g} s of speech"
         if not (heard & ~self.short).any():
             raise TrainingError(
@@ -177,9 +171,8 @@ class DistillTask(Task):
 
     def _order(self, kept: np.ndarray) -> ShuffledSampler:
         rows = self.rows[kept]
-        lengths, shards = self.workspace.features.lengths[rows], self.workspace.corpus.shard_of[rows]
-        recipe = self.workspace.recipe
-        return build_sampler(recipe.corpus, rows, recipe.seed, shards, self.stage.batch, lengths)
+        lengths, seed = self.workspace.features.lengths[rows], self.workspace.recipe.seed
+        return build_sampler(self.workspace, rows, rows, seed, self.stage.batch, lengths)
 
     def _with_phrases(self, full: np.ndarray, short: np.ndarray) -> np.ndarray:
         """The full captions, and as many of the phrases as make `phrase_ratio` of the whole."""
