@@ -12,10 +12,9 @@ import soundfile
 import torch
 
 from sta.config.cards import SentencePieceCard, load_language
-from sta.config.recipe import DECODERS, GardenCorpus, Sampling, dump_recipe, load_recipe
+from sta.config.recipe import DECODERS, Sampling, dump_recipe, load_recipe
 from sta.config.variants import known_variants
 from sta.data.checksums import write_sums
-from sta.data.corpora.garden.corpus import world_of
 from sta.data.corpora.garden.grammar import Grammar
 from sta.data.language import FULL_WORLD
 from sta.data.text import Pieces, normalise, train_sentencepiece
@@ -26,7 +25,7 @@ from sta.models.bottleneck import SpeechBottleneck
 from sta.models.decoders.base import Decoder, Objective, PictureGrid, TokenSpace, find_decoder
 from sta.models.encoder import SpeechEncoder
 from sta.models.vq import VQTokenizer
-from sta.training.tasks.classifier import slots_read
+from sta.training.tasks.classifier import attributes_of
 from tests.conftest import scatter
 
 LANGUAGES = ("en", "ar")
@@ -110,12 +109,9 @@ def write_wave(path: Path, samples: np.ndarray, rate: int = 16_000, subtype: str
 def write_tiny_garden(folder: Path) -> Path:
     """A tiny release as a run on Garden leaves it: with the attribute classifier and the recipe."""
     recipe = load_recipe("garden-tiny")
-    assert isinstance(recipe.corpus, GardenCorpus)
     write_tiny_release(folder)
     torch.manual_seed(0)
-    AttributeClassifier(slots_read(world_of(recipe.corpus.world)), SIZE, width=8).eval().save_pretrained(
-        folder / "classifier"
-    )
+    AttributeClassifier(attributes_of(recipe).slots(), SIZE, width=8).eval().save_pretrained(folder / "classifier")
     (folder / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
     write_sums(folder)
     return folder

@@ -65,7 +65,7 @@ def bench_sampling(
 
 
 def _picked(evaluator: Evaluator, language: str, split: str) -> np.ndarray:
-    rows = evaluator.select_rows(split, language)
+    rows = evaluator.known(evaluator.select_rows(split, language))
     if len(rows) < 2:
         raise StaError(f"split '{split}' has fewer than two recordings in {language}; name one of {', '.join(SPLITS)}")
     return rows

@@ -33,7 +33,7 @@ def bench_speed(options: argparse.Namespace) -> None:
     """Measure seconds per picture, against diffusers' VQDiffusionPipeline."""
     from sta.bench.speed import bench_speed as measure
     from sta.bench.speed import speed_table
-    from sta.data.corpora.garden.corpus import speak as say
+    from sta.data.corpora.garden.prosody import speak as say
     from sta.inference.release import load_release
 
     pipe = load_release(release_of(options.weights), options.trust_remote_code)

@@ -156,7 +156,8 @@ def speak(options: argparse.Namespace) -> None:
     from sta.data.audio import write_wav
     from sta.data.corpora.garden.prosody import delivery
     from sta.data.corpora.garden.world import MOODS
-    from sta.data.synthesis.espeak import speakers, synthesiser
+    from sta.data.synthesis.base import synthesiser
+    from sta.data.synthesis.espeak import speakers
     from sta.errors import VoiceError
 
     card = load_language(options.language)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from importlib import import_module
@@ -22,8 +21,9 @@ from pydantic import (
 )
 
 from sta.config import yamlfile
-from sta.config.cards import CODE
-from sta.config.variants import read_settings
+from sta.config.cards import CODE, LanguageCard, load_language
+from sta.config.variants import interface, read_settings
+from sta.config.yamlfile import AbsolutePath, CardName
 from sta.errors import RecipeError
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -41,62 +41,26 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, validate_default=True, allow_inf_nan=False)
 
 
-class WorldSettings(Strict):
-    """Which values Garden's attributes take; a slot left out of `slots` takes every value it knows."""
+class CorpusSettings(Strict):
+    """What the settings of every corpus have; its own are in its file, `sta/data/corpora/<name>.py`."""
 
-    colours: list[str] = Field(default_factory=list, description="colours of every coloured part; empty: all ten")
-    moods: list[str] = Field(default_factory=list, description="moods; empty: all five")
-    kinds: list[str] = Field(default_factory=list, description="bird, flower; empty: both")
-    slots: dict[str, list[str]] = Field(default_factory=dict, description="values of one slot, such as pose: [perched]")
-
-
-class GardenCorpus(Strict):
-    """Garden: drawn pictures, grammar captions and synthesised speech, built here from nothing."""
-
-    name: Literal["garden"]
+    name: str
     size: Annotated[int, Field(ge=16, le=512, multiple_of=8)] = Field(64, description="picture side, pixels")
-    scenes: Positive = Field(20_000, description="training pictures")
-    phrases: Annotated[int, Field(ge=0)] = Field(
-        1, description="short phrases spoken per training picture and language"
-    )
-    omit: Share = Field(0.1, description="chance that a caption leaves an attribute out")
-    validation: Positive = Field(200, description="validation recordings per language")
-    test: Positive = Field(200, description="test recordings per language and test split")
-    swaps: Positive = Field(50, description="pairs per language whose captions differ in one colour word")
-    held_out: Share = Field(0.1, description="share of attribute combinations kept for the test")
-    tempo: Annotated[float, Field(gt=0.3, lt=3)] = Field(1.0, description="tempo, as a factor of the language card's")
-    other_engines: Share = Field(
-        0.0, description="share of training recordings by the language card's other engines, if it names any"
-    )
-    world: WorldSettings = WorldSettings()
+
+    @property
+    def knows_attributes(self) -> bool:
+        """Return whether rows say what their pictures show and their captions name, as `Attributes` has it."""
+        return False
+
+    @property
+    def card_only(self) -> frozenset[str]:
+        """Return the settings that only the model card reads: a change of them makes no other corpus."""
+        return frozenset()
 
 
-class UserCorpus(Strict):
-    """What corpora that users bring have in common."""
-
-    size: Annotated[int, Field(ge=16, le=512, multiple_of=8)] = Field(64, description="picture side, pixels")
-    validation: Share = Field(0.05, description="share set aside where no split is named")
-    test: Share = Field(0.05, description="share set aside where no split is named")
-    max_unreadable: Share = Field(
-        0.02, description="share of samples that cannot be read above which preparation stops"
-    )
-
-
-class FolderCorpus(UserCorpus):
-    """A folder with `metadata.jsonl`: someone's own recordings and pictures."""
-
-    name: Literal["folder"]
-    root: str = Field(description="folder that holds metadata.jsonl, whose relative paths are relative to it")
-
-
-class ParquetCorpus(UserCorpus):
-    """Parquet shards of the row schema in `sta/data/rows.py`, read as a stream."""
-
-    name: Literal["parquet"]
-    shards: str = Field(description="a Parquet file, a folder of them, or a pattern such as data/*.parquet")
-    by_shards: bool = Field(
-        False, description="train in an order in which each rank reads shards of its own: for more than fits in memory"
-    )
+def read_corpus(given: Any, key: str) -> Any:
+    """Validate the settings of a corpus by what it names; `key` is their place in the recipe."""
+    return read_settings("sta.data.corpora", interface("sta.data.corpora", "CorpusSource"), given, key, "name")
 
 
 class EncoderSettings(Strict):
@@ -105,6 +69,7 @@ class EncoderSettings(Strict):
     sharing: Literal["pooled", "each"] = Field("pooled", description="one encoder for all languages, or one each")
     backbone: str | None = Field(None, description="transformers model by name or path, or module:Class; null: log-mel")
     freeze_backbone: bool = True
+    backbone_licence: str | None = Field(None, description="the backbone's licence, such as mit, for the model card")
     width: Positive = 192
     convolutions: Positive = Field(5, description="residual convolutions after the subsampling (log-mel)")
     layers: Positive = Field(2, description="transformer layers above the CTC head")
@@ -297,9 +262,12 @@ class Recipe(Strict):
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
     seed: Annotated[int, Field(ge=0)] = 0
-    languages: Annotated[list[str], Field(min_length=1, description="codes of language cards")]
-    teacher: str = Field("garden-clip", description="teacher card, by name or path")
-    corpus: Annotated[GardenCorpus | FolderCorpus | ParquetCorpus, Field(discriminator="name")]
+    languages: Annotated[list[str], Field(min_length=1, description="codes of packaged language cards, or paths")]
+    language_cards: dict[str, AbsolutePath] = Field(
+        default_factory=dict, description="code -> path, of the languages whose card was given by its path"
+    )
+    teacher: CardName = Field("garden-clip", description="teacher card, by name or path")
+    corpus: Annotated[SerializeAsAny[CorpusSettings], BeforeValidator(lambda given: read_corpus(given, "corpus"))]
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto: bf16 where the machine has it")
     encoder: EncoderSettings = EncoderSettings()
     bottleneck: BottleneckSettings = BottleneckSettings()
@@ -318,15 +286,30 @@ class Recipe(Strict):
             raise ValueError("the corpora of all runs lie in the folder of that name; choose another")
         return name
 
+    @model_validator(mode="before")
+    @classmethod
+    def _by_code(cls, given: Any) -> Any:
+        """Put its code in the place of each card that `languages` gives by path, and the path in `language_cards`."""
+        if not isinstance(given, dict) or not isinstance(given.get("languages"), list):
+            return given
+        paths, codes = dict(given.get("language_cards") or {}), []
+        for name in given["languages"]:
+            codes.append(load_language(yamlfile.absolute(name)).code if yamlfile.is_path(name) else name)
+            if codes[-1] is not name:
+                paths[codes[-1]] = name
+        return {**given, "languages": codes, "language_cards": {c: p for c, p in paths.items() if c in codes}}
+
     @field_validator("languages")
     @classmethod
     def _are_codes(cls, languages: list[str]) -> list[str]:
         for code in languages:
             if not re.fullmatch(CODE, code):
                 raise ValueError(
-                    f"'{code}' is not the code of a language, such as en; its file has to lie in "
-                    f"{yamlfile.packaged('languages')} and is named by its code alone, such as sw for sw.yaml"
+                    f"'{code}' is neither the code of a language, such as en or pt-br, nor the path of a card, such as "
+                    "./sw.yaml"
                 )
+            if languages.count(code) > 1:
+                raise ValueError(f"'{code}' is there twice, by its code or by the path of a card of that code")
         return languages
 
     @field_validator("stages")
@@ -356,13 +339,11 @@ class Recipe(Strict):
             raise ValueError(
                 "stages.decoder.draft_warmup trains a draft first: give decoder.draft some layers, such as 3"
             )
-        if self.stages.distill.losses.get("attributes") and not isinstance(self.corpus, GardenCorpus):
+        if self.stages.distill.losses.get("attributes") and not self.corpus.knows_attributes:
             raise ValueError(
-                f"stages.distill.losses.attributes: only Garden knows what its captions name, not corpus "
-                f"'{self.corpus.name}'; set it to 0"
+                f"stages.distill.losses.attributes: corpus '{self.corpus.name}' does not know what its captions name; "
+                "set it to 0"
             )
-        if len(set(self.languages)) < len(self.languages):
-            raise ValueError(f"languages {self.languages} names one twice")
         return self
 
     @property
@@ -371,6 +352,14 @@ class Recipe(Strict):
         if self.encoder.sharing == "pooled":
             return {"pooled": list(self.languages)}
         return {code: [code] for code in self.languages}
+
+    def card(self, code: str) -> LanguageCard:
+        """Read the card of one of the languages."""
+        return load_language(self.language_cards.get(code, code))
+
+    def cards(self) -> dict[str, LanguageCard]:
+        """Read the card of each language, by its code."""
+        return {code: self.card(code) for code in self.languages}
 
 
 def check_multiple(key: str, value: int, of: int, why: str) -> None:
@@ -399,8 +388,8 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
         name_or_path: a path, or the name of a packaged recipe.
         overrides: `key=value` with dots in the key, such as `stages.decoder.steps=500`; values are YAML.
 
-    A corpus's path is relative to the file that names it, or to the current directory in an override, and is absolute
-    in what is returned.
+    A path of a corpus or card is relative to the file that names it, or to the current directory in an override, and
+    absolute in what is returned.
 
     Raises:
         RecipeError: names file, key, value and what would be accepted.
@@ -410,7 +399,6 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     for override in overrides:
         _apply(data, override)
         source = f"{path} with {', '.join(overrides)}"
-    _anchor(data, Path())
     _refuse_renamed(data, source)
     return yamlfile.validate(Recipe, data, source)
 
@@ -438,6 +426,8 @@ def _of_results(recipe: Recipe) -> dict[str, Any]:
     for stage in said["stages"].values():
         for name in RUNTIME_ONLY:
             del stage[name]
+    for section, name in (*(("corpus", name) for name in recipe.corpus.card_only), ("encoder", "backbone_licence")):
+        said[section].pop(name, None)
     return said
 
 
@@ -449,8 +439,7 @@ def dump_recipe(recipe: Recipe) -> str:
 def _extended(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in seen:
         raise RecipeError(f"{path}: key 'extends' comes back to this file ({' -> '.join(p.name for p in seen)})")
-    data = yamlfile.read(path)
-    _anchor(data, path.parent)
+    data = yamlfile.located(yamlfile.read(path), path.parent)
     base = data.pop("extends", None)
     if base is None:
         return data
@@ -462,14 +451,6 @@ def _extended(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     except RecipeError as error:
         raise RecipeError(f"{path}: key 'extends': {error}") from error
     return _merge(_extended(parent, (*seen, path.resolve())), data)
-
-
-def _anchor(data: dict[str, Any], folder: Path) -> None:
-    """Make the paths of a corpus, which are relative to a folder, absolute."""
-    corpus = data.get("corpus")
-    for key in ("root", "shards"):
-        if isinstance(corpus, dict) and isinstance(corpus.get(key), str):
-            corpus[key] = os.path.abspath(folder / corpus[key])
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sta.data.corpora.garden.grammar import Grammar
 from sta.distributed import ranks
 from sta.evaluation.evaluator import BATCH, Evaluator
 from sta.metrics.attributes import Swap, swap_rows
@@ -20,9 +19,9 @@ PROBE_ROWS = 4000
 
 
 def bound_rows(evaluator: Evaluator, language: str, split: str) -> list[Row]:
-    """The systems that bound the pipeline or must be at chance."""
+    """Measure the systems that bound the pipeline or must be at chance."""
     assert evaluator.judge is not None
-    rows, found = evaluator.select_rows(split, language), []
+    rows, found = evaluator.known(evaluator.select_rows(split, language)), list[Row]()
     tokens = evaluator.encode(rows, language)
     away = torch.from_numpy(np.roll(np.arange(len(rows)), len(rows) // 2))
     shuffled = SpeechCondition(tokens.tokens[away], tokens.embedding[away], tokens.kl[away])
@@ -43,26 +42,23 @@ def bound_rows(evaluator: Evaluator, language: str, split: str) -> list[Row]:
 
 
 def _written(evaluator: Evaluator, rows: np.ndarray, language: str) -> dict[str, list[str]]:
-    """What each system that goes through words gives to the text branch."""
+    """Return what each system that goes through words gives to the text branch."""
     assert evaluator.judge is not None
-    grammar, rng = (
-        Grammar(evaluator.workspace.cards[language], evaluator.judge.world),
-        np.random.default_rng(evaluator.seed),
-    )
+    describe, rng = evaluator.judge.attributes.describe, np.random.default_rng(evaluator.seed)
     truths = [evaluator.corpus.truths[evaluator.ids[r]] for r in rows]
     # One by one: a transcript must not depend on its batch.
     heard = ranks.parallel_map(
         rows.tolist(), lambda r: evaluator.pipe.transcribe(evaluator.corpus.waveform(r), language)[0]
     )
     return {
-        "truth-to-decoder": [grammar.describe(t.kind, t.said, rng, pattern=0) for t in truths],
+        "truth-to-decoder": [describe(language, truth, rng, plain=True) for truth in truths],
         "cascade-perfect": [evaluator.corpus.column("text")[r] for r in rows],
         "cascade": list(heard),
     }
 
 
 def _reconstruct(evaluator: Evaluator, rows: np.ndarray) -> Tensor:
-    """The pictures through what the decoder draws: codes or latents."""
+    """Return the pictures through what the decoder draws: codes or latents."""
     pipe = evaluator.pipe
 
     @torch.no_grad()
@@ -74,7 +70,7 @@ def _reconstruct(evaluator: Evaluator, rows: np.ndarray) -> Tensor:
 
 def _probe(evaluator: Evaluator, tokens: SpeechCondition, rows: np.ndarray, language: str, split: str) -> list[Row]:
     assert evaluator.judge is not None
-    known = evaluator.corpus.select("train", language)
+    known = evaluator.known(evaluator.corpus.select("train", language))
     known = np.random.default_rng(evaluator.seed).permutation(known)[:PROBE_ROWS]
     said = [{**s, "mood": evaluator.moods[r]} for s, r in zip(evaluator.caption_attributes(known), known, strict=True)]
     slots = evaluator.judge.classifier.config.slots
@@ -83,7 +79,7 @@ def _probe(evaluator: Evaluator, tokens: SpeechCondition, rows: np.ndarray, lang
 
 
 def _training_tokens(evaluator: Evaluator, rows: np.ndarray, language: str) -> Tensor:
-    """Tokens [n, K, C] of training rows, from the frames that the decoder stage cached."""
+    """Return tokens [n, K, C] of training rows, from the frames that the decoder stage cached."""
     pack, device = evaluator.pipe.pack(language), evaluator.pipe.device
     frames = cached_frames(evaluator.workspace, pack.group, device)
     places = np.searchsorted(group_rows(evaluator.workspace, pack.group), rows)

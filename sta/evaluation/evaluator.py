@@ -9,8 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sta.config.recipe import GardenCorpus
-from sta.data.corpora.garden.corpus import world_of
 from sta.data.rows import TEST_SPLITS
 from sta.distributed import ranks
 from sta.evaluation.extractors import AttributeClassifierFeatures, Judge, KindAndColour, TeacherFeatures, features_of
@@ -33,7 +31,7 @@ class Evaluator:
 
     Attributes:
         judge: what reads pictures; None where a corpus does not know what is true of them.
-        hardest: the test split that differs most from training.
+        hardest: the test split that differs most from training, of those whose attributes are known if any are.
         extractor: what `fidelity` and `inception_score` were computed with.
     """
 
@@ -43,17 +41,17 @@ class Evaluator:
         self.ids, self.moods = self.corpus.column("id"), self.corpus.column("mood")
         self.image_of, _ = self.corpus.image_index
         self.judge = self._judge()
-        self.splits = [s for s in TEST_SPLITS if len(self.corpus.select(s))]
-        self.hardest = self.splits[-1]
+        self.splits = [s for s in TEST_SPLITS if self.corpus.has_audio[self.corpus.select(s)].any()]
+        self.hardest = [s for s in self.splits if len(self.known(self.corpus.select(s)))][-1]
         self.extractor: dict[str, Any] = {}
 
     def _judge(self) -> Judge | None:
-        settings = self.workspace.recipe.corpus
-        if not isinstance(settings, GardenCorpus):
+        attributes = self.workspace.source.attributes()
+        if attributes is None:
             return None
-        reader = load_network(AttributeClassifier, self.workspace.final("classifier") / "classifier")
-        reader.to(self.pipe.device)  # type: ignore[arg-type]
-        return Judge(reader, world_of(settings.world))
+        classifier = load_network(AttributeClassifier, self.workspace.final("classifier") / "classifier")
+        classifier.to(self.pipe.device)  # type: ignore[arg-type]
+        return Judge(classifier, attributes)
 
     def fill_caches(self) -> None:
         """Compute what frozen networks make of the corpus, where it is not there yet, as one process must."""
@@ -62,17 +60,24 @@ class Evaluator:
             cached_frames(self.workspace, pack.group, self.pipe.device)
 
     def select_rows(self, split: str, language: str) -> np.ndarray:
-        """The rows evaluated of a split: the first ones, at most `evaluation.items`."""
-        return self.corpus.select(split, language)[: self.settings.items]
+        """Return the recordings evaluated of a split: the first ones, at most `evaluation.items`."""
+        rows = self.corpus.select(split, language)
+        return rows[self.corpus.has_audio[rows]][: self.settings.items]
+
+    def known(self, rows: np.ndarray) -> np.ndarray:
+        """Return those of some rows whose pictures' attributes are known; all of a corpus that knows none."""
+        if self.judge is None:
+            return rows
+        return rows[np.array([self.ids[r] in self.corpus.truths for r in rows], bool)]
 
     def encode(self, rows: np.ndarray, language: str, tta_samples: int | None = None) -> SpeechCondition:
-        """Tokens of the corpus's recordings, in the order of `rows`."""
+        """Return tokens of the corpus's recordings, in the order of `rows`."""
         return self.encode_waves([self.corpus.waveform(int(r)) for r in rows], language, tta_samples)
 
     def encode_waves(
         self, waves: Sequence[np.ndarray], language: str, tta_samples: int | None = None
     ) -> SpeechCondition:
-        """Tokens of recordings, in their order."""
+        """Return tokens of recordings, in their order."""
         order = np.argsort([len(w) for w in waves], kind="stable")
 
         def hear(start: int) -> tuple[Tensor, ...]:
@@ -88,7 +93,7 @@ class Evaluator:
     def generate(
         self, tokens: SpeechCondition, seeds: Sequence[int], steps: int | None = None, guidance: float | None = None
     ) -> Tensor:
-        """Pictures [n, 3, H, W] in [-1, 1], each from a seed of its own, so that batches do not matter.
+        """Return pictures [n, 3, H, W] in [-1, 1], each from a seed of its own, so that batches do not matter.
 
         Drawn in bfloat16 where the machine has it, several times as fast.
         """
@@ -103,35 +108,37 @@ class Evaluator:
         return torch.cat(list(ranks.parallel_map(range(0, len(seeds), BATCH), draw)))
 
     def seeds(self, rows: np.ndarray) -> list[int]:
+        """Return a seed for the drawing of each row."""
         return [self.seed * 1_000_003 + int(r) for r in rows]
 
     def real_images(self, rows: np.ndarray) -> Tensor:
-        """The recordings' own pictures [n, 3, H, W] in [-1, 1]."""
+        """Return the recordings' own pictures [n, 3, H, W] in [-1, 1]."""
         return to_unit_range(torch.from_numpy(np.array(self.workspace.pixels[self.image_of[rows]])))
 
     def caption_attributes(self, rows: np.ndarray) -> list[dict[str, str]]:
-        """What each caption says of its picture, the kind included."""
+        """Return what each caption says of its picture, the kind included."""
         truths = [self.corpus.truths[self.ids[r]] for r in rows]
         return [{"kind": t.kind, **t.said} for t in truths]
 
     def true_attributes(self, rows: np.ndarray) -> list[dict[str, str]]:
-        """Everything true of each picture, said or not."""
+        """Return everything true of each picture, said or not."""
         truths = [self.corpus.truths[self.ids[r]] for r in rows]
         return [{"kind": t.kind, **t.attributes, "mood": self.moods[r]} for t, r in zip(truths, rows, strict=True)]
 
     def score(
         self, readings: Sequence[Mapping[str, str]], rows: np.ndarray, moods: Sequence[str] | None = None, **where: Any
     ) -> list[Row]:
-        """Rows of attributes and mood for readings of pictures drawn for `rows`, spoken in their own or other moods."""
+        """Mark readings of pictures drawn for rows of known attributes, spoken in their own moods or in others."""
         assert self.judge is not None
-        spoken = [self.moods[r] for r in rows] if moods is None else moods
-        pairs = [(mood, read["mood"]) for mood, read in zip(spoken, readings, strict=True) if mood is not None]
+        world, spoken = self.judge.world, [self.moods[r] for r in rows] if moods is None else moods
+        pairs = [(mood, read["mood"]) for mood, read in zip(spoken, readings, strict=True) if mood in world.moods]
         return [
-            *attribute_rows(self.caption_attributes(rows), readings, self.judge.world, **where),
-            *mood_rows([m for m, _ in pairs], [r for _, r in pairs], self.judge.world, **where),
+            *attribute_rows(self.caption_attributes(rows), readings, world, **where),
+            *mood_rows([m for m, _ in pairs], [r for _, r in pairs], world, **where),
         ]
 
     def retrieval(self, tokens: SpeechCondition, rows: np.ndarray, where: ResultKey) -> list[Row]:
+        """Measure how well speech finds its picture among those of `rows`, and pictures their speech."""
         image, _ = teacher_features(self.workspace, self.pipe.device)
         names = [str(i) for i in self.image_of[rows]]
         ids, unique = retrieval.unique_images(names, torch.from_numpy(image[self.image_of[rows]]))
@@ -149,6 +156,7 @@ class Evaluator:
         return fidelity.fid_rows(real, drawn, seed=self.seed, **where)
 
     def inception_score(self, pictures: Tensor, where: ResultKey) -> list[Row]:
+        """Measure the inception score of pictures, where a classifier judges them."""
         if self.judge is None:
             return []
         logits = features_of(KindAndColour(self.judge.classifier), _bytes(pictures))
@@ -157,5 +165,5 @@ class Evaluator:
 
 
 def _bytes(pictures: Tensor) -> Tensor:
-    """Floats in [-1, 1] to uint8 of the same layout."""
+    """Convert floats in [-1, 1] to uint8 of the same layout."""
     return ((pictures + 1) * 127.5).round().to(torch.uint8)

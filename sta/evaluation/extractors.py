@@ -1,4 +1,4 @@
-"""What reads pictures: the attribute classifier of Garden, and the extractors behind FID and the inception score."""
+"""What reads pictures: the attribute classifier, and the extractors behind FID and the inception score."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sta.data.corpora.garden.world import World
+from sta.data.corpora.base import Attributes, World
 from sta.distributed import ranks
 from sta.metrics import fidelity
 from sta.models.attribute_classifier import AttributeClassifier
@@ -18,10 +18,15 @@ READ_AT_ONCE, SEEN_AT_ONCE = 256, 64  # pictures
 
 @dataclass
 class Judge:
-    """What reads pictures: the attribute classifier and the world it answers for."""
+    """What reads pictures: the attribute classifier, and what the corpus knows that it was trained on."""
 
     classifier: AttributeClassifier
-    world: World
+    attributes: Attributes
+
+    @property
+    def world(self) -> World:
+        """The world that it answers for."""
+        return self.attributes.world
 
     def predict(self, pictures: Tensor) -> list[dict[str, str]]:
         """Readings of pictures [n, 3, H, W] in [-1, 1], which all ranks have, each of which reads its share."""
@@ -30,7 +35,7 @@ class Judge:
 
 
 def features_of(extractor: nn.Module, pictures: Tensor) -> Tensor:
-    """Features [n, F] of pictures, uint8 [n, 3, H, W], which all ranks have, each of which sees its share."""
+    """Return features [n, F] of pictures, uint8 [n, 3, H, W], which all ranks have, each of which sees its share."""
     parts = ranks.parallel_map(pictures.split(SEEN_AT_ONCE), lambda part: fidelity.extract(extractor, part))
     return torch.cat(list(parts))
 
@@ -53,18 +58,24 @@ class KindAndColour(nn.Module):
 
 
 class AttributeClassifierFeatures(nn.Module):
+    """What the attribute classifier sees before it answers."""
+
     def __init__(self, classifier: AttributeClassifier):
         super().__init__()
         self.classifier = classifier
 
     def forward(self, images: Tensor) -> Tensor:
+        """Map uint8 [n, 3, H, W] to [n, F]."""
         return self.classifier.features(images.float() / 127.5 - 1)
 
 
 class TeacherFeatures(nn.Module):
+    """What the teacher sees."""
+
     def __init__(self, teacher: Teacher):
         super().__init__()
         self.teacher = teacher
 
     def forward(self, images: Tensor) -> Tensor:
+        """Map uint8 [n, 3, H, W] to [n, E]."""
         return self.teacher.encode_images(images.permute(0, 2, 3, 1))

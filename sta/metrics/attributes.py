@@ -13,7 +13,8 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from sta.data.corpora.garden.world import COLOUR_SLOTS, SLOTS, World
+from sta.data.corpora.base import World
+from sta.data.corpora.garden.world import COLOUR_SLOTS, SLOTS
 from sta.metrics.rows import ResultKey, Row, bootstrap
 
 Attributes = Mapping[str, str]

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sta.config.cards import load_teacher
-from sta.config.recipe import GardenCorpus, Recipe
+from sta.config.recipe import Recipe
 from sta.models.backbones import backbone_class
 from sta.models.decoders.base import PictureGrid, find_decoder
 from sta.models.encoder import pieces_to_frames
@@ -64,11 +64,9 @@ def _captioned_pictures(recipe: Recipe, size: int, draw: np.random.Generator) ->
 
 
 def _answered_pictures(recipe: Recipe, size: int, draw: np.random.Generator) -> dict[str, Tensor]:
-    from sta.data.corpora.garden.corpus import world_of
-    from sta.training.tasks.classifier import slots_read
+    from sta.training.tasks.classifier import attributes_of
 
-    assert isinstance(recipe.corpus, GardenCorpus)
-    slots = slots_read(world_of(recipe.corpus.world))
+    slots = attributes_of(recipe).slots()
     return {"pixels": _pixels(recipe, size, draw), "values": torch.zeros(size, len(slots), dtype=torch.long)}
 
 

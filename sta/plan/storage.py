@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sta.config.cards import load_teacher
-from sta.config.recipe import GardenCorpus, Recipe
+from sta.config.recipe import Recipe
 from sta.models.backbones import backbone_class
 from sta.plan.batches import frames_read
 from sta.plan.corpus import ROW, Facts
@@ -37,7 +37,7 @@ def of_corpus(recipe: Recipe, facts: Facts) -> list[Item]:
     row = backbone.example_features(np.random.default_rng(0), 1, 1.0).nbytes
     features = facts.speech * backbone.features_per_second * row + facts.rows * I64
     side = recipe.corpus.size
-    truths = 2 * TRUTH * facts.rows if isinstance(recipe.corpus, GardenCorpus) and facts.rate else 0
+    truths = 2 * TRUTH * facts.rows if recipe.corpus.knows_attributes else 0
     return [
         Item("audio", "cache/*/corpus" if facts.holds_audio else "corpus.root", facts.audio_bytes),
         Item("pictures' files", "cache/*/corpus", facts.rows * facts.picture_bytes),

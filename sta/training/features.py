@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from sta.config.cards import TeacherCard, load_teacher
-from sta.config.recipe import GardenCorpus
 from sta.data.cache import build_folder, key_of
 from sta.data.store import Ragged, new_array
 from sta.distributed.team import Team
@@ -30,7 +29,6 @@ from sta.training.runtime import has_fast_bf16, step_seed
 from sta.training.workspace import Workspace, fingerprint
 
 BATCH, BATCHES_PER_PART = 256, 8  # items that a network is given at once; such batches that are written at once
-SHORT = 0.55  # a recording below this share of the longest tenth's length counts as a short phrase
 
 
 def bf16_autocast(device: torch.device) -> torch.autocast:
@@ -285,14 +283,7 @@ def _join_frames(folder: Path, parts: Sequence[_Part]) -> set[str]:
     return {"values.npy", "offsets.npy"}
 
 
-def short_phrases(workspace: Workspace, lengths: np.ndarray) -> np.ndarray:
-    """Which recordings of these lengths are short phrases: only Garden has any, elsewhere a short one is a caption."""
-    if not isinstance(workspace.recipe.corpus, GardenCorpus):
-        return np.zeros(len(lengths), bool)
-    return lengths < SHORT * np.quantile(lengths, 0.9)
-
-
 def group_rows(workspace: Workspace, group: str) -> np.ndarray:
-    """Training rows of the languages that an encoder serves, in order."""
-    rows = [workspace.corpus.select("train", code) for code in workspace.recipe.groups[group]]
-    return np.sort(np.concatenate(rows))
+    """Return the training rows with a recording in the languages that an encoder serves, in order."""
+    rows = np.concatenate([workspace.corpus.select("train", code) for code in workspace.recipe.groups[group]])
+    return np.sort(rows[workspace.corpus.has_audio[rows]])

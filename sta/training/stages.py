@@ -15,16 +15,14 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from sta.config.cards import LanguageCard, TeacherCard, load_teacher
-from sta.config.recipe import GardenCorpus, Optimisation, Recipe, dump_recipe, load_recipe, makes_the_same
+from sta.config.cards import TeacherCard, load_teacher
+from sta.config.recipe import Optimisation, Recipe, dump_recipe, load_recipe, makes_the_same
 from sta.data.cache import write_atomically
-from sta.data.corpora.garden.corpus import other_speakers, world_of
-from sta.data.corpora.garden.grammar import Grammar
 from sta.data.lock import Lock
 from sta.distributed import ranks
 from sta.distributed.sharding import BatchShard
 from sta.distributed.team import Team
-from sta.errors import RecipeError, TrainingError, VoiceError
+from sta.errors import RecipeError, TrainingError
 from sta.training import runtime
 from sta.training.loop import Task, train
 from sta.training.prepare import is_prepared, prepare
@@ -34,11 +32,11 @@ RECIPE, ENVIRONMENT = "recipe.yaml", "environment.json"
 
 
 def stage_names(recipe: Recipe) -> list[str]:
-    """The stages of a recipe, in order; a published teacher needs no stage, and only Garden has a reader."""
+    """Return the stages of a recipe, in order; a published teacher has none, a classifier needs attributes."""
     teacher = ["teacher"] if load_teacher(recipe.teacher).trained_here else []
-    reader = ["classifier"] if isinstance(recipe.corpus, GardenCorpus) else []
+    classifier = ["classifier"] if recipe.corpus.knows_attributes else []
     distill = [f"distill-{group}" for group in recipe.groups]
-    return ["prepare", *teacher, "tokenizer", *distill, "decoder", *reader]
+    return ["prepare", *teacher, "tokenizer", *distill, "decoder", *classifier]
 
 
 def open_run(recipe: Recipe, out: Path) -> Workspace:
@@ -103,21 +101,17 @@ def _makes_the_same(path: Path, recipe: Recipe) -> bool:
 
 
 def _check_names(workspace: Workspace) -> None:
-    """Whatever the recipe names must be there, before a folder is made."""
-    recipe = workspace.recipe
-    _check_teacher(recipe, workspace.teacher_card)
-    for card in workspace.cards.values():
-        if isinstance(recipe.corpus, GardenCorpus):
-            Grammar(card, world_of(recipe.corpus.world))
-            if recipe.corpus.other_engines:
-                _check_engines(card)
+    """Refuse a recipe that names what is not there, before a folder is made."""
+    _check_teacher(workspace.recipe, workspace.teacher_card)
+    workspace.source.check()
 
 
 def _check_teacher(recipe: Recipe, card: TeacherCard) -> None:
     """A published teacher must read the captions that a loss shows it; one trained here learns to."""
     if card.trained_here:
         return
-    unread = [code for code in recipe.languages if code not in card.text_languages]
+    read = card.text_languages
+    unread = [code for code in recipe.languages if code not in read and code.partition("-")[0] not in read]
     losses = [f"stages.{n}.losses.text" for n in ("distill", "decoder") if getattr(recipe.stages, n).losses.get("text")]
     if unread and losses:
         raise RecipeError(
@@ -125,13 +119,6 @@ def _check_teacher(recipe: Recipe, card: TeacherCard) -> None:
             f"{', '.join(card.text_languages)}); name one that does, such as teacher=xlm-roberta-base-vit-b-32, or set "
             f"{' and '.join(losses)} to 0 and keep its view of the pictures"
         )
-
-
-def _check_engines(card: LanguageCard) -> None:
-    try:
-        other_speakers(card)
-    except VoiceError as error:
-        raise RecipeError(f"{error}; or say corpus.other_engines=0 and train on the language's own engine") from error
 
 
 def environment() -> dict[str, object]:

@@ -12,6 +12,8 @@ import torch
 
 import sta.evaluation.evaluator
 from sta.config.recipe import load_recipe
+from sta.data.corpora.base import open_source
+from sta.data.corpora.garden.attributes import GardenAttributes
 from sta.data.language import FULL_WORLD
 from sta.evaluation import extractors
 from sta.evaluation.evaluator import Evaluator
@@ -35,7 +37,7 @@ def _read_seven() -> Any:
     reader, asked = _reader(), [0]
     reader.trunk.register_forward_pre_hook(lambda _, inputs: asked.append(len(inputs[0])))
     pictures = torch.rand(7, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    read = Judge(reader, FULL_WORLD).predict(pictures)
+    read = Judge(reader, GardenAttributes(FULL_WORLD, {}, 1.0, 0.1)).predict(pictures)
     seen = [
         features_of(extractor, (pictures * 127).abs().byte()).tolist()
         for extractor in (AttributeClassifierFeatures(reader), KindAndColour(reader))
@@ -59,7 +61,9 @@ def evaluator(tmp_path: Path) -> Evaluator:
     """Of a pipeline that is on another device than what is loaded."""
     _reader().save_pretrained(tmp_path / "classifier")
     evaluator = Evaluator.__new__(Evaluator)
-    workspace: Any = SimpleNamespace(recipe=load_recipe("garden-mini"), final=lambda stage: tmp_path)
+    recipe = load_recipe("garden-mini")
+    source = open_source(recipe.corpus, {}, recipe.seed)
+    workspace: Any = SimpleNamespace(recipe=recipe, source=source, final=lambda stage: tmp_path)
     pipe: Any = SimpleNamespace(device=torch.device("meta"))
     evaluator.workspace, evaluator.pipe = workspace, pipe
     return evaluator

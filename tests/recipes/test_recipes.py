@@ -19,10 +19,10 @@ from sta.bench.training import SYSTEMS as SYSTEMS_OF_TRAINING
 from sta.cli.main import main
 from sta.config import yamlfile
 from sta.config.cards import load_language
-from sta.config.recipe import GardenCorpus, Recipe, WorldSettings, load_recipe
+from sta.config.recipe import Recipe, load_recipe
 from sta.data.audio import write_wav
 from sta.data.checksums import write_sums
-from sta.data.corpora.garden.corpus import speak, world_of
+from sta.data.corpora.garden.corpus import WorldSettings, speak, world_of
 from sta.data.corpora.garden.draw import draw
 from sta.data.corpora.garden.grammar import Grammar
 from sta.inference.release import verify
@@ -99,10 +99,10 @@ def check_run(run: Path, language: str, work: Path) -> None:
 @pytest.mark.parametrize("file", RECIPES, ids=lambda f: f.stem)
 def test_recipe_runs_from_nothing_to_a_drawing(file: Path, tmp_path: Path, folder: Path) -> None:
     recipe = load_recipe(file)
-    corpus = SMALL_GARDEN if isinstance(recipe.corpus, GardenCorpus) else (f"corpus.root={folder}", "languages=[en]")
+    corpus = SMALL_GARDEN if recipe.corpus.knows_attributes else (f"corpus.root={folder}", "languages=[en]")
     assert main(["run", str(file), *SMALL, *corpus, "--out", str(tmp_path)]) == 0
     check_run(tmp_path / recipe.name, "en" if "en" in recipe.languages else recipe.languages[0], tmp_path)
-    if isinstance(recipe.corpus, GardenCorpus):
+    if recipe.corpus.knows_attributes:
         check_garden_report(Report.read(tmp_path / recipe.name / "evaluation" / "report.json"), recipe)
 
 

@@ -31,7 +31,10 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     Ragged.write(tmp_path / "features", pieces, lengths)
     columns = {"language": ["en", "ar", "en", "en", "ar"]}
     training = {"en": np.array([0, 2]), "ar": np.array([1, 4])}
-    corpus = SimpleNamespace(column=columns.__getitem__, select=lambda split, code: training[code])
+    heard = np.ones(len(lengths), bool)
+    corpus = SimpleNamespace(
+        column=columns.__getitem__, select=lambda split, code: training[code], has_audio=heard
+    )  # fmt: skip
     encoder = tiny_encoder()
     monkeypatch.setattr(features, "load_speech", lambda workspace, group: (encoder, None))
     monkeypatch.setattr(features, "fingerprint", lambda folder: "same")

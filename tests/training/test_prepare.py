@@ -18,7 +18,6 @@ from sta.data.unreadable import read_report
 from sta.distributed.sharding import BatchShard
 from sta.distributed.team import Team
 from sta.errors import CorpusError, TrainingError
-from sta.training.faults import VARIABLE
 from sta.training.prepare import prepare
 from sta.training.sampler import ShardedSampler, ShuffledSampler
 from sta.training.stages import open_run, run_stage
@@ -52,7 +51,7 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings(shards: Path, unreadable: float, *changes: str) -> list[str]:
-    corpus = f"corpus={{name: parquet, shards: {shards}, size: 16, unreadable: {unreadable}, by_shards: true}}"
+    corpus = f"corpus={{name: parquet, shards: {shards}, size: 16, max_unreadable: {unreadable}, by_shards: true}}"
     return [*SMALL, corpus, *changes]
 
 
@@ -132,20 +131,6 @@ def test_above_the_limit_it_stops_with_one_sentence(damaged: Path, tmp_path: Pat
     assert not (made.folder / "prepare").exists()
 
 
-def test_a_shard_torn_on_purpose_is_set_aside_once(
-    damaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(VARIABLE, "corrupt@shard:2")
-    made = workspace(damaged, tmp_path, 0.5)
-    prepare(made)
-    torn = [entry.reason for entry in read_report(made.cache / "corpus") if entry.id is None]
-    assert len(torn) == 2
-    assert torn[0] == "the shard is torn, as STA_FAULT asks"
-    assert not any(name.startswith("s008") for name in made.corpus.column("id"))
-    monkeypatch.delenv(VARIABLE)
-    assert workspace(damaged, tmp_path, 0.5).cache != made.cache, "others would train on the damaged corpus"
-
-
 @pytest.fixture
 def fresh_accelerator() -> Iterator[None]:
     """accelerate keeps one state per process; a test must not find the precision of another."""
@@ -216,7 +201,7 @@ def distilling(ready: Workspace, monkeypatch: pytest.MonkeyPatch) -> Callable[[f
 
     def task(longest: float) -> DistillTask:
         stages = ready.recipe.stages
-        stages = stages.model_copy(update={"distill": stages.distill.model_copy(update={"longest": longest})})
+        stages = stages.model_copy(update={"distill": stages.distill.model_copy(update={"max_seconds": longest})})
         workspace = Workspace(ready.recipe.model_copy(update={"stages": stages}), ready.out)
         workspace.cache = ready.cache
         return DistillTask(workspace, "pooled", torch.device("cpu"))

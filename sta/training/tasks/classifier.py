@@ -1,4 +1,4 @@
-"""The classifier stage: the attribute classifier learns what real Garden pictures show, drawn afresh for it."""
+"""The classifier stage: the attribute classifier learns what real pictures show, drawn afresh for it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sta.config.recipe import GardenCorpus, Recipe
-from sta.data.corpora.garden.corpus import world_of
-from sta.data.corpora.garden.draw import draw
-from sta.data.corpora.garden.world import Scene, World
+from sta.config.recipe import Recipe
+from sta.data.corpora.base import Attributes, open_source
 from sta.distributed import sharding
 from sta.distributed.sharding import BatchShard
 from sta.models.attribute_classifier import AttributeClassifier
@@ -50,23 +48,22 @@ def _disturbed(pictures: Tensor) -> Tensor:
     return torch.lerp(noisy, soft, softened)
 
 
-def slots_read(world: World) -> dict[str, list[str]]:
-    """What the classifier answers: kind, every slot that varies, mood."""
-    varying = {slot: list(values) for slot, values in world.slots.items() if len(values) > 1}
-    return {"kind": list(world.kinds), **varying, "mood": list(world.moods)}
+def values_of(shown: Sequence[Mapping[str, str]], slots: Mapping[str, Sequence[str]]) -> np.ndarray:
+    """Return the number of each slot's value, [n, slots]; -1 where the slot does not apply."""
+    return np.array([[of.index(one[slot]) if slot in one else -1 for slot, of in slots.items()] for one in shown])
 
 
-def values_of(scenes: Sequence[Scene], slots: dict[str, list[str]]) -> np.ndarray:
-    """Number of each slot's value, [n, slots]; -1 where the slot does not apply."""
-    shown = [{**s.attributes, "kind": s.kind, "mood": s.mood} for s in scenes]
-    return np.array([[values.index(s[slot]) if slot in s else -1 for slot, values in slots.items()] for s in shown])
+def attributes_of(recipe: Recipe) -> Attributes:
+    """Return what a recipe's corpus knows of its pictures."""
+    attributes = open_source(recipe.corpus, {}, recipe.seed).attributes()
+    assert attributes is not None, "the stage is one of those corpora that know attributes"
+    return attributes
 
 
 def build_module(recipe: Recipe) -> _Reading:
-    """The untrained network of the stage, of a recipe on Garden."""
-    assert isinstance(recipe.corpus, GardenCorpus)
+    """Build the untrained network of the stage."""
     torch.manual_seed(recipe.seed)
-    return _Reading(AttributeClassifier(slots_read(world_of(recipe.corpus.world)), recipe.corpus.size))
+    return _Reading(AttributeClassifier(attributes_of(recipe).slots(), recipe.corpus.size))
 
 
 class ClassifierTask(Task):
@@ -76,11 +73,9 @@ class ClassifierTask(Task):
     weights: Mapping[str, float] = MappingProxyType({"read": 1.0})
 
     def __init__(self, workspace: Workspace):
-        corpus = workspace.recipe.corpus
-        assert isinstance(corpus, GardenCorpus)
-        self.world, self.size = world_of(corpus.world), corpus.size
+        self.attributes, self.size = attributes_of(workspace.recipe), workspace.recipe.corpus.size
         self.stage, self.seed = workspace.recipe.stages.classifier, workspace.recipe.seed
-        self.slots = slots_read(self.world)
+        self.slots = self.attributes.slots()
         self.module = build_module(workspace.recipe)
 
     def _numbers_of(self, step: int) -> np.ndarray:
@@ -91,9 +86,10 @@ class ClassifierTask(Task):
 
     def batch(self, step: int, shard: BatchShard) -> dict[str, Tensor]:
         numbers = shard.of(self._numbers_of(step))
-        scenes = [self.world.sample(np.random.default_rng([self.seed, CLASSIFIER_SEED, int(n)])) for n in numbers]
-        pixels = np.stack([np.asarray(draw(scene, self.size)) for scene in scenes])
-        return {"pixels": torch.from_numpy(pixels), "values": torch.from_numpy(values_of(scenes, self.slots))}
+        rngs = [np.random.default_rng([self.seed, CLASSIFIER_SEED, int(number)]) for number in numbers]
+        pixels, shown = zip(*(self.attributes.draw(rng, self.size) for rng in rngs), strict=True)
+        values = values_of(shown, self.slots)
+        return {"pixels": torch.from_numpy(np.stack(pixels)), "values": torch.from_numpy(values)}
 
     def export(self, module: nn.Module, folder: Path) -> None:
         classifier = module.classifier

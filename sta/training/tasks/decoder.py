@@ -28,7 +28,6 @@ from sta.training.features import (
     group_rows,
     load_speech,
     pictures_as,
-    short_phrases,
     teacher_features,
 )
 from sta.training.loop import Task
@@ -164,8 +163,9 @@ class DecoderTask(Task):
         bottlenecks = {g: bottleneck for g, (_, bottleneck) in speech.items()}
         self.module = build_module(workspace.recipe, self.encoders, bottlenecks)
         self.short, self.full = {}, {}
-        for group, (frames, *_) in self.frames.items():
-            short = short_phrases(workspace, frames.lengths)
+        phrase = workspace.corpus.column("phrase").equal(True)
+        for group, rows in self.rows.items():
+            short = phrase[rows]
             shorts = self._shorts(bool(short.any()))
             self.short[group] = self._order(group, short, 0, max(1, shorts), self.stage.batch - shorts)
             self.full[group] = self._order(group, ~short, 1, max(1, self.stage.batch - shorts), 0)
@@ -176,9 +176,8 @@ class DecoderTask(Task):
 
     def _order(self, group: str, kept: np.ndarray, seed: int, batch: int, offset: int) -> ShuffledSampler:
         """The order of some of a group's recordings, of which a batch takes `batch` from the place `offset` on."""
-        places, recipe = np.flatnonzero(kept), self.workspace.recipe
-        shards = self.workspace.corpus.shard_of[self.rows[group][places]]
-        return build_sampler(recipe.corpus, places, recipe.seed + seed, shards, batch, offset=offset)
+        places, seed = np.flatnonzero(kept), self.workspace.recipe.seed + seed
+        return build_sampler(self.workspace, places, self.rows[group][places], seed, batch, offset=offset)
 
     def _places_of(self, step: int) -> tuple[int, np.ndarray]:
         """The number of the step's group, and which of the group's rows are in the whole batch."""

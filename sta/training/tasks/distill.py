@@ -23,7 +23,7 @@ from sta.models.captioner import Captioner
 from sta.models.encoder import SpeechEncoder, pieces_to_frames
 from sta.models.layers import similarity_distillation
 from sta.models.token_classifier import UNKNOWN, TokenClassifier
-from sta.training.features import LENGTH_MULTIPLE, caption_pieces, group_rows, short_phrases, teacher_features
+from sta.training.features import LENGTH_MULTIPLE, caption_pieces, group_rows, teacher_features
 from sta.training.loop import Task
 from sta.training.sampler import ShuffledSampler, build_sampler
 from sta.training.workspace import Workspace
@@ -131,13 +131,13 @@ class DistillTask(Task):
         self.named = workspace.attributes if self.stage.losses.get("attributes") else None
         self.module = self._build(workspace, group)
         lengths = workspace.features.lengths[self.rows]
-        self.short = short_phrases(workspace, lengths)
+        self.short = workspace.corpus.column("phrase").equal(True)[self.rows]
         heard = self._heard(lengths)
         full, short = ~self.short & heard, self.short & heard
         self.phrases = self._order(short)
         self.phase_change_step = int(self.stage.phrase_warmup * self.stage.steps) if len(self.phrases.items) else 0
         self.mixed = self._order(self._with_phrases(full, short))
-        self.written = ShuffledSampler(self.rows, workspace.recipe.seed + 1)
+        self.written = ShuffledSampler(self.rows[workspace.corpus.has_text[self.rows]], workspace.recipe.seed + 1)
 
     def _build(self, workspace: Workspace, group: str) -> _Distillation:
         recipe = workspace.recipe
@@ -171,9 +171,8 @@ class DistillTask(Task):
 
     def _order(self, kept: np.ndarray) -> ShuffledSampler:
         rows = self.rows[kept]
-        lengths, shards = self.workspace.features.lengths[rows], self.workspace.corpus.shard_of[rows]
-        recipe = self.workspace.recipe
-        return build_sampler(recipe.corpus, rows, recipe.seed, shards, self.stage.batch, lengths)
+        lengths, seed = self.workspace.features.lengths[rows], self.workspace.recipe.seed
+        return build_sampler(self.workspace, rows, rows, seed, self.stage.batch, lengths)
 
     def _with_phrases(self, full: np.ndarray, short: np.ndarray) -> np.ndarray:
         """The full captions, and as many of the phrases as make `phrase_ratio` of the whole."""

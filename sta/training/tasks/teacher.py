@@ -56,10 +56,11 @@ class TeacherTask(Task):
         self.pieces = workspace.made("teacher's pieces") / "teacher.model"
         self.tokenize = PieceTokenizer(Pieces.load(self.pieces), text["context_length"], text["vocab_size"])
         rows = workspace.corpus.select("train")
+        rows = rows[workspace.corpus.has_text[rows]]
         self.image_of, _ = workspace.corpus.image_index
         self.size = workspace.recipe.stages.teacher.batch
         stretches = self.image_of[rows] // ITEMS_PER_PART
-        self.order = build_sampler(workspace.recipe.corpus, rows, workspace.recipe.seed, stretches, self.size)
+        self.order = build_sampler(workspace, rows, rows, workspace.recipe.seed, self.size, shards=stretches)
 
     def _rows_of(self, step: int) -> np.ndarray:
         return self.order.take(step * self.size, self.size)

@@ -52,10 +52,10 @@ class TokenizerTask(Task):
         stage = workspace.recipe.stages.tokenizer
         self.workspace, self.weights, self.size = workspace, {k: v for k, v in stage.losses.items()}, stage.batch
         self.module = build_module(workspace.recipe)
-        image_of, _ = workspace.corpus.image_index
+        image_of, shown_by = workspace.corpus.image_index
         pictures = np.unique(image_of[workspace.corpus.select("train")])
         self.order = build_sampler(
-            workspace.recipe.corpus, pictures, workspace.recipe.seed, pictures // ITEMS_PER_PART, self.size
+            workspace, pictures, shown_by[pictures], workspace.recipe.seed, self.size, shards=pictures // ITEMS_PER_PART
         )
 
     def _pictures_of(self, step: int) -> np.ndarray:

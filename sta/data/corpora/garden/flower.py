@@ -88,7 +88,7 @@ def petal_outlines(count: int, shape: str, swell: float) -> tuple[Contour, tuple
 
 
 def _round_petal(half: float) -> np.ndarray:
-    """A cone from the centre with a round cap: the largest circle that fits its wedge."""
+    """Return a cone from the centre with a round cap: the largest circle that fits its wedge."""
     reach = 1 / (1 + np.sin(half))
     radius = reach * np.sin(half) - 0.03  # a gap that keeps neighbours apart
     angle = np.linspace(-(np.pi / 2 + 0.9 * half), np.pi / 2 + 0.9 * half, 17)
@@ -97,7 +97,7 @@ def _round_petal(half: float) -> np.ndarray:
 
 
 def _pointed_petal(half: float) -> np.ndarray:
-    """A leaf from the centre to a sharp tip, as wide as its wedge half way."""
+    """Return a leaf from the centre to a sharp tip, as wide as its wedge half way."""
     t = np.linspace(0, 1, 8)
     middle = 0.55
     wide = 0.93 * middle * np.tan(half)
