@@ -26,6 +26,10 @@ class CorpusError(StaError):
     """A corpus row, folder or manifest that is missing or unreadable."""
 
 
+class LanguageWarning(UserWarning):
+    """A recording that is plainly not in the language that was said."""
+
+
 class VoiceError(StaError):
     """A synthesiser, language or voice that is not there: names those that are."""
 

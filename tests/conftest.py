@@ -13,9 +13,9 @@ import torch
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from sta.config.cards import SentencePieceCard
-from sta.config.recipe import GardenCorpus, WorldSettings
-from sta.data.corpora.garden.corpus import Garden
+from sta.config.cards import SentencePieceCard, load_language
+from sta.data.corpora.base import CorpusSource
+from sta.data.corpora.garden.corpus import GardenSettings, GardenSource, WorldSettings
 from sta.data.rows import Corpus
 from sta.data.text import Pieces, train_sentencepiece
 from sta.models.encoder import SpeechEncoder
@@ -30,21 +30,19 @@ TINY_WORLD = WorldSettings(
 )
 
 
-def tiny_garden(world: WorldSettings = TINY_WORLD, seed: int = 3, **changes: float) -> Garden:
+def tiny_garden(world: WorldSettings = TINY_WORLD, seed: int = 3, **changes: float) -> GardenSource:
     """Half of the combinations are held out, so that a split that ignores it is caught at once."""
     sizes = {"size": 32, "scenes": 24, "validation": 4, "test": 10, "swaps": 6, **changes}
-    settings = GardenCorpus.model_validate({"name": "garden", "held_out": 0.5, "world": world, **sizes})
-    return Garden(settings, ("en", "ar"), seed)
+    settings = GardenSettings.model_validate({"name": "garden", "held_out": 0.5, "world": world, **sizes})
+    return GardenSource(settings, {code: load_language(code) for code in ("en", "ar")}, seed)
 
 
-def write_garden(garden: Garden, folder: Path) -> Corpus:
-    """Every shard of a garden, as the prepare stage leaves it."""
-    for name in ("shards", "attributes"):
-        (folder / name).mkdir(parents=True)
-    for number in range(len(garden.shards())):
-        garden.write(number, folder)
-    parts = sorted((folder / "attributes").glob("*.jsonl"))
-    (folder / "attributes.jsonl").write_text("".join(p.read_text(encoding="utf-8") for p in parts), encoding="utf-8")
+def write_corpus(source: CorpusSource, folder: Path) -> Corpus:
+    """Every shard of a corpus, as the prepare stage leaves it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, shard in enumerate(source.shards()):
+        shard.write(number, folder)
+    source.finish(folder)
     return Corpus(folder)
 
 
@@ -72,7 +70,7 @@ def _fresh_accelerator() -> None:
 
 @pytest.fixture(scope="session")
 def garden_corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    return write_garden(tiny_garden(), tmp_path_factory.mktemp("garden"))
+    return write_corpus(tiny_garden(), tmp_path_factory.mktemp("garden"))
 
 
 @pytest.fixture(scope="session")

@@ -5,15 +5,16 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import soundfile
 import torch
 
 from sta.config.cards import SentencePieceCard, load_language
-from sta.config.recipe import GardenCorpus, dump_recipe, load_recipe
+from sta.config.recipe import DECODERS, Sampling, dump_recipe, load_recipe
+from sta.config.variants import known_variants
 from sta.data.checksums import write_sums
-from sta.data.corpora.garden.corpus import world_of
 from sta.data.corpora.garden.grammar import Grammar
 from sta.data.language import FULL_WORLD
 from sta.data.text import Pieces, normalise, train_sentencepiece
@@ -21,15 +22,14 @@ from sta.inference.packs import LanguagePack
 from sta.inference.pipeline import SpeechToImagePipeline
 from sta.models.attribute_classifier import AttributeClassifier
 from sta.models.bottleneck import SpeechBottleneck
-from sta.models.build_decoder import build_decoder
-from sta.models.decoders.transformer import LatentDecoder
+from sta.models.decoders.base import Decoder, Objective, PictureGrid, TokenSpace, find_decoder
 from sta.models.encoder import SpeechEncoder
-from sta.models.scheduler import FlowMatchEulerDiscreteScheduler, MaskReplaceScheduler, Scheduler
 from sta.models.vq import VQTokenizer
-from sta.training.tasks.classifier import slots_of
+from sta.training.tasks.classifier import attributes_of
 from tests.conftest import scatter
 
 LANGUAGES = ("en", "ar")
+KINDS = known_variants(DECODERS, Decoder)  # type: ignore[type-abstract]
 TOKEN_SPACE = "0123456789abcdef"
 SIZE, CODES, STEPS = 16, 8, 3
 
@@ -44,20 +44,32 @@ def tiny_pieces(language: str) -> Pieces:
         return Pieces.load(train_sentencepiece(texts, SentencePieceCard(vocab_size=64), Path(folder) / "pieces.model"))
 
 
+def tiny_decoder(kind: str, grid: PictureGrid, space: TokenSpace, **changes: int) -> tuple[Decoder, Any]:
+    """An untrained decoder, and its settings: those of `changes` and of these that its kind has."""
+    sizes = {"width": 16, "layers": 2, "heads": 2, "patch_size": 2, "timesteps": 20, "draft": 1, **changes}
+    made = find_decoder(kind)
+    known = {name: value for name, value in sizes.items() if name in made.Settings.model_fields}
+    settings = made.Settings.model_validate({"kind": kind, **known})
+    return made.build(settings, grid, space), settings
+
+
+def tiny_objective(kind: str, **changes: int) -> tuple[Objective, torch.Tensor]:
+    """A tiny loss, and what it learns to draw: codes or latents of 4 x 4 places."""
+    torch.manual_seed(0)
+    made, settings = tiny_decoder(
+        kind, PictureGrid(4, 8, 3), TokenSpace(2, 3, 3), **{"layers": 1, "draft": 0, **changes}
+    )
+    x0 = {"codes": torch.randint(8, (1, 16)).expand(16, -1), "latents": torch.randn(1, 3, 4, 4).expand(16, -1, -1, -1)}
+    return made.objective(settings, {"vlb": 1.0}), x0[made.target]
+
+
 def tiny_pipeline(kind: str = "vq-diffusion") -> SpeechToImagePipeline:
     """One pooled encoder for both languages; the same weights every time."""
     torch.manual_seed(0)
     tokens, width, embedding = 3, 4, 8
     tokenizer = VQTokenizer(SIZE, codes=CODES, code_width=4, width=16, factor=4)
-    decoder = build_decoder(
-        kind, tokenizer.side, CODES, 4, tokens, width, embedding,
-        width=16, layers=2, heads=2, patch_size=2, timesteps=20, dropout=0.0, draft=1,
-    )  # fmt: skip
-    scheduler: Scheduler = (
-        FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000)
-        if isinstance(decoder, LatentDecoder)
-        else MaskReplaceScheduler(CODES, num_train_timesteps=20)
-    )
+    decoder, settings = tiny_decoder(kind, PictureGrid(tokenizer.side, CODES, 4), TokenSpace(tokens, width, embedding))
+    scheduler = decoder.build_scheduler(settings, Sampling())
     pipe = SpeechToImagePipeline(
         decoder, tokenizer, scheduler,
         token_space=TOKEN_SPACE, num_inference_steps=STEPS, guidance_scale=2.0,
@@ -97,12 +109,9 @@ def write_wave(path: Path, samples: np.ndarray, rate: int = 16_000, subtype: str
 def write_tiny_garden(folder: Path) -> Path:
     """A tiny release as a run on Garden leaves it: with the attribute classifier and the recipe."""
     recipe = load_recipe("garden-tiny")
-    assert isinstance(recipe.corpus, GardenCorpus)
     write_tiny_release(folder)
     torch.manual_seed(0)
-    AttributeClassifier(slots_of(world_of(recipe.corpus.world)), SIZE, width=8).eval().save_pretrained(
-        folder / "classifier"
-    )
+    AttributeClassifier(attributes_of(recipe).slots(), SIZE, width=8).eval().save_pretrained(folder / "classifier")
     (folder / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
     write_sums(folder)
     return folder

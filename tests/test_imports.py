@@ -25,7 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "metrics": BASE | {"data"},
     "inference": BASE | {"data", "distributed", "models", "training", "metrics"},
     "evaluation": BASE | {"data", "distributed", "models", "training", "metrics", "inference", "progress"},
-    "plan": BASE | {"data", "distributed", "models", "training", "progress"},
+    "plan": BASE | {"data", "distributed", "models", "training", "metrics", "progress"},
     "bench": BASE | {"data", "distributed", "models", "training", "metrics", "inference", "evaluation", "progress"},
     "cli": BASE
     | {"data", "distributed", "models", "training", "metrics", "inference", "evaluation", "bench", "plan", "progress"},

@@ -7,7 +7,7 @@ from statistics import median
 import numpy as np
 import torch
 
-from sta.bench.speed import in_turn
+from sta.bench.speed import Contestant, in_turn
 from sta.config.recipe import EncoderSettings
 from sta.models.backbones import build_backbone, describe_backbone
 
@@ -29,5 +29,5 @@ def bench_encoder(name: str | None, seconds: float, batch: int, repeats: int = 5
     features = np.stack([backbone.example_features(rng, length, changes=5.0) for _ in range(batch)])
     inputs, lengths = backbone.inputs(torch.from_numpy(features)), torch.full((batch,), length)
     with torch.no_grad():
-        (times,) = in_turn({"": lambda: backbone(inputs, lengths)}, repeats).values()
+        (times,) = in_turn([Contestant("", 1, lambda _: backbone(inputs, lengths))], repeats)
     return batch / median(times)

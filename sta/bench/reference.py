@@ -1,4 +1,4 @@
-"""diffusers' `VQDiffusionPipeline` with a release's weights, to compare with."""
+"""diffusers' `VQDiffusionPipeline` on the network of a `PublishedDecoder`, to compare with."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class _Codes(nn.Module):
 
 
 class Reference(VQDiffusionPipeline):
-    """diffusers' pipeline with the weights of a release: speech tokens stand where its text embeddings would.
+    """diffusers' pipeline with the weights of a decoder: speech tokens stand where its text embeddings would.
 
     Its scheduler replaces almost no codes, where training here replaced a tenth: good for seconds, not for pictures.
     """
@@ -56,7 +56,7 @@ class Reference(VQDiffusionPipeline):
         return torch.cat([null, self.heard]) if do_classifier_free_guidance else self.heard
 
     def draw(self, tokens: Tensor, steps: int, guidance: float, seed: int) -> Any:
-        """Pictures of tokens [B, K, C], as float arrays [B, H, W, 3]."""
+        """Draw tokens [B, K, C] as float arrays [B, H, W, 3]."""
         self.heard = tokens
         return self(
             [""] * len(tokens), num_inference_steps=steps, guidance_scale=guidance, output_type="np",
@@ -65,7 +65,7 @@ class Reference(VQDiffusionPipeline):
 
 
 def to_diffusers(decoder: PublishedDecoder) -> Transformer2DModel:
-    """diffusers' own network with a decoder's weights."""
+    """Make diffusers' own network with a decoder's weights."""
     config = {k: v for k, v in decoder.config.items() if not k.startswith("_") and k != "null_length"}
     network = Transformer2DModel(**config, norm_type="ada_norm")
     network.load_state_dict({k: v for k, v in decoder.state_dict().items() if k != "null_tokens"})

@@ -6,11 +6,11 @@ middle of saving, and started again with the same command each time. Both must l
 
 from __future__ import annotations
 
+import filecmp
 import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,13 +21,13 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-from rich import box
 from rich.table import Table
 
 from sta.config import yamlfile
 from sta.config.recipe import Recipe, dump_recipe
 from sta.data.checksums import first_fault
 from sta.errors import RecipeError, StaError
+from sta.metrics.tables import make_table
 from sta.progress import Bar
 from sta.training import checkpoint
 from sta.training.faults import VARIABLE
@@ -39,18 +39,18 @@ IN_A_SAVE = ("save", "rename", "prune")  # points of `sta.training.faults`; ever
 SAVES = 10  # in a run, at least
 POLL = 0.005  # seconds
 LIMIT = 1800.0  # seconds that a start may take to the next kill
+OUTPUT = "output.txt"
 
 
 @dataclass
 class Outcome:
-    """What one way of launching came to.
+    """The result of one way of launching.
 
     Attributes:
         kills: how many there were, `in_save` of them while a checkpoint was saved.
         repeated_steps: steps that were done again, over all starts.
         without_checkpoint: kills after the first save that left no whole checkpoint.
         different: files that differ from those of the run that went straight through.
-        seconds: of the straight run and of the killed one.
     """
 
     launch: str
@@ -59,7 +59,6 @@ class Outcome:
     repeated_steps: int = 0
     without_checkpoint: int = 0
     different: list[str] = field(default_factory=list)
-    seconds: tuple[float, float] = (0.0, 0.0)
 
     @property
     def passed(self) -> bool:
@@ -77,7 +76,7 @@ def rehearse(recipe: Recipe, out: Path, stage: str, launches: Sequence[str], kil
     names = stage_names(recipe)
     if stage not in names[1:]:
         raise RecipeError(f"--stage {stage} is not one of this recipe's training stages: {', '.join(names[1:])}")
-    files = [launch_file(launch) for launch in launches]
+    files = [None if launch == ALONE else yamlfile.find(launch, "recipes/accelerate") for launch in launches]
     steps = settings_of(recipe, stage).steps
     if steps < 2 * kills + 2:
         raise RecipeError(f"stage {stage}: {steps} steps are too few for {kills} kills; at least {2 * kills + 2} work")
@@ -93,19 +92,6 @@ def rehearse(recipe: Recipe, out: Path, stage: str, launches: Sequence[str], kil
     return outcomes
 
 
-def launch_file(name: str) -> Path | None:
-    """Return the packaged launch file of a name; None for `alone`.
-
-    Raises:
-        RecipeError: there is none; names those that there are.
-    """
-    folder = yamlfile.packaged("recipes") / "accelerate"
-    if name != ALONE and not (folder / f"{name}.yaml").is_file():
-        known = ", ".join([ALONE, *sorted(p.stem for p in folder.glob("*.yaml"))])
-        raise RecipeError(f"--launch {name}: no such launch file (known: {known})")
-    return None if name == ALONE else folder / f"{name}.yaml"
-
-
 class _Run:
     """One run of the stage in a folder of its own, which reads what the earlier stages left."""
 
@@ -118,7 +104,7 @@ class _Run:
         stages = recipe.stages.model_copy(update={stage.partition("-")[0]: changed})
         name = f"{recipe.name}-rehearsal-{launch.stem if launch else ALONE}-{word}"
         self.steps, self.launch, self.folder = settings.steps, launch, out / name
-        self.stage = self.folder / stage
+        self.stage, self.final = self.folder / stage, self.folder / stage / "final"
         self.remove()
         for earlier, final in finals.items():
             (self.folder / earlier).mkdir(parents=True)
@@ -146,12 +132,9 @@ class _Run:
         launcher: list[str] = []
         if self.launch:
             environment.setdefault("OMP_NUM_THREADS", "1")
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                port = str(free.getsockname()[1])
             launcher = ["-m", "accelerate.commands.launch", "--config_file", str(self.launch)]
-            launcher += ["--main_process_port", port]
-        with (self.folder / "output.txt").open("ab") as output:
+            launcher += ["--main_process_port", "0"]  # a free one
+        with (self.folder / OUTPUT).open("ab") as output:
             command = [sys.executable, *launcher, *self.command]
             process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
             try:
@@ -163,8 +146,8 @@ class _Run:
         """Start the stage and wait until it is done."""
         with self.started() as process:
             process.wait(LIMIT)
-        if not (self.stage / "final").exists():
-            raise StaError(f"{self.stage}: did not finish; {self.folder / 'output.txt'} says why")
+        if not self.final.exists():
+            raise StaError(f"{self.stage}: did not finish; {self.folder / OUTPUT} has the reason")
 
     def has_whole_checkpoint(self) -> bool:
         return any(first_fault(path) is None for _, path in checkpoint.all_of(self.stage / "checkpoints"))
@@ -177,10 +160,10 @@ class _Run:
         with self.started(f"kill@{in_save}:{save}" if at_save else "") as process:
             while process.poll() is None and (at_save or self.last_step < target):
                 if time.monotonic() > end:
-                    raise StaError(f"{self.folder}: no step {target} in {LIMIT:.0f} s; output.txt in it says why")
+                    raise StaError(f"{self.folder}: no step {target} in {LIMIT:.0f} s; {OUTPUT} in it has the reason")
                 time.sleep(POLL)
-            if (self.stage / "final").exists() or (process.poll() is not None and not at_save):
-                raise StaError(f"{self.folder}: ended before step {target} of itself; output.txt in it says why")
+            if self.final.exists() or (process.poll() is not None and not at_save):
+                raise StaError(f"{self.folder}: ended before step {target} of itself; {OUTPUT} in it has the reason")
             time.sleep(float(rng.random()) * 10 * POLL)
         found = checkpoint.all_of(self.stage / "checkpoints")
         outcome.kills += 1
@@ -205,36 +188,31 @@ def kill_all(process: subprocess.Popen[bytes]) -> None:
 
 
 def _compare(straight: _Run, killed: _Run, kills: int, rng: np.random.Generator, bar: Bar) -> Outcome:
-    outcome, begun = Outcome(straight.launch.stem if straight.launch else ALONE), time.monotonic()
+    outcome = Outcome(straight.launch.stem if straight.launch else ALONE)
     straight.finish()
     bar.advance()
-    middle = time.monotonic()
     for number, target in enumerate(np.sort(rng.choice(np.arange(1, straight.steps - 2), kills, replace=False))):
         killed.kill_once(int(target), IN_A_SAVE[number // 4 % 3] if number % 4 == 3 else "", rng, outcome)
         bar.advance()
     killed.finish()
     bar.advance()
-    outcome.seconds = (middle - begun, time.monotonic() - middle)
-    outcome.different = differences(straight.stage / "final", killed.stage / "final")
+    outcome.different = differences(straight.final, killed.final)
     return outcome
 
 
 def differences(one: Path, other: Path) -> list[str]:
     """Return the names of the files of two folders that do not hold the same bytes."""
-    names = sorted({str(p.relative_to(folder)) for folder in (one, other) for p in folder.rglob("*") if p.is_file()})
-    pairs = {name: (one / name, other / name) for name in names}
-    return [n for n, (a, b) in pairs.items() if not (a.is_file() and b.is_file() and a.read_bytes() == b.read_bytes())]
+    names = {str(p.relative_to(folder)) for folder in (one, other) for p in folder.rglob("*") if p.is_file()}
+    _, different, missing = filecmp.cmpfiles(one, other, names, shallow=False)
+    return sorted(different + missing)
 
 
 def table(outcomes: Sequence[Outcome]) -> Table:
     """Tabulate a line for each way of launching."""
-    made = Table(title="killed and started again, against never killed", title_justify="left", box=box.SIMPLE_HEAD)
-    for name in ("launch", "kills", "in save", "repeated", "lost", "differ", "seconds", "never killed"):
-        made.add_column(name, justify="left" if name == "launch" else "right", overflow="fold")
-    for o in outcomes:
-        numbers = (o.kills, o.in_save, o.repeated_steps, o.without_checkpoint, len(o.different))
-        made.add_row(o.launch, *map(str, numbers), f"{o.seconds[1]:.0f}", f"{o.seconds[0]:.0f}")
-    return made
+    columns = ("launch", "kills", "while saving", "steps repeated", "checkpoints lost", "files that differ")
+    numbers = ((o.kills, o.in_save, o.repeated_steps, o.without_checkpoint, len(o.different)) for o in outcomes)
+    lines = ([o.launch, *map(str, counts)] for o, counts in zip(outcomes, numbers, strict=True))
+    return make_table("killed and started again, against never killed", columns, lines)
 
 
 def as_json(outcomes: Sequence[Outcome]) -> str:

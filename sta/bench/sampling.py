@@ -1,4 +1,4 @@
-"""What the sampler's settings cost and give, on the same recordings and seeds."""
+"""Cost and quality of the sampler's settings, on the same recordings and seeds."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich import box
 from rich.table import Table
 
 from sta.data.rows import TEST_SPLITS
 from sta.errors import StaError
 from sta.evaluation.evaluator import Evaluator
-from sta.metrics.rows import METRICS, Interval, Report, ResultKey, Row, known_first
+from sta.metrics.rows import METRICS, Interval, Report, ResultKey, Row, everywhere, known_first, titled
+from sta.metrics.tables import make_table
 from sta.progress import Bar
 
 SHOWN = ("attributes", "exact", "mood")
@@ -25,7 +25,7 @@ SPLITS = ("validation", *TEST_SPLITS)
 
 @dataclass(frozen=True)
 class Setting:
-    """One way to sample: how many steps, how strong a guidance, how many tta_samples."""
+    """One way to sample."""
 
     steps: int
     guidance: float
@@ -33,19 +33,20 @@ class Setting:
 
     @property
     def condition(self) -> str:
+        """The setting as a report names it."""
         return f"steps {self.steps}, guidance {self.guidance:g}, tta_samples {self.tta_samples}"
 
 
 def bench_sampling(
     evaluator: Evaluator, steps: Sequence[int], guidances: Sequence[float], tta_samples: Sequence[int], split: str
 ) -> tuple[Report, Setting]:
-    """Quality and seconds per picture for every steps, guidance and tta_samples, on the same recordings and seeds.
+    """Measure quality and seconds per picture for every setting, on the same recordings and seeds.
 
-    The seconds are of hearing and drawing.
+    The seconds are of encoding and drawing.
 
     Returns:
         The rows, and the setting with the best mean of attributes and mood over languages, or the lowest FID where
-        nothing tells what is right.
+        no attributes are known.
 
     Raises:
         StaError: the split has no recordings.
@@ -64,7 +65,7 @@ def bench_sampling(
 
 
 def _picked(evaluator: Evaluator, language: str, split: str) -> np.ndarray:
-    rows = evaluator.select_rows(split, language)
+    rows = evaluator.known(evaluator.select_rows(split, language))
     if len(rows) < 2:
         raise StaError(f"split '{split}' has fewer than two recordings in {language}; name one of {', '.join(SPLITS)}")
     return rows
@@ -80,36 +81,25 @@ def _measure(evaluator: Evaluator, picked: dict[str, np.ndarray], setting: Setti
         seconds += time.perf_counter() - started
         where = ResultKey(language=language, split=split, condition=setting.condition, system="speech")
         if evaluator.judge is not None:
-            marks = evaluator.score(evaluator.judge.predict(drawn), rows, **where)
-            found += [r for r in marks if r.metric in SHOWN]
+            scored = evaluator.score(evaluator.judge.predict(drawn), rows, **where)
+            found += [r for r in scored if r.metric in SHOWN]
         pictures.append(drawn)
         shown.append(rows)
-    where = ResultKey(language="all", split=split, condition=setting.condition, system="speech")
-    drawn = torch.cat(pictures)
+    where, drawn = everywhere(setting.condition, "speech", split), torch.cat(pictures)
     found += evaluator.fidelity(drawn, np.concatenate(shown), where)
     return [*found, Row.of("seconds", Interval(seconds / len(drawn)), len(drawn), **where)]
 
 
 def table(report: Report) -> Table:
-    """A line for each setting, a column for each metric, languages side by side."""
-    languages = " / ".join(report.meta["recordings"])
-    made = Table(title=f"{report.meta['split']}, {languages}", title_justify="left", box=box.SIMPLE_HEAD)
+    """Tabulate a line for each setting, a column for each metric, languages side by side."""
     metrics = known_first((r.metric for r in report.rows), METRICS)
-    made.add_column("steps / guidance / tta_samples", max_width=12)
-    for name in metrics:
-        made.add_column(f"{name} {METRICS[name].unit}".strip() if name in METRICS else name, no_wrap=True)
+    lines = []
     for condition in dict.fromkeys(r.condition for r in report.rows):
         cells = [[r for r in report.rows if (r.condition, r.metric) == (condition, m)] for m in metrics]
-        made.add_row(
-            condition_in_short(condition),
-            *(" / ".join(METRICS[r.metric].text(r.value) for r in cell) for cell in cells),
-        )
-    return made
-
-
-def condition_in_short(condition: str) -> str:
-    """Its numbers: `steps 12, guidance 3, tta_samples 5` is `12 / 3 / 5`, so that a table fits into 80 columns."""
-    return " / ".join(part.rpartition(" ")[2] for part in condition.split(", "))
+        setting = [part.rpartition(" ")[2] for part in condition.split(", ")]
+        lines.append([*setting, *(" / ".join(METRICS[r.metric].text(r.value) for r in cell) for cell in cells)])
+    title = f"{report.meta['split']}, {' / '.join(report.meta['recordings'])}"
+    return make_table(title, ["steps", "guidance", "tta", *map(titled, metrics)], lines)
 
 
 def _score(rows: Iterable[Row], setting: Setting) -> float:

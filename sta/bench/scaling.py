@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -11,15 +10,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich import box
-from rich.table import Table
-
-from sta.bench.training import LOOP, SHARES, shares_of
+from sta.bench.training import LOOP
 from sta.errors import StaError
-from sta.metrics.rows import METRICS, Interval, Report, Row
+from sta.metrics.rows import Interval, Report, Row, everywhere
 from sta.progress import Bar
 
-PATIENCE = 60  # seconds that a launch which is told to stop may take
+PATIENCE = 60  # seconds that a launch which is stopped may take
 
 
 def bench_scaling(command: Sequence[str], processes: Sequence[int], rounds: int) -> Report:
@@ -48,7 +44,7 @@ def bench_scaling(command: Sequence[str], processes: Sequence[int], rounds: int)
 
 
 def _launch(command: Sequence[str], processes: int, threads: int) -> Report:
-    """What a launch of some processes on this machine measures."""
+    """Measure in a launch of some processes on this machine."""
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     with tempfile.TemporaryDirectory() as folder:
         file, log = Path(folder) / "report.json", Path(folder) / "log"
@@ -78,37 +74,18 @@ def _stop(launched: subprocess.Popen[bytes]) -> None:
 
 
 def _reason(log: str) -> str:
-    """The sentence with which a launch ended, or else its last line."""
-    lines = log.strip().splitlines() or ["it said nothing"]
+    """Find the sentence with which a launch ended, or else its last line."""
+    lines = log.strip().splitlines() or ["no output"]
     return next((line.removeprefix("sta: ") for line in lines if line.startswith("sta: ")), lines[-1])
 
 
 def _rows(values: dict[tuple[str, str, str, int], list[float]], fewest: int) -> list[Row]:
     found = []
     for (stage, metric, system, count), measured in values.items():
-        where = {"language": "all", "split": "all", "condition": f"{stage}, {count} processes", "system": system}
-        found.append(_row(metric, measured, where))
+        measures = {metric: measured}
         if (metric, system) == ("samples_per_second", LOOP):
             alone = values[stage, metric, system, fewest]
-            efficiency = [a / count / (b / fewest) for a, b in zip(measured, alone, strict=True)]
-            found.append(_row("scaling_efficiency", efficiency, where))
+            measures["scaling_efficiency"] = [a * fewest / (b * count) for a, b in zip(measured, alone, strict=True)]
+        where = everywhere(f"{stage}, {count} processes", system)
+        found += [Row.of(name, Interval.of_rounds(rounds), len(rounds), **where) for name, rounds in measures.items()]
     return found
-
-
-def _row(metric: str, measured: Sequence[float], where: dict[str, str]) -> Row:
-    interval = Interval(statistics.median(measured), min(measured), max(measured))
-    return Row.of(metric, interval, len(measured), **where)  # type: ignore[arg-type]
-
-
-def scaling_table(report: Report) -> Table:
-    """A line for each stage and number of processes."""
-    title = f"training, {report.meta['threads']} threads a process: samples per second, % of the time"
-    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for name in ("stage", "processes", "per s", "efficiency", "exchange", *SHARES):
-        made.add_column(name, no_wrap=True, justify="left" if name == "stage" else "right")
-    cells = {(r.condition, r.metric, r.system): r.value for r in report.rows}
-    for where in dict.fromkeys(r.condition for r in report.rows):
-        stage, count = where.removesuffix(" processes").split(", ")
-        found = (METRICS[m].text(cells[where, m, LOOP]) for m in ("scaling_efficiency", "exchange_share"))
-        made.add_row(stage, count, f"{cells[where, 'samples_per_second', LOOP]:.1f}", *found, *shares_of(cells, where))
-    return made

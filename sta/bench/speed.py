@@ -1,30 +1,33 @@
 """Seconds per picture: this package's samplers against diffusers' `VQDiffusionPipeline`, in turn on one machine.
 
-Where the decoder is VQ-Diffusion as published, its very weights are loaded into diffusers' pipeline too.
+Each draws in its own number of steps, and both samplers draw with one network in the same number: VQ-Diffusion's as
+published, as wide and as deep as the release's decoder, with fresh weights, for speed does not depend on them.
 """
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from rich import box
 from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
+from sta.config.recipe import Sampling
 from sta.errors import StaError
-from sta.inference.pipeline import Audio, SpeechToImagePipeline
-from sta.metrics.rows import Interval, Report, ResultKey, Row
+from sta.inference.arguments import Audio
+from sta.inference.pipeline import SpeechToImagePipeline
+from sta.metrics.rows import Interval, Report, Row, everywhere
+from sta.metrics.tables import make_table
 from sta.models.bottleneck import SpeechCondition
+from sta.models.decoders.base import PictureGrid, TokenSpace
 from sta.models.decoders.vq_diffusion_published import PublishedDecoder
 from sta.training.runtime import has_fast_bf16
 
-OURS, THEIRS = "sta", "diffusers"
+OURS, SAME, THEIRS = "sta", "sta, same network", "diffusers"
 MATRIX_PRODUCTS = (
     "aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::mkldnn_convolution", "aten::_convolution",
     "mkldnn::_linear_pointwise", "aten::_mps_convolution", "aten::cudnn_convolution", "aten::thnn_conv2d",
@@ -34,110 +37,111 @@ MATRIX_PRODUCTS = (
 
 @dataclass(frozen=True)
 class Contestant:
-    """One way to draw a batch, and how many steps it takes."""
+    """One way to draw a batch, in so many steps."""
 
     system: str
     steps: int
-    precision: str
-    draw: Callable[[], Any]
+    draw: Callable[[int], Any]
 
 
 def bench_speed(
     pipe: SpeechToImagePipeline,
     waves: Sequence[np.ndarray],
     language: str,
-    batches: Sequence[int] = (1, 8),
-    repeats: int = 5,
-    reference: SpeechToImagePipeline | None = None,
+    batches: Sequence[int] = (1, 4),
+    repeats: int = 2,
 ) -> Report:
-    """Seconds per picture of a release at its own steps, and of both samplers with `reference`'s weights.
+    """Measure seconds per picture, in bfloat16 where the machine is fast in it.
 
     Args:
         pipe: the release to measure.
-        waves, language: enough recordings for the largest batch; each release hears them with its own encoder.
+        waves, language: enough recordings for the largest batch.
         batches: pictures drawn at once.
         repeats: rounds in which every contestant draws once; the median counts.
-        reference: a release whose decoder is VQ-Diffusion as published, on the same tokens; None leaves diffusers out.
+
+    Raises:
+        StaError: this diffusers has no such pipeline any more.
     """
     rows: list[Row] = []
+    fast = has_fast_bf16(pipe.device.type)
     for batch in sorted(batches):
         some: list[Audio] = list(waves[:batch])
-        tokens = pipe.encode_speech(some, language)
-        contestants = [
-            _ours(pipe, tokens, pipe.config["num_inference_steps"], fast) for fast in _precisions(pipe.device)
-        ]
-        if reference is not None:
-            contestants += _same_weights(reference, reference.encode_speech(some, language))
-        seconds = in_turn({f"{c.system}|{c.steps}|{c.precision}": c.draw for c in contestants}, repeats)
-        for contestant, times in zip(contestants, seconds.values(), strict=True):
-            rows.append(_row(contestant, [t / batch for t in times], batch))
+        found = contestants(pipe, pipe.encode_speech(some, language), fast)
+        for contestant, times in zip(found, in_turn(found, repeats), strict=True):
+            rows.append(_row(contestant, [t / batch for t in times], batch, fast))
     meta = {"device": str(pipe.device), "threads": torch.get_num_threads(), "repeats": repeats}
-    return Report(meta, rows + matrix_rows(contestants[0].draw, pipe.device))
+    ours = found[0]
+    return Report(meta, rows + matrix_rows(lambda: ours.draw(ours.steps), pipe.device))
 
 
-def _precisions(device: torch.device) -> list[bool]:
-    return [False, True] if has_fast_bf16(device.type) else [False]
-
-
-def _ours(
-    pipe: SpeechToImagePipeline, tokens: SpeechCondition, steps: int, fast: bool, system: str = OURS
-) -> Contestant:
-    def draw() -> Any:
-        with torch.autocast(pipe.device.type, torch.bfloat16, enabled=fast):
-            generator = torch.Generator().manual_seed(0)
-            return pipe.decode_latents(pipe.denoise(tokens, steps, None, generator)).cpu()
-
-    return Contestant(system, steps, "bf16" if fast else "fp32", draw)
-
-
-def _same_weights(reference: SpeechToImagePipeline, tokens: SpeechCondition) -> list[Contestant]:
-    """Both samplers at diffusers' default number of steps, which is T."""
-    decoder = reference.decoder
-    if not isinstance(decoder, PublishedDecoder):
-        raise TypeError(
-            f"{type(decoder).__name__} is not VQ-Diffusion as published, whose weights diffusers could load"
-        )
+def contestants(pipe: SpeechToImagePipeline, tokens: SpeechCondition, fast: bool) -> list[Contestant]:
+    """Return the release, both samplers on one network in the release's steps, and diffusers in its own steps."""
     try:
         from sta.bench.reference import Reference
     except ImportError as error:  # diffusers keeps it among its deprecated pipelines
         raise StaError(
             f"this diffusers has no VQDiffusionPipeline ({error}); install diffusers 0.42 to compare with it"
         ) from error
-    theirs, steps = Reference(decoder, reference.tokenizer), int(decoder.config.num_embeds_ada_norm)
-    found = []
-    for fast in _precisions(reference.device):
+    same, steps, scale = published_twin(pipe), pipe.config["num_inference_steps"], pipe.config["guidance_scale"]
+    theirs = Reference(same.decoder, pipe.tokenizer)
 
-        def draw(fast: bool = fast) -> Any:
-            with torch.autocast(reference.device.type, torch.bfloat16, enabled=fast):
-                return theirs.draw(tokens.tokens, steps, reference.config["guidance_scale"], 0)
+    def autocast() -> torch.autocast:
+        return torch.autocast(pipe.device.type, torch.bfloat16, enabled=fast)
 
-        found.append(_ours(reference, tokens, steps, fast, f"{OURS}, the same weights"))
-        found.append(Contestant(THEIRS, steps, "bf16" if fast else "fp32", draw))
-    return found
+    def ours(drawn_by: SpeechToImagePipeline) -> Callable[[int], Any]:
+        def draw(count: int) -> Any:
+            with autocast():
+                drawn = drawn_by.denoise(tokens, count, scale, torch.Generator().manual_seed(0))
+                return drawn_by.decode_latents(drawn).cpu()
+
+        return draw
+
+    def their(count: int) -> Any:
+        with autocast():
+            return theirs.draw(tokens.tokens, count, scale, 0)
+
+    return [
+        Contestant(OURS, steps, ours(pipe)), Contestant(SAME, steps, ours(same)), Contestant(THEIRS, steps, their),
+        Contestant(THEIRS, int(same.decoder.config.num_embeds_ada_norm), their),
+    ]  # fmt: skip
 
 
-def in_turn(contestants: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of every contestant in each round, one after another, after a round that does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for turn in range(repeats + 1):
-        for name, run in contestants.items():
+def published_twin(pipe: SpeechToImagePipeline) -> SpeechToImagePipeline:
+    """Make an untrained VQ-Diffusion as published, of the size and for the codes and tokens of a release."""
+    tokenizer, bottleneck = pipe.tokenizer, next(iter(pipe.languages.values())).bottleneck.config
+    settings = PublishedDecoder.Settings.model_validate({"kind": "vq-diffusion-published", **pipe.decoder.sizes})
+    grid = PictureGrid(tokenizer.side, tokenizer.config.codes, tokenizer.config.code_width)
+    space = TokenSpace(bottleneck.tokens, bottleneck.width, bottleneck.embedding_width)
+    decoder = PublishedDecoder.build(settings, grid, space).to(pipe.device).eval()
+    return SpeechToImagePipeline(decoder, tokenizer, decoder.build_scheduler(settings, Sampling()))
+
+
+def in_turn(contestants: Sequence[Contestant], repeats: int) -> list[list[float]]:
+    """Measure the seconds of every contestant in each round, one after another, once all have drawn in a single step.
+
+    Returns:
+        The seconds of each contestant, in their order.
+    """
+    for contestant in contestants:
+        contestant.draw(1)
+    seconds: list[list[float]] = [[] for _ in contestants]
+    for _ in range(repeats):
+        for contestant, times in zip(contestants, seconds, strict=True):
             started = time.perf_counter()
-            run()
-            if turn:
-                seconds[name].append(time.perf_counter() - started)
+            contestant.draw(contestant.steps)
+            times.append(time.perf_counter() - started)
     return seconds
 
 
 def matrix_rows(run: Callable[[], Any], device: torch.device) -> list[Row]:
-    """The share of `matrix_share`; none on a GPU, where the CPU's time is that of launching work, not of doing it."""
+    """Measure `matrix_share`, but not on a GPU, where the CPU's time is that of launching work, not of doing it."""
     if device.type != "cpu":
         return []
-    where = ResultKey(language="all", split="all", condition="of the largest batch", system=OURS)
-    return [Row.of("matrix_products", Interval(matrix_share(run)), 1, **where)]
+    return [Row.of("matrix_products", Interval(matrix_share(run)), 1, **everywhere("of the largest batch", OURS))]
 
 
 def matrix_share(run: Callable[[], Any]) -> float:
-    """BatchShard of the time on the CPU that is spent in matrix products and convolutions themselves."""
+    """Measure the share of the time on the CPU that is spent in matrix products and convolutions themselves."""
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         run()
     averages = profiled.key_averages()
@@ -145,28 +149,33 @@ def matrix_share(run: Callable[[], Any]) -> float:
     return sum(e.self_cpu_time_total for e in averages if e.key in MATRIX_PRODUCTS) / total
 
 
-def _row(contestant: Contestant, seconds: Sequence[float], batch: int) -> Row:
-    condition = f"batch {batch}, {contestant.steps} steps, {contestant.precision}"
-    interval = Interval(statistics.median(seconds), min(seconds), max(seconds))
-    return Row.of(
-        "seconds", interval, batch, language="all", split="all", condition=condition, system=contestant.system
-    )
+def _row(contestant: Contestant, seconds: Sequence[float], batch: int, fast: bool) -> Row:
+    condition = f"batch {batch}, {contestant.steps} steps, {'bf16' if fast else 'fp32'}"
+    return Row.of("seconds", Interval.of_rounds(seconds), batch, **everywhere(condition, contestant.system))
+
+
+def ratios(rows: Sequence[Row]) -> dict[int, float]:
+    """Return how many times as long diffusers takes as each row of ours, by the row's number.
+
+    The release is compared with diffusers in its own steps, and the sampler on the same network in the same steps.
+    """
+    found = {}
+    for number, row in enumerate(rows):
+        batch, _, precision = row.condition.split(", ")
+        theirs = [r for r in rows if r.system == THEIRS and (r.condition == row.condition or row.system == OURS)]
+        theirs = [r for r in theirs if r.condition.startswith(f"{batch},") and r.condition.endswith(precision)]
+        if row.system != THEIRS and theirs:
+            found[number] = max(r.value for r in theirs) / row.value
+    return found
 
 
 def speed_table(report: Report) -> Table:
-    """A line for each contestant with its seconds and how many times it is faster than diffusers at the same batch."""
-    made = Table(
-        title="seconds per picture (diffusers: its VQDiffusionPipeline)", title_justify="left", box=box.SIMPLE_HEAD
-    )
-    for name in ("system", "condition", "median", "fastest", "slowest", "faster"):
-        made.add_column(name, no_wrap=True, justify="left" if name in ("system", "condition") else "right")
+    """Tabulate a line for each contestant with its seconds and how many times it is faster than diffusers."""
     timed = [r for r in report.rows if r.metric == "seconds"]
-    for row in timed:
-        batch, _, precision = row.condition.split(", ")
-        baselines = [
-            r.value for r in timed
-            if r.system == THEIRS and r.condition.startswith(f"{batch}, ") and r.condition.endswith(precision)
-        ]  # fmt: skip
-        ratio = f"{baselines[0] / row.value:.1f} x" if baselines and row.system != THEIRS else ""
-        made.add_row(row.system, row.condition, *(f"{x:.3f}" for x in (row.value, row.low, row.high)), ratio)
-    return made
+    times = {number: f"{ratio:.1f} x" for number, ratio in ratios(timed).items()}
+    lines = [
+        [row.system, row.condition, *(f"{x:.3f}" for x in (row.value, row.low, row.high)), times.get(number, "")]
+        for number, row in enumerate(timed)
+    ]
+    columns = ("system", "condition", "median", "fastest", "slowest", "faster")
+    return make_table("seconds per picture (diffusers: its VQDiffusionPipeline)", columns, lines)

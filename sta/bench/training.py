@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import copy
 import math
-import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from rich import box
 from rich.table import Table
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -27,7 +25,8 @@ from sta.bench.operations import operations_row, step_operations
 from sta.config.recipe import Optimisation
 from sta.distributed.sharding import BatchShard
 from sta.errors import Interrupted, TrainingError
-from sta.metrics.rows import METRICS, Interval, Report, Row
+from sta.metrics.rows import METRICS, Interval, Report, Row, everywhere
+from sta.metrics.tables import make_table
 from sta.models.flops import flops_of
 from sta.progress import Bar
 from sta.training import runtime
@@ -41,10 +40,13 @@ from sta.training.workspace import Workspace
 LOOP, MEMORY = "sta", "sta, batches from memory"
 HAND, BARE = "loop written by hand", "bare forward and backward"
 SYSTEMS = (LOOP, MEMORY, HAND, BARE)
-#: Column -> metric and system of what a step takes, against another's.
+#: Column -> metric and system, of one launch and of launches that are compared.
+SHARES = {
+    "data": ("data_share", LOOP), "save": ("checkpoint_share", LOOP), "flops": ("flops_utilisation", LOOP),
+    "ops": ("step_operations", LOOP),
+}  # fmt: skip
 RATIOS = {"loop/hand": ("step_ratio", LOOP), "loop/bare": ("bare_ratio", LOOP), "hand/bare": ("bare_ratio", HAND)}
-#: Column -> metric of the shares of the training time.
-SHARES = {"data": "data_share", "save": "checkpoint_share", "flops": "flops_utilisation"}
+SCALING = {"efficiency": ("scaling_efficiency", LOOP), "exchange": ("exchange_share", LOOP)}
 
 
 def bench_training(
@@ -208,8 +210,7 @@ class _Bench:
 def _rows(stage: str, settings: Optimisation, rounds: Sequence[dict[str, float]], flops: int, peak: float) -> list[Row]:
     def row(metric: str, system: str, of: Callable[[dict[str, float]], float]) -> Row:
         values = [of(seconds) for seconds in rounds]
-        interval = Interval(statistics.median(values), min(values), max(values))
-        return Row.of(metric, interval, len(values), language="all", split="all", condition=stage, system=system)
+        return Row.of(metric, Interval.of_rounds(values), len(values), **everywhere(stage, system))
 
     found = [row("samples_per_second", name, lambda s, name=name: settings.batch / s[name]) for name in SYSTEMS]  # type: ignore[misc]
     found += [
@@ -224,21 +225,14 @@ def _rows(stage: str, settings: Optimisation, rounds: Sequence[dict[str, float]]
 
 
 def training_table(report: Report) -> Table:
-    """A line for each stage."""
-    processes, threads = report.meta["processes"], report.meta["threads"]
-    title = f"training, {processes} x {threads} threads: samples per second, ratios of a step, % of the time"
-    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for name in ("stage", "per s", *RATIOS, *SHARES, "ops"):
-        made.add_column(name, no_wrap=True, justify="left" if name == "stage" else "right")
-    cells = {(r.condition, r.metric, r.system): r.value for r in report.rows}
-    for stage in dict.fromkeys(r.condition for r in report.rows):
-        speed, ratios = cells[stage, "samples_per_second", LOOP], (cells[stage, *where] for where in RATIOS.values())
-        operations = cells.get((stage, "step_operations", LOOP), math.nan)
-        counted = f"{operations:.0f}" if math.isfinite(operations) else "–"
-        made.add_row(stage, f"{speed:.1f}", *(f"{x:.3f}" for x in ratios), *shares_of(cells, stage), counted)
-    return made
-
-
-def shares_of(cells: Mapping[tuple[str, str, str], float], stage: str) -> list[str]:
-    """The cells of a stage below `SHARES`; what was not measured is a dash."""
-    return [METRICS[metric].text(cells.get((stage, metric, LOOP), math.nan)) for metric in SHARES.values()]
+    """Tabulate a line for each stage, or for each stage and number of processes that are compared."""
+    values = {(r.condition, r.metric, r.system): r.value for r in report.rows}
+    ratios = SCALING if "scaling_efficiency" in (r.metric for r in report.rows) else RATIOS
+    columns = {"per s": ("samples_per_second", LOOP), **ratios, **SHARES}
+    lines = [
+        [stage, *(METRICS[where[0]].text(values.get((stage, *where), math.nan)) for where in columns.values())]
+        for stage in dict.fromkeys(r.condition for r in report.rows)
+    ]
+    launch = f"{str(report.meta['processes']).strip('[]')} processes of {report.meta['threads']} threads"
+    title = f"training on {launch}: samples per second, ratios of a step, % of the time"
+    return make_table(title, ["stage", *columns], lines)

@@ -1,4 +1,4 @@
-"""What `sta bench` does: measure, print a table, and keep the numbers where --json says."""
+"""`sta bench`: measure, print a table, and keep the numbers where --json says."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
 
 def bench_sampling(options: argparse.Namespace) -> None:
-    """Every way to sample, on the same recordings: where to set `sampling` in the recipe."""
-    from rich.console import Console
-
+    """Measure steps, guidance and TTA samples against quality and seconds, to set a recipe's `sampling`."""
     from sta.bench.sampling import bench_sampling as measure
     from sta.bench.sampling import table
     from sta.evaluation.evaluator import Evaluator
@@ -27,40 +25,29 @@ def bench_sampling(options: argparse.Namespace) -> None:
     workspace = finished_run(options.folder)
     evaluator = Evaluator(workspace, load_release(workspace.folder / "release"))
     report, best = measure(evaluator, options.steps, options.guidance, options.tta_samples, options.split)
-    Console().print(table(report))
-    if options.json:
-        report.write(options.json)
+    _show(table(report), report, options)
     print(f"best on {options.split}: {best.condition}")
 
 
 def bench_speed(options: argparse.Namespace) -> None:
-    """Seconds per picture, every contestant in turn."""
-    from rich.console import Console
-
+    """Measure seconds per picture, against diffusers' VQDiffusionPipeline."""
     from sta.bench.speed import bench_speed as measure
     from sta.bench.speed import speed_table
-    from sta.data.corpora.garden.corpus import speak as say
+    from sta.data.corpora.garden.prosody import speak as say
     from sta.inference.release import load_release
-    from sta.models.decoders.vq_diffusion_published import PublishedDecoder
 
-    pipe = load_release(release_of(options.weights))
-    reference = load_release(options.published) if options.published else None
-    if reference is not None and not isinstance(reference.decoder, PublishedDecoder):
-        raise StaError(f"--published {options.published}: its decoder is {type(reference.decoder).__name__}, which "
-                       "diffusers' pipeline cannot load; train recipe garden-vq-published")  # fmt: skip
+    pipe = load_release(release_of(options.weights), options.trust_remote_code)
     pack = next(iter(pipe.languages.values()))
     wave, _ = say(pack.card, pack.card.test_sentence, "neutral", 0, True)
     waves = [wave] * max(options.batch)
-    report = measure(pipe, waves, pack.card.code, options.batch, options.repeats, reference)
-    Console().print(speed_table(report))
+    report = measure(pipe, waves, pack.card.code, options.batch, options.repeats)
+    _show(speed_table(report), report, options)
     for share in (r for r in report.rows if r.metric == "matrix_products"):
         print(f"matrix products and convolutions: {share.text} % of the drawing time")
-    if options.json:
-        report.write(options.json)
 
 
 def bench_encoder(options: argparse.Namespace) -> None:
-    """Recordings a second through a speech backbone."""
+    """Measure recordings a second through a speech backbone, on the processor."""
     import torch
 
     from sta.bench.encoder import bench_encoder as measure
@@ -73,7 +60,8 @@ def bench_encoder(options: argparse.Namespace) -> None:
 
 
 def bench_train(options: argparse.Namespace) -> None:
-    """Samples per second of stages whose earlier stages are done, in this launch or in launches of several sizes."""
+    """Measure samples per second of stages, against loops written by hand."""
+    from sta.bench.training import bench_training, training_table
     from sta.training.stages import stage_names
     from sta.training.workspace import Workspace
 
@@ -88,31 +76,19 @@ def bench_train(options: argparse.Namespace) -> None:
         from sta.plan.corpus import AtHand, facts_of
 
         report = operations_report(workspace.recipe, facts_of(workspace.recipe, AtHand()), options.stage or known)
-        return _show(report, operations_table(report), options)
+        return _show(operations_table(report), report, options)
     for name in stages[: max(map(stages.index, options.stage or known))]:
         workspace.final(name)  # a stage reads what those before it left
     if options.processes:
-        report, table = _in_launches(options)
+        report = _in_launches(options)
     else:
-        from sta.bench.training import bench_training, training_table
-
         report = bench_training(workspace, options.stage or known, options.steps, options.rounds, options.tflops)
-        table = training_table(report)
-    _show(report, table, options)
+    if ranks.is_main():
+        _show(training_table(report), report, options)
 
 
-def _show(report: Report, table: Table, options: argparse.Namespace) -> None:
-    from rich.console import Console
-
-    if not ranks.is_main():
-        return
-    Console().print(table)
-    if options.json:
-        report.write(options.json)
-
-
-def _in_launches(options: argparse.Namespace) -> tuple[Report, Table]:
-    from sta.bench.scaling import bench_scaling, scaling_table
+def _in_launches(options: argparse.Namespace) -> Report:
+    from sta.bench.scaling import bench_scaling
 
     if ranks.world_size() > 1:
         raise StaError("--processes starts its own launches; leave the launcher, or --processes, out")
@@ -120,5 +96,13 @@ def _in_launches(options: argparse.Namespace) -> tuple[Report, Table]:
     command += [f"--stage={stage}" for stage in options.stage or []] + [f"--steps={options.steps}", "--rounds=1"]
     command += [] if options.seed is None else [f"--seed={options.seed}"]
     command += [] if options.tflops is None else [f"--tflops={options.tflops}"]
-    report = bench_scaling(command, options.processes, options.rounds)
-    return report, scaling_table(report)
+    return bench_scaling(command, options.processes, options.rounds)
+
+
+def _show(table: Table, report: Report, options: argparse.Namespace) -> None:
+    """Print the table, and write the numbers where `--json` says."""
+    from rich.console import Console
+
+    Console().print(table)
+    if options.json:
+        report.write(options.json)

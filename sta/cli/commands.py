@@ -1,4 +1,4 @@
-"""What the commands of `sta` do, one function each; `sta bench` and `sta plan` have theirs beside what they measure."""
+"""The commands of `sta`, one function each, whose first line is its help; `bench` and `plan` are modules beside it."""
 
 from __future__ import annotations
 
@@ -6,22 +6,25 @@ import argparse
 import io
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sta.cli.locate import finished_run, recipe_of, release_of
 from sta.distributed import ranks
-from sta.errors import AudioError, StaError
+from sta.errors import AudioError, LanguageWarning, StaError
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
     from sta.inference.pipeline import SpeechToImagePipeline
+    from sta.metrics.rows import Report
+    from sta.training.workspace import Workspace
 
 
 def demo(options: argparse.Namespace) -> None:
-    """Captions spoken and drawn: one PNG and one page with the sound in it."""
+    """Speak captions in every language, draw them, and write a page to look at."""
     if options.say is not None and options.language is None:
         raise StaError("--say needs --language CODE, such as --language en")
     if options.mood is not None and options.say is None:
@@ -32,7 +35,7 @@ def demo(options: argparse.Namespace) -> None:
     from sta.progress import Bar
 
     shipped = None if os.environ.get("STA_WEIGHTS") else PRETRAINED
-    show = Demo(release_of(options.weights or shipped))
+    show = Demo(release_of(options.weights or shipped), options.trust_remote_code)
     languages = [options.language] if options.language else list(show.pipe.languages)
     if options.say is None:
         sentences = list(show.sentences(languages, options.seed, options.captions))
@@ -50,16 +53,13 @@ def demo(options: argparse.Namespace) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Every stage in order, then the release, the report and its table."""
-    from rich.console import Console
-
+    """Do every stage of a recipe, from nothing to a report; finished stages are skipped."""
     from sta.training.stages import open_run, run_stage, stage_names
 
     workspace = open_run(recipe_of(options), options.out)
     for name in stage_names(workspace.recipe):
         run_stage(workspace, name)
     from sta.evaluation.report import evaluate as measure
-    from sta.inference.modelcard import write_card
     from sta.inference.release import remove_outdated, write_release
 
     ranks.run_on_main(lambda: remove_outdated(workspace))
@@ -67,14 +67,12 @@ def run(options: argparse.Namespace) -> None:
     report = measure(workspace, release)
     if not ranks.is_main():
         return
-    write_card(release, workspace.recipe, list(workspace.cards.values()), report)
-    report.table(Console())
-    print(f"pictures and numbers: {workspace.folder / 'evaluation' / 'report.html'}")
+    _publish(workspace, report)
     print(f"draw with it: sta draw FILE --language {workspace.recipe.languages[0]} --weights {release}")
 
 
 def train(options: argparse.Namespace) -> None:
-    """One stage, on this process's share of the launch."""
+    """Do one stage of a recipe (the same as `accelerate launch -m sta.train`)."""
     from sta.training.stages import open_run, run_stage
 
     final = run_stage(open_run(recipe_of(options), options.out), options.stage)
@@ -83,14 +81,17 @@ def train(options: argparse.Namespace) -> None:
 
 
 def draw(options: argparse.Namespace) -> None:
-    """Draw each recording; all are read before anything is drawn, and a picture is written whole or not at all."""
-    from sta.data.audio import read_audio
+    """Draw recordings (WAV, FLAC, MP3, OGG; any rate; mono or stereo).
 
-    names = _picture_names(options)
-    waves = list(
-        ranks.parallel_map(options.files, lambda f: read_audio(f, start=options.start, seconds=options.seconds))
-    )
-    pipe = _load(options)
+    All are read before anything is drawn, and a picture is written whole or not at all.
+    """
+    from sta.data.audio import read_audio
+    from sta.inference.release import load_release
+
+    names, window = _picture_names(options), {"start": options.start, "seconds": options.seconds}
+    waves = list(ranks.parallel_map(options.files, lambda file: read_audio(file, **window)))
+    pipe = load_release(release_of(options.weights), options.trust_remote_code)
+    pipe.pack(options.language)
     pairs = list(zip(names, waves, strict=True))
     for paths in ranks.parallel_map(pairs, lambda pair: _draw_one(pipe, *pair, options)):
         for path in paths if ranks.is_main() else []:
@@ -101,11 +102,15 @@ def _draw_one(pipe: SpeechToImagePipeline, name: Path, wave: np.ndarray, options
     """Draw and write the pictures of one recording; returns where they are."""
     import torch
 
-    images = pipe(
-        wave, language=options.language, num_images_per_prompt=options.pictures,
-        generator=[torch.Generator().manual_seed(options.seed + k) for k in range(options.pictures)],
-        num_inference_steps=options.steps, guidance_scale=options.guidance, num_tta_samples=options.tta_samples,
-    ).images  # fmt: skip
+    with warnings.catch_warnings(record=True) as doubts:
+        warnings.simplefilter("always", LanguageWarning)
+        images = pipe(
+            wave, language=options.language, num_images_per_prompt=options.pictures,
+            generator=[torch.Generator().manual_seed(options.seed + k) for k in range(options.pictures)],
+            num_inference_steps=options.steps, guidance_scale=options.guidance, num_tta_samples=options.tta_samples,
+        ).images  # fmt: skip
+    for doubt in (d for d in doubts if issubclass(d.category, LanguageWarning)):
+        print(f"sta: {name.stem}: {doubt.message}", file=sys.stderr)
     several = [name.with_stem(f"{name.stem}-{number + 1}") for number in range(len(images))]
     paths = several if len(images) > 1 else [name]
     for image, path in zip(images, paths, strict=True):
@@ -114,7 +119,7 @@ def _draw_one(pipe: SpeechToImagePipeline, name: Path, wave: np.ndarray, options
 
 
 def _picture_names(options: argparse.Namespace) -> list[Path]:
-    """Where each recording's picture goes; a folder that cannot be is told before anything slow is done."""
+    """Return where each recording's picture goes, once a folder that cannot be is refused."""
     if "" in options.files:
         raise StaError("a recording's name is empty; name a file, such as bird.wav")
     names = [options.out / f"{Path(f).stem}.png" for f in options.files]
@@ -142,16 +147,8 @@ def _save_picture(image: Image.Image, path: Path) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def _load(options: argparse.Namespace) -> SpeechToImagePipeline:
-    from sta.inference.release import load_release
-
-    pipe = load_release(release_of(options.weights))
-    pipe.pack(options.language)
-    return pipe
-
-
 def speak(options: argparse.Namespace) -> None:
-    """Say a sentence in a mood and write it as a WAV file."""
+    """Say a sentence with the synthesiser of a language and write a WAV file."""
     import numpy as np
 
     from sta.config.cards import load_language
@@ -159,7 +156,8 @@ def speak(options: argparse.Namespace) -> None:
     from sta.data.audio import write_wav
     from sta.data.corpora.garden.prosody import delivery
     from sta.data.corpora.garden.world import MOODS
-    from sta.data.synthesis.espeak import speakers, synthesiser
+    from sta.data.synthesis.base import synthesiser
+    from sta.data.synthesis.espeak import speakers
     from sta.errors import VoiceError
 
     card = load_language(options.language)
@@ -183,34 +181,37 @@ def speak(options: argparse.Namespace) -> None:
     wave = engine.speak(options.text, by_name[name], delivery(options.mood, rng), card.speech.words_per_minute)
     write_wav(options.out, wave)
     if len(wave) > MAX_SECONDS * SAMPLE_RATE:
-        print(
-            f"sta: {options.out} lasts more than {MAX_SECONDS:g} s and cannot be drawn whole; `sta draw` takes a "
-            "window of it with --start and --seconds",
-            file=sys.stderr,
-        )
+        longer = f"lasts more than {MAX_SECONDS:g} s and cannot be drawn whole, but from --start for --seconds"
+        print(f"sta: {options.out} {longer}", file=sys.stderr)
     print(f"{options.out} ({len(wave) / SAMPLE_RATE:.1f} s, {name}, {options.mood})")
 
 
 def evaluate(options: argparse.Namespace) -> None:
-    """Measure a run again, with its recipe as resolved."""
-    from rich.console import Console
-
+    """Evaluate a finished run again and write its report."""
     from sta.evaluation.report import evaluate_again
-    from sta.inference.modelcard import write_card
 
     workspace = finished_run(options.folder)
     report = evaluate_again(workspace)
     if not ranks.is_main():
         return
-    write_card(workspace.folder / "release", workspace.recipe, list(workspace.cards.values()), report)
-    report.table(Console())
     if options.json:
         report.write(options.json)
+    _publish(workspace, report)
+
+
+def _publish(workspace: Workspace, report: Report) -> None:
+    """Write the model card of a run's release, and print what was measured."""
+    from rich.console import Console
+
+    from sta.inference.modelcard import write_card
+
+    write_card(workspace.folder / "release", workspace.recipe, list(workspace.cards.values()), report)
+    report.table(Console())
     print(f"pictures and numbers: {workspace.folder / 'evaluation' / 'report.html'}")
 
 
 def rehearse(options: argparse.Namespace) -> None:
-    """What a cluster does to a training, on purpose; fails where the training does not end as it would have."""
+    """Kill a stage again and again, and fail where it does not end as one that was not."""
     from rich.console import Console
 
     from sta.bench.rehearsal import as_json, table
@@ -227,7 +228,7 @@ def rehearse(options: argparse.Namespace) -> None:
 
 
 def language_check(options: argparse.Namespace) -> None:
-    """Validate a language file: card, normaliser, grammar, voices; then say one sentence of it."""
+    """Validate a language file and say a sentence of it."""
     from sta.data.language import check
 
     for line in check(options.file):
@@ -235,7 +236,7 @@ def language_check(options: argparse.Namespace) -> None:
 
 
 def doctor(options: argparse.Namespace) -> None:
-    """What this machine can do."""
+    """Report what this machine can do: devices, precision, launch files, voices, disk."""
     from sta.cli.doctor import report
 
     for line in report():

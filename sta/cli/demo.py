@@ -13,13 +13,12 @@ from PIL import Image
 
 from sta.config.cards import LanguageCard
 from sta.config.limits import MAX_SECONDS, SAMPLE_RATE
-from sta.config.recipe import GardenCorpus, Recipe, load_recipe
+from sta.config.recipe import load_recipe
 from sta.data.audio import wav_bytes
-from sta.data.corpora.garden.corpus import speak, world_of
-from sta.data.corpora.garden.grammar import Grammar
-from sta.data.corpora.garden.world import World
+from sta.data.corpora.base import open_source
 from sta.errors import VoiceError, WeightsError
-from sta.inference.release import CLASSIFIER, load_release
+from sta.inference.release import load_release
+from sta.inference.weights import classifier_of
 from sta.metrics.page import Example, write_grid, write_page
 from sta.metrics.rows import Report
 from sta.models.attribute_classifier import AttributeClassifier
@@ -45,53 +44,56 @@ class Sentence:
 
 
 class Demo:
-    """The release that draws, the world it knows and the reader that marks its drawings.
+    """The release that draws, what its corpus knows of pictures, and the classifier that marks its drawings.
 
     Args:
-        folder: a release trained on Garden.
+        folder: a release trained on a corpus that knows attributes, such as Garden.
+        trust_remote_code: as of `from_pretrained`.
 
     Raises:
-        WeightsError: the release is broken, or was not trained on Garden.
+        WeightsError: the release is broken, or its corpus knows no attributes.
     """
 
-    def __init__(self, folder: Path):
-        self.pipe: SpeechToImagePipeline = load_release(folder)
-        self.corpus = _garden(folder, load_recipe(folder / "recipe.yaml"))
-        self.world: World = world_of(self.corpus.world)
-        self.classifier = load_network(AttributeClassifier, folder / CLASSIFIER)
+    def __init__(self, folder: Path, trust_remote_code: bool = False):
+        self.pipe: SpeechToImagePipeline = load_release(folder, trust_remote_code)
+        recipe, cards = load_recipe(folder / "recipe.yaml"), {c: pack.card for c, pack in self.pipe.languages.items()}
+        attributes = open_source(recipe.corpus, cards, recipe.seed).attributes()
+        if attributes is None or (judge := classifier_of(folder)) is None:
+            raise WeightsError(
+                f"{folder}: was not trained on Garden, so the demo has nothing to say; draw recordings with `sta draw`"
+            )
+        self.attributes, self.moods = attributes, attributes.world.moods
+        self.classifier = load_network(AttributeClassifier, judge)
 
     def sentences(self, languages: Sequence[str], seed: int, count: int = CAPTIONS) -> Iterator[Sentence]:
-        """Captions of scenes whose combination of attributes was kept out of training, in turn in every mood."""
+        """Yield captions of scenes whose combination of attributes training never had, in turn in every mood."""
         for code in languages:
+            self.pipe.pack(code)
             rng = np.random.default_rng(seed)  # the same scenes in every language
-            grammar = Grammar(self.pipe.pack(code).card, self.world)
             for number in range(count):
-                mood = self.world.moods[number % len(self.world.moods)]
-                scene = self.world.sample(rng, mood)
-                while not self.world.held_out(scene, self.corpus.held_out):
-                    scene = self.world.sample(rng, mood)
-                said = {slot: scene.attributes[slot] for slot in self.world.spoken_slots(scene.kind)}
-                text = grammar.describe(scene.kind, said, np.random.default_rng([seed, number]))
-                yield Sentence(text, code, mood, seed + number, {"kind": scene.kind, **said})
+                mood = self.moods[number % len(self.moods)]
+                truth = self.attributes.unseen(rng, mood)
+                text = self.attributes.describe(code, truth, np.random.default_rng([seed, number]))
+                yield Sentence(text, code, mood, seed + number, {"kind": truth.kind, **truth.said})
 
     def say(self, text: str, language: str, mood: str | None, seed: int) -> list[Sentence]:
-        """A text of the user's own in one mood, or in each that the release knows.
+        """Return a text of the user's own in one mood, or in each that the release knows.
 
         Raises:
             WeightsError: the release does not know the language.
             VoiceError: it does not know the mood, or there is no text.
         """
         self.pipe.pack(language)
-        if mood is not None and mood not in self.world.moods:
-            raise VoiceError(f"mood '{mood}' is not one of this release's: {', '.join(self.world.moods)}")
+        if mood is not None and mood not in self.moods:
+            raise VoiceError(f"mood '{mood}' is not one of this release's: {', '.join(self.moods)}")
         if not text.strip():
             raise VoiceError("--say has no words in it; say a sentence, such as 'a bird with a red head'")
-        return [Sentence(text, language, m, seed) for m in ([mood] if mood else self.world.moods)]
+        return [Sentence(text, language, m, seed) for m in ([mood] if mood else self.moods)]
 
     def example(self, sentence: Sentence, samples: int) -> Example:
         """Say a sentence in a voice that training never heard, draw it several times and read the drawings."""
         card: LanguageCard = self.pipe.pack(sentence.language).card
-        wave, speaker = speak(card, sentence.text, sentence.mood, sentence.seed, True, self.corpus.tempo)
+        wave, speaker = self.attributes.speak(sentence.language, sentence.text, sentence.mood, sentence.seed)
         if len(wave) > MAX_SECONDS * SAMPLE_RATE:
             raise VoiceError(
                 f"the text takes {len(wave) / SAMPLE_RATE:.0f} s to say, and at most {MAX_SECONDS:g} s are drawn; give "
@@ -104,26 +106,19 @@ class Demo:
         pictures = pictures.cpu() * 2 - 1
         return Example(
             caption=sentence.text, language=sentence.language, direction=card.direction, mood=sentence.mood,
-            heard=f"{UNHEARD} {speaker}", audio=wav_bytes(wave), truth=None, said=sentence.said,
-            drawn=[Image.fromarray(p.numpy()) for p in to_pixels(pictures)], read=self.classifier.predict(pictures),
+            source=f"{UNHEARD} {speaker}", audio=wav_bytes(wave), truth=None, attributes=sentence.said,
+            drawn=[Image.fromarray(p.numpy()) for p in to_pixels(pictures)],
+            predicted=self.classifier.predict(pictures),
         )  # fmt: skip
 
 
-def _garden(folder: Path, recipe: Recipe) -> GardenCorpus:
-    if not isinstance(recipe.corpus, GardenCorpus) or not (folder / CLASSIFIER).is_dir():
-        raise WeightsError(
-            f"{folder}: was not trained on Garden, so the demo has nothing to say; draw recordings with `sta draw`"
-        )
-    return recipe.corpus
-
-
 def score(examples: Sequence[Example]) -> tuple[int, int]:
-    """How many of all attributes and moods were drawn right, of how many."""
+    """Return how many of all attributes and moods were drawn right, of how many."""
     marks = [
         seen.get(slot) == value
         for e in examples
-        for seen in e.read
-        for slot, value in [*e.said.items(), ("mood", e.mood)]
+        for seen in e.predicted
+        for slot, value in [*e.attributes.items(), ("mood", e.mood)]
     ]
     return sum(marks), len(marks)
 

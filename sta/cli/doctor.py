@@ -12,8 +12,9 @@ import torch
 
 from sta.config import yamlfile
 from sta.config.cards import LanguageCard, load_language
-from sta.data.corpora.garden.corpus import other_speakers
-from sta.data.synthesis.espeak import speakers, synthesiser
+from sta.data.corpora.garden.prosody import other_speakers
+from sta.data.synthesis.base import synthesiser
+from sta.data.synthesis.espeak import speakers
 from sta.errors import StaError, VoiceError
 from sta.training.runtime import has_fast_bf16
 
@@ -22,7 +23,7 @@ GIB = 2**30
 
 
 def report() -> Iterator[str]:
-    """One line per finding."""
+    """Return one line per finding."""
     yield "packages: " + ", ".join(f"{p} {_version(p)}" for p in PACKAGES)
     yield from _devices()
     yield from _voices()
@@ -51,7 +52,7 @@ def _devices() -> Iterator[str]:
 
 
 def launch_options(gpus: int) -> str:
-    """The launch file of a machine with so many GPUs; those for several are of eight, and are told how many."""
+    """Return the launch file of a machine with so many GPUs; those for several are of eight, and are told how many."""
     name = {0: "cpu-2", 1: "gpu-1"}.get(gpus, "gpu-8")
     file = yamlfile.packaged("recipes") / "accelerate" / f"{name}.yaml"
     return f"{file}" if gpus in (0, 1, 8) else f"{file} --num_processes {gpus}"

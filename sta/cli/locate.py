@@ -1,4 +1,4 @@
-"""Which recipe, run or release the options of a command mean."""
+"""Find the recipe, run or release that the options of a command mean."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def recipe_of(options: argparse.Namespace) -> Recipe:
-    """The recipe named, with its overrides."""
+    """Load the recipe named, with its overrides."""
     from sta.config.recipe import load_recipe
 
     seed = [] if options.seed is None else [f"seed={options.seed}"]
@@ -23,19 +23,23 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
 
 
 def release_of(given: Path | None) -> Path:
-    """The release meant: the one given, $STA_WEIGHTS, the newest below runs/, or the one that ships."""
+    """Return the folder of the release meant: the one given, $STA_WEIGHTS, the newest below runs/, or what ships.
+
+    Raises:
+        WeightsError: what is given is no folder, and no name on the Hub that can be reached.
+    """
     from sta.inference.release import PRETRAINED
-    from sta.inference.weights import packaged
+    from sta.inference.weights import local
 
     named = given or (Path(os.environ["STA_WEIGHTS"]) if os.environ.get("STA_WEIGHTS") else None)
     if named is not None:
-        return packaged(named)
+        return local(str(named))
     found = sorted(Path("runs").glob("*/release"), key=lambda p: p.stat().st_mtime)
     return found[-1] if found else PRETRAINED
 
 
 def finished_run(folder: Path) -> Workspace:
-    """The run that a folder, or the release in it, belongs to.
+    """Open the run that a folder, or the release in it, belongs to.
 
     Raises:
         StaError: it is no run's folder, or its release is not there or was made before a stage was done again.

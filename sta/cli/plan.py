@@ -1,4 +1,4 @@
-"""What `sta plan` does."""
+"""`sta plan`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _enough_memory(recipe: str) -> Iterator[None]:
 
 
 def plan(options: argparse.Namespace) -> None:
-    """Say what a recipe would take on some GPUs; nothing is trained, and only `--json` writes a file."""
+    """Estimate what a recipe takes on some GPUs: parameters, memory, hours, disk."""
     from rich.console import Console
 
     from sta.plan.corpus import AtHand, facts_of, with_languages

@@ -6,6 +6,7 @@ found by name or by path. The grammar inside a language card is given meaning by
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,8 +24,8 @@ OPTIONAL = re.compile(r"\[([^\[\]]*)\]")
 MARKS = 3
 #: The form that a plain string in the lexicon stands for: it serves wherever a form is not listed.
 EVERY_FORM = "*"
-#: How a language is named: ISO 639.
-CODE = r"^[a-z]{2,3}$"
+#: How a language is named: ISO 639, and where it is one of several kinds, what BCP 47 adds (pt-br).
+CODE = r"^[a-z]{2,3}(-[a-z0-9]{2,8})*$"
 
 
 class Card(BaseModel):
@@ -112,13 +113,9 @@ class PatternCard(Card):
 
 
 class KindGrammar(Card):
-    """The ways to say one kind: whole sentences, and parts that stand alone ("a red head").
-
-    The first pattern is a noun phrase ("a small bird with a red head"), used where no part says enough.
-    """
+    """The ways to say one kind in a sentence; the first is a noun phrase ("a small bird with a red head")."""
 
     patterns: Annotated[tuple[PatternCard, ...], Strict(False), Field(min_length=1)]
-    phrases: Annotated[tuple[Templates, ...], Strict(False)] = ()
 
 
 class GardenGrammar(Card):
@@ -132,7 +129,7 @@ class GardenGrammar(Card):
 class LanguageCard(Card):
     """Everything the package knows about one language; adding a language is writing one of these."""
 
-    code: str = Field(pattern=CODE, description="ISO 639")
+    code: str = Field(pattern=CODE, description="ISO 639, or BCP 47 in small letters")
     name: Word
     native_name: Word
     script: str = Field(pattern=r"^[A-Z][a-z]{3}$", description="ISO 15924")
@@ -185,25 +182,31 @@ class TeacherCard(Card):
 
 
 def load_language(name_or_path: str | Path) -> LanguageCard:
-    """Read a language card, by code of a packaged one (`ar`) or by path.
+    """Read a language card, by code of a packaged one (`ar`) or by path, where its code may be any.
 
     Raises:
         RecipeError: it does not exist, does not hold, or is another language's than its code says.
     """
     path = yamlfile.find(name_or_path, "languages")
     card = yamlfile.load(path, LanguageCard)
-    if path != Path(name_or_path):
-        check_file_name(card, path)
+    if path != Path(name_or_path) and path.stem != card.code:  # a copy whose head was not changed would pass for both
+        raise RecipeError(
+            f"{path}: key 'code' is '{card.code}': a packaged language's file is named by its code; write code: "
+            f"{path.stem}, or name the file {card.code}.yaml"
+        )
     return card
 
 
-def check_file_name(card: LanguageCard, path: Path) -> None:
-    """Refuse a card that lies under another language's code: a copy whose head was not changed would pass for both."""
-    if path.stem != card.code:
-        raise RecipeError(
-            f"{path}: key 'code' is '{card.code}': a language's file is named by its code; write code: {path.stem}, or "
-            f"name the file {card.code}.yaml"
-        )
+def released_language(text: str) -> LanguageCard:
+    """Return the language card that a release holds as JSON, of this version or of an older one.
+
+    Raises:
+        ValueError: it does not hold.
+    """
+    card = json.loads(text)
+    for kind in ((card.get("garden") or {}).get("kinds") or {}).values():
+        kind.pop("phrases", None)  # version 0.1 had them, and never said them
+    return LanguageCard.model_validate(card)
 
 
 def load_teacher(name_or_path: str | Path) -> TeacherCard:

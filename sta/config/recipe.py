@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import difflib
-import os
 import re
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     SerializeAsAny,
+    ValidationInfo,
     ValidatorFunctionWrapHandler,
     WrapValidator,
     field_validator,
@@ -23,8 +25,9 @@ from pydantic import (
 )
 
 from sta.config import yamlfile
-from sta.config.cards import CODE
-from sta.config.variants import find_variant, modules_of
+from sta.config.cards import CODE, LanguageCard, load_language
+from sta.config.variants import find_variant, interface, modules_of, read_settings
+from sta.config.yamlfile import AbsolutePath, CardName
 from sta.errors import RecipeError
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -33,6 +36,7 @@ Weight = Annotated[float, Field(ge=0)]
 Compile = Literal["never", "gpu", "always"]
 
 
+DECODERS, DRAWN_BY = "sta.models.decoders", "vq-diffusion"  # where decoders lie, and the one that draws by default
 CACHE = "cache"  # the folder beside the runs' own that they share
 
 
@@ -42,62 +46,26 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, validate_default=True, allow_inf_nan=False)
 
 
-class WorldSettings(Strict):
-    """Which values Garden's attributes take; a slot left out of `slots` takes every value it knows."""
+class CorpusSettings(Strict):
+    """What the settings of every corpus have; its own are in its file, `sta/data/corpora/<name>.py`."""
 
-    colours: list[str] = Field(default_factory=list, description="colours of every coloured part; empty: all ten")
-    moods: list[str] = Field(default_factory=list, description="moods; empty: all five")
-    kinds: list[str] = Field(default_factory=list, description="bird, flower; empty: both")
-    slots: dict[str, list[str]] = Field(default_factory=dict, description="values of one slot, such as pose: [perched]")
-
-
-class GardenCorpus(Strict):
-    """Garden: drawn pictures, grammar captions and synthesised speech, built here from nothing."""
-
-    name: Literal["garden"]
+    name: str
     size: Annotated[int, Field(ge=16, le=512, multiple_of=8)] = Field(64, description="picture side, pixels")
-    scenes: Positive = Field(20_000, description="training pictures")
-    phrases: Annotated[int, Field(ge=0)] = Field(
-        1, description="short phrases spoken per training picture and language"
-    )
-    omit: Share = Field(0.1, description="chance that a caption leaves an attribute out")
-    validation: Positive = Field(200, description="validation recordings per language")
-    test: Positive = Field(200, description="test recordings per language and test split")
-    swaps: Positive = Field(50, description="pairs per language whose captions differ in one colour word")
-    held_out: Share = Field(0.1, description="share of attribute combinations kept for the test")
-    tempo: Annotated[float, Field(gt=0.3, lt=3)] = Field(1.0, description="tempo, as a factor of the language card's")
-    other_engines: Share = Field(
-        0.0, description="share of training recordings by the language card's other engines, if it names any"
-    )
-    world: WorldSettings = WorldSettings()
+
+    @property
+    def knows_attributes(self) -> bool:
+        """Return whether rows say what their pictures show and their captions name, as `Attributes` has it."""
+        return False
+
+    @property
+    def card_only(self) -> frozenset[str]:
+        """Return the settings that only the model card reads: a change of them makes no other corpus."""
+        return frozenset()
 
 
-class UserCorpus(Strict):
-    """What corpora that users bring have in common."""
-
-    size: Annotated[int, Field(ge=16, le=512, multiple_of=8)] = Field(64, description="picture side, pixels")
-    validation: Share = Field(0.05, description="share set aside where no split is named")
-    test: Share = Field(0.05, description="share set aside where no split is named")
-    max_unreadable: Share = Field(
-        0.02, description="share of samples that cannot be read above which preparation stops"
-    )
-
-
-class FolderCorpus(UserCorpus):
-    """A folder with `metadata.jsonl`: someone's own recordings and pictures."""
-
-    name: Literal["folder"]
-    root: str = Field(description="folder that holds metadata.jsonl, whose relative paths are relative to it")
-
-
-class ParquetCorpus(UserCorpus):
-    """Parquet shards of the row schema in `sta/data/rows.py`, read as a stream."""
-
-    name: Literal["parquet"]
-    shards: str = Field(description="a Parquet file, a folder of them, or a pattern such as data/*.parquet")
-    by_shards: bool = Field(
-        False, description="train in an order in which each rank reads shards of its own: for more than fits in memory"
-    )
+def read_corpus(given: Any, key: str) -> Any:
+    """Validate the settings of a corpus by what it names; `key` is their place in the recipe."""
+    return read_settings("sta.data.corpora", interface("sta.data.corpora", "CorpusSource"), given, key, "name")
 
 
 class EncoderSettings(Strict):
@@ -106,6 +74,7 @@ class EncoderSettings(Strict):
     sharing: Literal["pooled", "each"] = Field("pooled", description="one encoder for all languages, or one each")
     backbone: str | None = Field(None, description="transformers model by name or path, or module:Class; null: log-mel")
     freeze_backbone: bool = True
+    backbone_licence: str | None = Field(None, description="the backbone's licence, such as mit, for the model card")
     width: Positive = 192
     convolutions: Positive = Field(5, description="residual convolutions after the subsampling (log-mel)")
     layers: Positive = Field(2, description="transformer layers above the CTC head")
@@ -131,21 +100,9 @@ class TokenizerSettings(Strict):
 
 
 class DecoderSettings(Strict):
-    """The decoder: VQ-Diffusion on the tokenizer's codes, or latent diffusion (flow matching) on its latents.
+    """The decoder: `kind` names one of `sta.models.decoders`, or `module:Class`, which has the other keys."""
 
-    `vq-diffusion-published` is the network of the paper in diffusers' layout of weights; it knows no `patch_size`.
-    """
-
-    kind: Literal["vq-diffusion", "vq-diffusion-published", "latent-diffusion"] = "vq-diffusion"
-    width: Positive = 256
-    layers: Positive = 6
-    heads: Positive = 4
-    patch_size: Literal[1, 2] = Field(2, description="side of the square of codes that shares a position")
-    timesteps: Positive = Field(100, description="T of mask-and-replace (VQ-Diffusion)")
-    dropout: Share = 0.0
-    draft: Annotated[int, Field(ge=0)] = Field(
-        0, description="layers of the draft that the tokens alone give, which the denoiser starts from; 0: none"
-    )
+    kind: str = DRAWN_BY
 
 
 class Optimisation(Strict):
@@ -262,15 +219,15 @@ class DistillStage(Optimisation):
 class DecoderStage(Optimisation):
     """Training of the decoder on speech tokens."""
 
-    losses: dict[Literal["vlb", "x0", "flow", "draft", "kl", "text", "caption"], Weight] = {
-        "vlb": 0.0,  # VQ-Diffusion's
-        "x0": 1.0,  # VQ-Diffusion's
-        "flow": 1.0,  # latent diffusion's
-        "draft": 1.0,  # where decoder.draft gives one
-        "kl": 1e-4,
-        "text": 0.1,
-        "caption": 0.0,  # a captioner on the tokens, as in the distill stage
-    }
+    losses: dict[str, Weight] = Field(
+        {
+            "draft": 1.0,  # where the decoder has one
+            "kl": 1e-4,
+            "text": 0.1,
+            "caption": 0.0,  # a captioner on the tokens, as in the distill stage
+        },
+        description="weights of these, and of the decoder's own losses",
+    )
     condition_dropout: Share = Field(0.1, description="chance that the condition is hidden, for guidance")
     draft_warmup: Share = Field(
         0.0, description="share of the steps, at the start, that train draft and bottleneck and leave the denoiser out"
@@ -352,14 +309,19 @@ class Recipe(Strict):
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
     seed: Annotated[int, Field(ge=0)] = 0
-    languages: Annotated[list[str], Field(min_length=1, description="codes of language cards")]
-    teacher: str = Field("garden-clip", description="teacher card, by name or path")
-    corpus: Annotated[GardenCorpus | FolderCorpus | ParquetCorpus, Field(discriminator="name")]
+    languages: Annotated[list[str], Field(min_length=1, description="codes of packaged language cards, or paths")]
+    language_cards: dict[str, AbsolutePath] = Field(
+        default_factory=dict, description="code -> path, of the languages whose card was given by its path"
+    )
+    teacher: CardName = Field("garden-clip", description="teacher card, by name or path")
+    corpus: Annotated[SerializeAsAny[CorpusSettings], BeforeValidator(lambda given: read_corpus(given, "corpus"))]
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto: bf16 where the machine has it")
     encoder: EncoderSettings = EncoderSettings()
     bottleneck: BottleneckSettings = BottleneckSettings()
     tokenizer: TokenizerSettings = TokenizerSettings()
-    decoder: DecoderSettings = DecoderSettings()
+    decoder: Annotated[SerializeAsAny[DecoderSettings], BeforeValidator(lambda given: _read_decoder(given))] = Field(
+        default_factory=lambda: _read_decoder({})
+    )
     stages: Stages
     sampling: Sampling = Sampling()
     evaluation: EvaluationSettings = EvaluationSettings()
@@ -371,58 +333,65 @@ class Recipe(Strict):
             raise ValueError("the corpora of all runs lie in the folder of that name; choose another")
         return name
 
+    @model_validator(mode="before")
+    @classmethod
+    def _by_code(cls, given: Any) -> Any:
+        """Put its code in the place of each card that `languages` gives by path, and the path in `language_cards`."""
+        if not isinstance(given, dict) or not isinstance(given.get("languages"), list):
+            return given
+        paths, codes = dict(given.get("language_cards") or {}), []
+        for name in given["languages"]:
+            codes.append(load_language(yamlfile.absolute(name)).code if yamlfile.is_path(name) else name)
+            if codes[-1] is not name:
+                paths[codes[-1]] = name
+        return {**given, "languages": codes, "language_cards": {c: p for c, p in paths.items() if c in codes}}
+
     @field_validator("languages")
     @classmethod
     def _are_codes(cls, languages: list[str]) -> list[str]:
         for code in languages:
             if not re.fullmatch(CODE, code):
                 raise ValueError(
-                    f"'{code}' is not the code of a language, such as en; its file has to lie in "
-                    f"{yamlfile.packaged('languages')} and is named by its code alone, such as sw for sw.yaml"
+                    f"'{code}' is neither the code of a language, such as en or pt-br, nor the path of a card, such as "
+                    "./sw.yaml"
                 )
+            if languages.count(code) > 1:
+                raise ValueError(f"'{code}' is there twice, by its code or by the path of a card of that code")
         return languages
+
+    @field_validator("stages")
+    @classmethod
+    def _losses_of_the_decoder(cls, stages: Stages, info: ValidationInfo) -> Stages:
+        """The losses that a recipe leaves out have the decoder's weight, and others are refused."""
+        if "decoder" not in info.data:
+            return stages  # which does not hold itself
+        kind = info.data["decoder"].kind
+        own = _decoders().find_decoder(kind).loss_weights
+        losses = {**own, **stages.decoder.losses}
+        known = [*own, *DecoderStage.model_fields["losses"].default]
+        if unknown := [name for name in losses if name not in known]:
+            raise ValueError(
+                f"decoder.losses.{unknown[0]} is no loss of decoder.kind {kind} (known: {', '.join(sorted(known))})"
+            )
+        return stages.model_copy(update={"decoder": stages.decoder.model_copy(update={"losses": losses})})
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Recipe:
-        side = self.corpus.size / self.tokenizer.factor
-        if side % self.decoder.patch_size:
+        check_multiple("encoder.width", self.encoder.width, self.encoder.heads, "which encoder.heads is")
+        check_multiple("encoder.width", self.encoder.width, 4, "the heads that the bottleneck reads with")
+        check_multiple("tokenizer.width", self.tokenizer.width, 8, "the groups that its normalisation has")
+        decoder = _decoders().find_decoder(self.decoder.kind)
+        decoder.check(self)
+        if self.stages.decoder.draft_warmup and not decoder.has_draft(self.decoder):
             raise ValueError(
-                f"corpus.size {self.corpus.size} / tokenizer.factor {self.tokenizer.factor} = {side:g} codes a side, "
-                f"which decoder.patch_size {self.decoder.patch_size} does not divide"
+                "stages.decoder.draft_warmup trains a draft first: give decoder.draft some layers, such as 3, or set "
+                "it to 0 where the decoder has none"
             )
-        for section, width, heads in (
-            ("encoder", self.encoder.width, self.encoder.heads), ("decoder", self.decoder.width, self.decoder.heads)
-        ):  # fmt: skip
-            if width % heads:
-                raise ValueError(f"{section}.width {width} is not a multiple of {section}.heads {heads}")
-        even = 1 if self.decoder.kind == "vq-diffusion-published" else 2
-        for key, width, parts, why in (
-            ("tokenizer.width", self.tokenizer.width, 8, "the groups that its normalisation has"),
-            ("encoder.width", self.encoder.width, 4, "the heads that the bottleneck reads with"),
-            ("decoder.width", self.decoder.width, even, "the sines and cosines that tell it the time"),
-        ):
-            if width % parts:
-                raise ValueError(f"{key} {width} is not a multiple of {parts}, {why}")
-        if self.decoder.kind == "vq-diffusion-published":
-            for option in ("dropout", "draft"):
-                if getattr(self.decoder, option):
-                    raise ValueError(f"decoder.{option}: vq-diffusion-published has none; leave it at 0")
-        if getattr(self.stages.decoder, "draft_warmup", 0) and not self.decoder.draft:
+        if self.stages.distill.losses.get("attributes") and not self.corpus.knows_attributes:
             raise ValueError(
-                "stages.decoder.draft_warmup trains a draft first: give decoder.draft some layers, such as 3"
+                f"stages.distill.losses.attributes: corpus '{self.corpus.name}' does not know what its captions name; "
+                "set it to 0"
             )
-        if self.decoder.kind == "latent-diffusion" and not getattr(self.stages.tokenizer, "unquantised", True):
-            raise ValueError(
-                "decoder.kind latent-diffusion draws latents that skip the codebook, which the tokenizer has to learn: "
-                "give stages.tokenizer.unquantised a share above 0, such as 0.5"
-            )
-        if self.stages.distill.losses.get("attributes") and not isinstance(self.corpus, GardenCorpus):
-            raise ValueError(
-                f"stages.distill.losses.attributes: only Garden knows what its captions name, not corpus "
-                f"'{self.corpus.name}'; set it to 0"
-            )
-        if len(set(self.languages)) < len(self.languages):
-            raise ValueError(f"languages {self.languages} names one twice")
         return self
 
     @property
@@ -432,6 +401,33 @@ class Recipe(Strict):
             return {"pooled": list(self.languages)}
         return {code: [code] for code in self.languages}
 
+    def card(self, code: str) -> LanguageCard:
+        """Read the card of one of the languages."""
+        return load_language(self.language_cards.get(code, code))
+
+    def cards(self) -> dict[str, LanguageCard]:
+        """Read the card of each language, by its code."""
+        return {code: self.card(code) for code in self.languages}
+
+
+def check_multiple(key: str, value: int, of: int, why: str) -> None:
+    """Refuse a width that is not a multiple of a number.
+
+    Raises:
+        ValueError: it is not; says why it has to be.
+    """
+    if value % of:
+        raise ValueError(f"{key} {value} is not a multiple of {of}, {why}")
+
+
+def _decoders() -> ModuleType:
+    """Return what knows the decoders, which a recipe asks by name, as it does anything of a package above this one."""
+    return import_module(f"{DECODERS}.base")
+
+
+def _read_decoder(given: Any) -> Any:
+    return read_settings(DECODERS, _decoders().Decoder, given, "decoder", "kind", DRAWN_BY)
+
 
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe with what it extends and the overrides applied.
@@ -440,8 +436,8 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
         name_or_path: a path, or the name of a packaged recipe.
         overrides: `key=value` with dots in the key, such as `stages.decoder.steps=500`; values are YAML.
 
-    A corpus's path is relative to the file that names it, or to the current directory in an override, and is absolute
-    in what is returned.
+    A path of a corpus or card is relative to the file that names it, or to the current directory in an override, and
+    absolute in what is returned.
 
     Raises:
         RecipeError: names file, key, value and what would be accepted.
@@ -451,7 +447,6 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     for override in overrides:
         _apply(data, override)
         source = f"{path} with {', '.join(overrides)}"
-    _anchor(data, Path())
     _refuse_renamed(data, source)
     return yamlfile.validate(Recipe, data, source)
 
@@ -479,6 +474,8 @@ def _of_results(recipe: Recipe) -> dict[str, Any]:
     for stage in said["stages"].values():
         for name in RUNTIME_ONLY:
             del stage[name]
+    for section, name in (*(("corpus", name) for name in recipe.corpus.card_only), ("encoder", "backbone_licence")):
+        said[section].pop(name, None)
     return said
 
 
@@ -490,8 +487,7 @@ def dump_recipe(recipe: Recipe) -> str:
 def _extended(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in seen:
         raise RecipeError(f"{path}: key 'extends' comes back to this file ({' -> '.join(p.name for p in seen)})")
-    data = yamlfile.read(path)
-    _anchor(data, path.parent)
+    data = yamlfile.located(yamlfile.read(path), path.parent)
     base = data.pop("extends", None)
     if base is None:
         return data
@@ -505,28 +501,25 @@ def _extended(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     return _merge(_extended(parent, (*seen, path.resolve())), data)
 
 
-def _anchor(data: dict[str, Any], folder: Path) -> None:
-    """Make the paths of a corpus, which are relative to a folder, absolute."""
-    corpus = data.get("corpus")
-    for key in ("root", "shards"):
-        if isinstance(corpus, dict) and isinstance(corpus.get(key), str):
-            corpus[key] = os.path.abspath(folder / corpus[key])
-
-
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`over` laid on `base`, mapping by mapping; another corpus, or another task of a stage, replaces its section."""
-    both = {**base, **over}
+    """Lay `over` on `base`, mapping by mapping."""
     nested = {
-        k: _merge(base[k], v)
+        k: _merge(_kept(k, base[k], v), v)
         for k, v in over.items()
-        if isinstance(v, dict) and isinstance(base.get(k), dict) and not _other_corpus(k, base[k], v)
+        if isinstance(v, dict) and isinstance(base.get(k), dict)
     }
-    return {**both, **nested}
+    return {**base, **over, **nested}
 
 
-def _other_corpus(key: str, base: dict[str, Any], over: dict[str, Any]) -> bool:
+def _kept(key: str, base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """What a section keeps under another: nothing under another corpus or task, what another decoder knows too."""
     named_by = {"corpus": "name"}.get(key, "task")
-    return named_by in over and over[named_by] != base.get(named_by)
+    if named_by in over and over[named_by] != base.get(named_by):
+        return {}
+    if key == "decoder" and over.get("kind") not in (None, base.get("kind", DRAWN_BY)):
+        known = _decoders().find_decoder(str(over["kind"])).Settings.model_fields
+        return {k: v for k, v in base.items() if k in known}
+    return base
 
 
 def _apply(data: dict[str, Any], override: str) -> None:
@@ -534,11 +527,13 @@ def _apply(data: dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise RecipeError(f"override '{override}' is not key=value, such as stages.decoder.steps=500")
     value, target = yamlfile.parse(text, f"override '{override}'"), data
+    if key == "decoder.kind":
+        key, value = "decoder", {"kind": value}
     *parents, last = key.split(".")
     for part in parents:
         target = target.setdefault(part, {})
         if not isinstance(target, dict):
             raise RecipeError(f"override '{override}': key '{part}' holds {target!r}, which has no keys below it")
-    if isinstance(value, dict) and isinstance(target.get(last), dict) and not _other_corpus(last, target[last], value):
-        value = _merge(target[last], value)
+    if isinstance(value, dict) and isinstance(target.get(last), dict):
+        value = _merge(_kept(last, target[last], value), value)
     target[last] = value

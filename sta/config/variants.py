@@ -29,14 +29,18 @@ def find_variant(package: str, name: str, base: type[Variant], key: str) -> type
     if ":" in name:
         return _imported(name, base, key)
     module_name = name.replace("-", "_")
-    known_here = module_name in modules_of(package) and "_" not in name
-    classes = _classes(f"{package}.{module_name}", base) if known_here else []
-    if len(classes) != 1:
+    found = _classes(f"{package}.{module_name}", base) if module_name in modules_of(package) and "_" not in name else []
+    if len(found) != 1:
         known = known_variants(package, base)
         close = difflib.get_close_matches(name, known, 1)
         hint = f"; did you mean '{close[0]}'?" if close else ""
         raise RecipeError(f"key '{key}' is '{name}'{hint} (known: {', '.join(known)}, or module:Class of your own)")
-    return classes[0]
+    return found[0]
+
+
+def interface(package: str, name: str) -> Any:
+    """Return the abstract class of a package of variants, which lies in its `base`; imported when it is asked for."""
+    return getattr(import_module(f"{package}.base"), name)
 
 
 def read_settings(package: str, base: type[Variant], given: Any, key: str, name_key: str, default: str = "") -> Any:
@@ -51,7 +55,12 @@ def read_settings(package: str, base: type[Variant], given: Any, key: str, name_
     """
     if not isinstance(given, dict):
         return given
-    variant: Any = find_variant(package, str(given.get(name_key, default)), base, f"{key}.{name_key}")
+    if not (name := given.get(name_key, default)):
+        raise RecipeError(f"{yamlfile.validated()}: key '{key}.{name_key}' is missing")
+    try:
+        variant: Any = find_variant(package, str(name), base, f"{key}.{name_key}")
+    except RecipeError as error:
+        raise RecipeError(f"{yamlfile.validated()}: {error}") from error
     return yamlfile.validate_section(variant.Settings, given, key)
 
 
@@ -66,11 +75,12 @@ def modules_of(package: str) -> list[str]:
 
 
 def _classes(module_name: str, base: type[Variant]) -> list[type[Variant]]:
-    """Return the classes that a module itself defines of an interface, abstract ones left out."""
+    """Return the classes that a module or package itself defines of an interface, abstract ones left out."""
     module = import_module(module_name)
     return [
         c for c in vars(module).values()
-        if inspect.isclass(c) and issubclass(c, base) and c.__module__ == module_name and not inspect.isabstract(c)
+        if inspect.isclass(c) and issubclass(c, base) and not inspect.isabstract(c)
+        and f"{c.__module__}.".startswith(f"{module_name}.")
     ]  # fmt: skip
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, BeforeValidator, ValidationError
 
 from sta.errors import RecipeError
 
@@ -93,6 +94,39 @@ def find(name_or_path: str | Path, folder: str) -> Path:
     )
 
 
+class _Located(str):
+    """A string of a file, which knows the folder that a relative path in it is relative to."""
+
+    folder: Path
+
+
+def located(data: Any, folder: Path) -> Any:
+    """Return what a file of `folder` holds, so that `AbsolutePath` finds its relative paths from anywhere."""
+    if isinstance(data, dict):
+        return {key: located(value, folder) for key, value in data.items()}
+    if isinstance(data, list):
+        return [located(value, folder) for value in data]
+    if isinstance(data, str):
+        data = _Located(data)
+        data.folder = folder
+    return data
+
+
+def absolute(path: Any) -> Any:
+    """Return a path as absolute, from the folder of the file that gives it or else from the current one."""
+    return os.path.abspath(getattr(path, "folder", Path()) / path) if isinstance(path, str) else path
+
+
+def is_path(name: Any) -> bool:
+    """Return whether what names a card is a path: it has a folder or a suffix."""
+    return isinstance(name, str) and ("/" in name or name.endswith((".yaml", ".yml")))
+
+
+#: Types of settings that name a file or folder, or a card by its name or path; a recipe holds them as absolute paths.
+AbsolutePath = Annotated[str, BeforeValidator(absolute)]
+CardName = Annotated[str, BeforeValidator(lambda name: absolute(name) if is_path(name) else name)]
+
+
 def parse(text: str, source: str) -> Any:
     """Parse YAML text; `source` is what an error calls it."""
     try:
@@ -133,12 +167,17 @@ def validate(model: type[Model], data: Any, source: str) -> Model:
         _validated.reset(token)
 
 
+def validated() -> str:
+    """Return the name of the file that is being validated."""
+    return _validated.get()
+
+
 def validate_section(model: type[Model], data: Any, key: str) -> Model:
     """Build the `model` of one section within `validate`; an error names the section's place in the whole file."""
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise RecipeError(_sentence(error, model, _validated.get(), key)) from None
+        raise RecipeError(_sentence(error, model, validated(), key)) from None
 
 
 def load(path: str | Path, model: type[Model]) -> Model:
@@ -148,7 +187,7 @@ def load(path: str | Path, model: type[Model]) -> Model:
 
 def _sentence(error: ValidationError, model: type[BaseModel], source: str, section: str = "") -> str:
     first, count = error.errors()[0], error.error_count()
-    location = [section] * bool(section) + _location(first["loc"])
+    location = [section] * bool(section) + [str(part) for part in first["loc"] if part != "[key]"]
     key = ".".join(location)
     more = f" (and {count - 1} more)" if count > 1 else ""
     if first["type"] == "extra_forbidden":
@@ -165,17 +204,6 @@ def _sentence(error: ValidationError, model: type[BaseModel], source: str, secti
     return f"{source}: key '{key}'{shown}: {message}{more}" if key else f"{source}: {message}{more}"
 
 
-def _location(parts: tuple[int | str, ...]) -> list[str]:
-    """The keys to type: without the name of the corpus, which pydantic adds for the member of a union it chose."""
-    before = (None, *parts)
-    return [
-        str(p) for p, b in zip(parts, before, strict=False) if p != "[key]" and not (b == "corpus" and p in _CORPORA)
-    ]
-
-
-_CORPORA = ("garden", "folder", "parquet")
-
-
 def _known_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
     """Field names of the model found by following `location` through nested models, unions and containers."""
     current: list[Any] = [model]
@@ -184,16 +212,8 @@ def _known_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list
         for candidate in current:
             if isinstance(candidate, type) and issubclass(candidate, BaseModel) and part in candidate.model_fields:
                 following += _models_in(candidate.model_fields[str(part)].annotation)
-        chosen = [m for m in current if _tag(m) == part]
-        current = chosen or following or current
+        current = following or current
     return sorted({name for m in current for name in m.model_fields})
-
-
-def _tag(model: type[BaseModel]) -> str | None:
-    """The one value of a model's `name` where that tells the members of a union apart."""
-    field = model.model_fields.get("name")
-    values: tuple[Any, ...] = getattr(field.annotation, "__args__", ()) if field else ()
-    return str(values[0]) if len(values) == 1 else None
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

@@ -22,6 +22,7 @@ import soxr
 from numpy.typing import ArrayLike, NDArray
 
 from sta.config.limits import MAX_SECONDS, SAMPLE_RATE
+from sta.data.cache import write_atomically
 from sta.errors import AudioError
 
 MIN_SECONDS = 0.1
@@ -42,16 +43,9 @@ SILENCE, MARGIN = 40.0, 0.05  # dB below the loudest frame; seconds kept on eith
 ACCEPTED = "WAV, FLAC, MP3 or OGG"
 #: Leading bytes of files that people do try, and what they are.
 FOREIGN = {
-    b"\x1aE\xdf\xa3": "WebM or Matroska",
-    b"FORM": "AIFF",
-    b"#!AMR": "AMR",
-    b"caff": "CAF",
-    b"RF64": "RF64",
-    b"PK\x03\x04": "a ZIP archive",
-    b"%PDF": "a PDF",
-    b"\x89PNG": "a PNG picture",
-    b"\xff\xd8\xff": "a JPEG picture",
-}
+    b"\x1aE\xdf\xa3": "WebM or Matroska", b"FORM": "AIFF", b"#!AMR": "AMR", b"caff": "CAF", b"RF64": "RF64",
+    b"PK\x03\x04": "a ZIP archive", b"%PDF": "a PDF", b"\x89PNG": "a PNG picture", b"\xff\xd8\xff": "a JPEG picture",
+}  # fmt: skip
 #: WAV format tags: PCM, float, A-law, mu-law. The rest (ADPCM and older) never reaches libsndfile,
 #: whose ADPCM reader overflows (CVE-2022-33065, CVE-2026-37555).
 WAV_TAGS = (1, 3, 6, 7)
@@ -63,16 +57,10 @@ WAV_UNKNOWN_SIZES = (0, 0x7FFFFFFF, 0xFFFFFFFF)
 Wave = NDArray[np.float32]
 
 
-# --- reading ---------------------------------------------------------------------------------------------------
-
-
 def read_audio(
-    source: str | os.PathLike[str] | bytes,
-    *,
-    start: float = 0.0,
-    seconds: float | None = None,
+    source: str | os.PathLike[str] | bytes, *, start: float = 0.0, seconds: float | None = None,
     max_seconds: float = MAX_SECONDS,
-) -> Wave:
+) -> Wave:  # fmt: skip
     """Read a recording, or a window of it, as float32 [T] mono 16 kHz in [-1, 1].
 
     `source` is a path or the bytes of a WAV, FLAC, MP3 or OGG (Vorbis, Opus) file of 4 to 384 kHz, mono or stereo.
@@ -81,7 +69,7 @@ def read_audio(
     """
     name = "the audio given as bytes" if isinstance(source, bytes) else os.fspath(source)
     try:
-        with open_source(source) as stream:
+        with io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as stream:
             kind = sniff(stream, name)
             check_complete(stream, kind, name)
             stream.seek(0)
@@ -101,11 +89,6 @@ def read_audio(
     return to_mono_16k(frames, rate, name)
 
 
-def open_source(source: str | os.PathLike[str] | bytes) -> BinaryIO:
-    """The bytes of a path or of memory, as a stream."""
-    return io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb")
-
-
 def sniff(stream: BinaryIO, name: str) -> str:
     """Tell the container by its first bytes, since a file's name can say anything: wav, flac, mp3, bare mp3 or ogg."""
     head = stream.read(512)
@@ -115,15 +98,13 @@ def sniff(stream: BinaryIO, name: str) -> str:
         return sniff_behind_id3(stream, head, name)
     if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
         return "wav"
-    if head[:4] in (b"fLaC", b"OggS"):
-        return {b"fLaC": "flac", b"OggS": "ogg"}[head[:4]]
-    if kind := mp3_kind(head):
+    if kind := {b"fLaC": "flac", b"OggS": "ogg"}.get(head[:4]) or mp3_kind(head):
         return kind
     raise AudioError(f"{name} is {describe(head)}, not audio that can be read here; convert it to {ACCEPTED}.")
 
 
 def sniff_behind_id3(stream: BinaryIO, head: bytes, name: str) -> str:
-    """An ID3 tag may stand before an MP3 only; libsndfile would look behind it for any format, ADPCM among them."""
+    """Accept MP3 behind an ID3 tag, nothing else; libsndfile would look there for any format, ADPCM among them."""
     size = sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=False))
     stream.seek(10 + size)
     if kind := mp3_kind(stream.read(512)):
@@ -132,14 +113,14 @@ def sniff_behind_id3(stream: BinaryIO, head: bytes, name: str) -> str:
 
 
 def mp3_kind(head: bytes) -> str | None:
-    """ "mp3" if an MPEG frame of layer III starts here and tells the length, "bare mp3" if it does not."""
+    """Return "mp3" if an MPEG frame of layer III with the file's length starts here, "bare mp3" if one without."""
     if len(head) < 2 or head[0] != 0xFF or head[1] & 0xE6 != 0xE2:
         return None
     return "mp3" if any(tag in head for tag in (b"Xing", b"Info", b"VBRI")) else "bare mp3"
 
 
 def describe(head: bytes) -> str:
-    """What a file that is none of ours seems to be, for the error sentence."""
+    """Say what a file that is none of ours seems to be, for the error sentence."""
     for magic, title in FOREIGN.items():
         if head.startswith(magic):
             return title
@@ -155,13 +136,8 @@ def describe(head: bytes) -> str:
 def check_complete(stream: BinaryIO, kind: str, name: str) -> None:
     """Refuse a WAV or OGG that ends before its own headers say it does; libsndfile shortens them silently."""
     size = stream.seek(0, io.SEEK_END)
-    if kind == "wav":
-        promised = wav_data_end(stream, name)
-    elif kind == "ogg":
-        promised = ogg_last_page_end(stream, size)
-    else:
-        return
-    if promised > size:
+    ends = {"wav": lambda: wav_data_end(stream, name), "ogg": lambda: ogg_last_page_end(stream, size)}
+    if kind in ends and (promised := ends[kind]()) > size:
         raise AudioError(
             f"{name} is cut off: its header promises {promised} bytes and {size} are there; copy or record it again."
         )
@@ -185,13 +161,13 @@ def wav_data_end(stream: BinaryIO, name: str) -> int:
 
 
 def wav_codec(chunk: bytes) -> int:
-    """The format tag of a "fmt " chunk, or the one inside an extensible one."""
+    """Return the format tag of a "fmt " chunk, or the one inside an extensible one."""
     tag = int.from_bytes(chunk[8:10], "little")
     return int.from_bytes(chunk[32:34], "little") if tag == WAV_EXTENSIBLE else tag
 
 
 def ogg_last_page_end(stream: BinaryIO, size: int) -> int:
-    """Where the last page of an OGG file should end by its own segment table."""
+    """Return where the last page of an OGG file should end by its own segment table."""
     tail = min(size, 1 << 17)  # a page has at most 65,307 bytes
     stream.seek(size - tail)
     data = stream.read(tail)
@@ -236,9 +212,6 @@ def seek(file: soundfile.SoundFile, first: int, name: str) -> None:
         raise AudioError(
             f"{name} ends before {first / file.samplerate:g} s, and the window lies outside it; choose a lower --start."
         ) from None
-
-
-# --- checks ----------------------------------------------------------------------------------------------------
 
 
 def check_waveform(
@@ -297,6 +270,7 @@ def check_window(duration: float, start: float, seconds: float | None, max_secon
 
 
 def too_long(name: str, length: str, max_seconds: float) -> str:
+    """Return the sentence about a recording that lasts `length`."""
     return (
         f"{name} is too long ({length}, and at most {max_seconds:g} s are drawn); "
         f"choose a window with --start and --seconds, such as --start 0 --seconds {min(max_seconds, 10):g}."
@@ -305,10 +279,6 @@ def too_long(name: str, length: str, max_seconds: float) -> str:
 
 def to_mono_16k(frames: Wave, rate: int, name: str) -> Wave:
     """Average [T, channels], refuse what is not sound, and resample to [T] at 16 kHz."""
-    if len(frames) < MIN_SECONDS * rate:
-        raise AudioError(
-            f"{name} is too short ({len(frames) / rate:.3g} s); give at least {MIN_SECONDS:g} s of speech."
-        )
     wave = frames.mean(axis=1, dtype=np.float32)
     peak = float(np.abs(wave).max())
     if not math.isfinite(peak):
@@ -325,11 +295,8 @@ def to_mono_16k(frames: Wave, rate: int, name: str) -> Wave:
     return np.clip(wave, -1, 1).astype(np.float32, copy=False)
 
 
-# --- writing ---------------------------------------------------------------------------------------------------
-
-
 def wav_bytes(wave: ArrayLike) -> bytes:
-    """A 16-bit PCM WAV file at 16 kHz of the waveform [T] in [-1, 1]; what lies outside is clipped."""
+    """Encode a waveform [T] in [-1, 1] as a 16-bit PCM WAV file at 16 kHz; what lies outside is clipped."""
     samples = np.asarray(wave, dtype=np.float32)
     if samples.ndim != 1 or not np.isfinite(samples).all():
         raise AudioError(f"a waveform to write has the shape {samples.shape} or NaN samples; give finite floats [T].")
@@ -340,20 +307,8 @@ def wav_bytes(wave: ArrayLike) -> bytes:
 
 
 def write_wav(path: str | os.PathLike[str], wave: ArrayLike) -> None:
-    """Write the waveform as `wav_bytes` does; the file is complete or absent, whatever happens."""
-    data, path = wav_bytes(wave), Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    except OSError as error:
-        raise AudioError(f"{path} cannot be written ({error.strerror}); choose a folder that can be.") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-# --- frames ----------------------------------------------------------------------------------------------------
+    """Write the waveform as `wav_bytes` encodes it; the file is complete or absent, whatever happens."""
+    write_atomically(Path(path), wav_bytes(wave))
 
 
 def mel_features(wave: Wave) -> NDArray[np.uint8]:
@@ -367,7 +322,7 @@ def sample_features(wave: Wave) -> NDArray[np.int16]:
 
 
 def trim_silence(wave: Wave) -> Wave:
-    """A waveform [T] from a moment before its first sound to a moment after its last.
+    """Cut a waveform [T] from a moment before its first sound to a moment after its last.
 
     A frame of 25 ms is silent if it is 40 dB below the loudest one. Recordings start when a button is pressed, and an
     encoder that averages over time would take silence for soft speech.
@@ -375,15 +330,15 @@ def trim_silence(wave: Wave) -> Wave:
     if len(wave) < FRAME:
         return wave
     power = np.square(np.lib.stride_tricks.sliding_window_view(wave, FRAME)[::HOP]).mean(1)
-    (heard,) = np.nonzero(power > power.max() * 10 ** (-SILENCE / 10))
-    if not len(heard):  # silence all through
+    (loud,) = np.nonzero(power > power.max() * 10 ** (-SILENCE / 10))
+    if not len(loud):  # silence all through
         return wave
     margin = round(MARGIN * SAMPLE_RATE)
-    return wave[max(0, heard[0] * HOP - margin) : heard[-1] * HOP + FRAME + margin]
+    return wave[max(0, loud[0] * HOP - margin) : loud[-1] * HOP + FRAME + margin]
 
 
 def log_mel(wave: Wave) -> NDArray[np.uint8]:
-    """Quantised log-mel frames, uint8 [S, 80], of a waveform [T] at 16 kHz, with S = 1 + (T - 400) // 160.
+    """Compute quantised log-mel frames, uint8 [S, 80], of a waveform [T] at 16 kHz, with S = 1 + (T - 400) // 160.
 
     25 ms Hann windows every 10 ms, power spectrum in which a sine of full scale has e^7, 80 triangles on the
     Slaney scale from 20 to 7600 Hz (peak 1), natural log, q = clip((log + 14) * 12, 0, 255). The level is kept
@@ -401,14 +356,14 @@ def log_mel(wave: Wave) -> NDArray[np.uint8]:
 
 @lru_cache(maxsize=1)
 def hann_window() -> Wave:
-    """Periodic Hann window [400], scaled for a sine of amplitude 1 to peak at the power e^7."""
+    """Return the periodic Hann window [400], scaled for a sine of amplitude 1 to peak at the power e^7."""
     window = np.hanning(FRAME + 1)[:-1]
     return (window * math.exp(LOG_FULL_SCALE / 2) / (window.sum() / 2)).astype(np.float32)
 
 
 @lru_cache(maxsize=1)
 def mel_filters() -> Wave:
-    """Triangles [257, 80] of peak 1, equally spaced on the Slaney scale; none falls between two FFT bins."""
+    """Return triangles [257, 80] of peak 1, equally spaced on the Slaney scale; none falls between two FFT bins."""
     edges = band_edges()
     low, centre, high = edges[:-2], edges[1:-1], edges[2:]
     hertz = np.fft.rfftfreq(FFT, 1 / SAMPLE_RATE)[:, None]
@@ -417,16 +372,16 @@ def mel_filters() -> Wave:
 
 
 def band_edges() -> NDArray[np.float64]:
-    """Hertz [82] where the triangles begin, peak and end: band i spans edges i to i + 2."""
+    """Return the hertz [82] where the triangles begin, peak and end: band i spans edges i to i + 2."""
     low, high = hertz_to_slaney(np.array([20.0, 7600.0]))
     return slaney_to_hertz(np.linspace(float(low), float(high), BANDS + 2))
 
 
 def hertz_to_slaney(hertz: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Slaney's Auditory Toolbox (1998): linear to 1 kHz in steps of 200/3 Hz, then 27 log steps to 6.4 kHz."""
+    """Convert as Slaney's Auditory Toolbox (1998): linear to 1 kHz, 200/3 Hz a step, then 27 log steps to 6.4 kHz."""
     return np.where(hertz < 1000, hertz * 3 / 200, 15 + 27 * np.log(np.maximum(hertz, 1000) / 1000) / np.log(6.4))
 
 
 def slaney_to_hertz(mel: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Inverse of `hertz_to_slaney`."""
+    """Invert `hertz_to_slaney`."""
     return np.where(mel < 15, mel * 200 / 3, 1000 * np.exp((np.maximum(mel, 15) - 15) * np.log(6.4) / 27))

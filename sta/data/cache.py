@@ -15,7 +15,7 @@ from sta.errors import StaError
 
 
 def key_of(parts: Any) -> str:
-    """Sixteen hex digits that change whenever anything in `parts` (JSON-like) does."""
+    """Return sixteen hex digits that change whenever anything in `parts` (JSON-like) does."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

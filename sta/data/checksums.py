@@ -38,7 +38,7 @@ def renew(folder: Path, name: str, data: bytes) -> None:
 
 
 def first_fault(folder: Path) -> tuple[Path, str] | None:
-    """The first file that is not what SHA256SUMS says, and what is wrong with it; None if all are."""
+    """Return the first file that is not what SHA256SUMS says, and what is wrong with it; None if all are."""
     sums, listed = folder / SUMS, {SUMS}
     if not sums.is_file():
         return sums, "missing"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 file, without a byte order mark.
+    """Return the lines of a UTF-8 file, without a byte order mark.
 
     Raises:
         OSError, UnicodeDecodeError: it cannot be read.
@@ -18,5 +18,5 @@ def read_lines(path: Path) -> list[str]:
 
 
 def read_values(path: Path) -> list[str]:
-    """The lines that hold something; none where there is no file."""
+    """Return the lines that hold something; none where there is no file."""
     return [line for line in read_lines(path) if line.strip()] if path.exists() else []

@@ -9,12 +9,13 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from sta.config import yamlfile
-from sta.config.cards import LanguageCard, check_file_name, load_language
+from sta.config.cards import LanguageCard, load_language
 from sta.config.limits import SAMPLE_RATE
 from sta.data.corpora.garden.grammar import Grammar
 from sta.data.corpora.garden.prosody import delivery
 from sta.data.corpora.garden.world import SLOTS, World
-from sta.data.synthesis.espeak import speakers, synthesiser
+from sta.data.synthesis.base import synthesiser
+from sta.data.synthesis.espeak import speakers
 from sta.data.text import normalise, train_sentencepiece
 from sta.errors import RecipeError
 
@@ -29,9 +30,7 @@ def check(name_or_path: str) -> Iterator[str]:
         RecipeError: names file, key and value, and what would be accepted.
         VoiceError: the synthesiser lacks a voice.
     """
-    path = yamlfile.find(name_or_path, "languages")
-    card = load_language(str(path))
-    check_file_name(card, path)
+    card, path = load_language(name_or_path), yamlfile.find(name_or_path, "languages")
     yield f"{path}: {card.name} ({card.code}), {card.native_name}, {card.script}, {card.direction}"
     text = _normalised(card, card.test_sentence, path)
     yield f"normaliser: '{card.test_sentence}' -> '{text}'"

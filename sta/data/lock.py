@@ -80,7 +80,7 @@ class Lock:
 
 
 def _is(path: Path, descriptor: int) -> bool:
-    """Whether a path is the file that was opened."""
+    """Return whether a path is the file that was opened."""
     try:
         return os.path.samestat(os.stat(path), os.fstat(descriptor))
     except FileNotFoundError:

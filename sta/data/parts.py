@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import ImageOps
 
+from sta.config.limits import SAMPLE_RATE
 from sta.data.cache import write_atomically
 from sta.data.rows import Corpus
 
@@ -25,7 +26,7 @@ ITEMS_PER_PART = 500
 def make_tasks(
     make: Callable[..., np.ndarray], corpus: Path, rows: Sequence[int], folder: Path, how: object
 ) -> list[tuple[Any, ...]]:
-    """The arguments of `make_part` for each stretch of the rows."""
+    """Return the arguments of `make_part` for each stretch of the rows."""
     (folder / "parts").mkdir(exist_ok=True)
     starts = range(0, len(rows), ITEMS_PER_PART)
     return [
@@ -52,29 +53,30 @@ def _corpus(folder: Path) -> Corpus:
 def extract_features(
     corpus: Corpus, rows: Sequence[int], target: Path, features: Callable[[np.ndarray], np.ndarray]
 ) -> np.ndarray:
-    """The features of some rows, end to end; their lengths go beside `target`."""
-    pieces = [features(corpus.waveform(row)) for row in rows]
+    """Return the features of some rows, end to end, none of one without a recording; lengths go beside `target`."""
+    nothing = features(np.zeros(SAMPLE_RATE, np.float32))[:0]
+    pieces = [features(corpus.waveform(row)) if corpus.has_audio[row] else nothing for row in rows]
     write_atomically(target.with_suffix(".json"), json.dumps([len(piece) for piece in pieces]).encode())
     return np.concatenate(pieces)
 
 
 def load_images(corpus: Corpus, rows: Sequence[int], target: Path, size: int) -> np.ndarray:
-    """The pictures of some rows, uint8 [n, H, W, 3]."""
+    """Return the pictures of some rows, uint8 [n, H, W, 3]."""
     return np.stack([np.asarray(ImageOps.fit(corpus.picture(row), (size, size))) for row in rows])
 
 
 def parts_of(folder: Path) -> list[Path]:
-    """The parts that were made, in order."""
+    """Return the parts that were made, in order."""
     return sorted((folder / "parts").glob("*.npy"))
 
 
 def lengths_of(folder: Path) -> list[int]:
-    """How long each piece of what `hear` made is."""
+    """Return how long each piece of what `extract_features` made is."""
     return [n for part in parts_of(folder) for n in json.loads(part.with_suffix(".json").read_text())]
 
 
 def pieces_of(folder: Path) -> Iterator[np.ndarray]:
-    """What `hear` made of each row, in order."""
+    """Yield what `extract_features` made of each row, in order."""
     for part in parts_of(folder):
         values, start = np.load(part, mmap_mode="r"), 0
         for length in json.loads(part.with_suffix(".json").read_text()):
@@ -83,4 +85,5 @@ def pieces_of(folder: Path) -> Iterator[np.ndarray]:
 
 
 def remove_parts(folder: Path) -> None:
+    """Remove the parts, once they are joined."""
     shutil.rmtree(folder / "parts")

@@ -1,8 +1,10 @@
-"""The one row schema that every corpus shares, and the corpus on disk that the stages read.
+"""The one row schema that every corpus shares, and the prepared corpus on disk that the stages read.
 
-Columns: `id, image, audio, text, language, speaker, mood, label, image_id, split`; speaker, mood and
-label are null where a corpus has none. A corpus is a folder of Arrow shards, memory-mapped, with `attributes.jsonl`
-beside them where the truth about the pictures is known (Garden).
+Columns: `id, image, audio, text, language, speaker, mood, label, image_id, split, phrase`. A row always has a picture,
+a language and a split. Without `audio` it serves tokenizer and teacher, without `text` it serves distillation by the
+picture; speaker, mood and label are null where a corpus has none. `phrase` says that the text is a few words, no whole
+caption. A prepared corpus is a folder of Arrow shards, memory-mapped, with `attributes.jsonl` beside them where the
+truth about some pictures is known.
 """
 
 from __future__ import annotations
@@ -15,22 +17,25 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets.arrow_writer import ArrowWriter
 from PIL import Image
 
 from sta.data.audio import read_audio
 from sta.data.jsonlines import read_values
 from sta.errors import CorpusError
 
+if TYPE_CHECKING:
+    import datasets
+
 SPLITS = ("train", "validation", "test", "seen", "voice", "combination", "both", "swap")
 TEST_SPLITS = ("seen", "voice", "combination", "both", "test")
 
+TEXTS = ("text", "language", "speaker", "mood", "label", "image_id", "split")
+MIXTURE = "mixture.json"  # in the folder of a mixture: how many shards each part has
 
 Row = dict[str, Any]
 
@@ -41,27 +46,42 @@ BROKEN_PICTURE = (
 
 
 def schema() -> datasets.Features:
-    """The columns' types; audio and image hold a file's bytes or its path and are not decoded on access.
+    """Return the columns' types; audio and image hold a file's bytes or its path and are not decoded on access.
 
     The audio column has the layout of `datasets.Audio` but not its type, which needs FFmpeg even to store bytes.
     """
+    import datasets
+
     text = datasets.Value("string")
     return datasets.Features(
         {
             "id": text,
             "image": datasets.Image(decode=False),
             "audio": {"bytes": datasets.Value("binary"), "path": text},
-            **{name: text for name in ("text", "language", "speaker", "mood", "label", "image_id", "split")},
+            **dict.fromkeys(TEXTS, text),
+            "phrase": datasets.Value("bool"),
         }
     )
 
 
+def file_column(source: bytes | str | None) -> dict[str, Any] | None:
+    """Return what an audio or image column holds of a file's bytes or its path; None of nothing."""
+    if source is None:
+        return None
+    return {"bytes": source, "path": None} if isinstance(source, bytes) else {"bytes": None, "path": source}
+
+
 def write_shard(rows: Iterable[Row], path: Path) -> None:
-    """Write rows as one Arrow shard, complete or absent; some hundred of them are held in memory."""
-    partial = path.with_suffix(".writing")
-    with ArrowWriter(features=schema(), path=str(partial)) as writer:
+    """Write rows as one Arrow shard, complete or absent; some hundred of them are held in memory.
+
+    What a row leaves out is null, and `phrase` false.
+    """
+    from datasets.arrow_writer import ArrowWriter
+
+    partial, columns = path.with_suffix(".writing"), schema()
+    with ArrowWriter(features=columns, path=str(partial)) as writer:
         for row in rows:
-            writer.write(row)
+            writer.write({**dict.fromkeys(columns), "phrase": False, **row})
         writer.finalize()
     partial.replace(path)
 
@@ -73,6 +93,21 @@ class Truth:
     kind: str
     attributes: dict[str, str]
     said: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A row as a corpus gives it.
+
+    Attributes:
+        row: columns of the schema; those that it leaves out are null.
+        origin: the file that names it, with the line where it has lines.
+        truth: what is known of its picture, if anything is.
+    """
+
+    row: Row
+    origin: str
+    truth: Truth | None = None
 
 
 class Column:
@@ -93,17 +128,17 @@ class Column:
         for start in range(0, len(self), self.READ_AT_ONCE):
             yield from self.values.slice(start, self.READ_AT_ONCE).to_pylist()
 
-    def equal(self, value: str) -> np.ndarray:
-        """Where the column has a value: bool [rows]."""
+    def equal(self, value: str | bool) -> np.ndarray:
+        """Return where the column has a value: bool [rows]."""
         return np.asarray(pc.fill_null(pc.equal(self.values, value), False))
 
     def counts(self, rows: np.ndarray | None = None) -> dict[str | None, int]:
-        """How often each value occurs, in all rows or in some."""
+        """Count how often each value occurs, in all rows or in some."""
         values = self.values if rows is None else self.values.take(pa.array(rows))
         return {pair["values"].as_py(): pair["counts"].as_py() for pair in pc.value_counts(values)}
 
     def numbered(self) -> np.ndarray:
-        """The place of each row's value among the sorted values: [rows]."""
+        """Return the place of each row's value among the sorted values: [rows]."""
         coded = self.values.dictionary_encode().combine_chunks()
         names = coded.dictionary
         places = np.empty(len(names), np.int64)
@@ -125,6 +160,8 @@ class Corpus:
         return [self._opened(path) for path in shards]
 
     def _opened(self, path: Path) -> datasets.Dataset:
+        import datasets
+
         try:
             return datasets.Dataset.from_file(str(path))
         except (OSError, ValueError, pa.ArrowException) as error:
@@ -135,6 +172,9 @@ class Corpus:
 
     @cached_property
     def table(self) -> datasets.Dataset:
+        """All rows."""
+        import datasets
+
         return datasets.concatenate_datasets(self._shards)
 
     @property
@@ -147,33 +187,50 @@ class Corpus:
         """The number of each row's shard."""
         return np.repeat(np.arange(len(self._shards), dtype=np.int32), [len(shard) for shard in self._shards])
 
+    @cached_property
+    def part_of(self) -> np.ndarray:
+        """The number of the part of a mixture that each row comes from; zeros where the corpus is no mixture."""
+        path = self.folder / MIXTURE
+        shards = json.loads(path.read_text(encoding="utf-8")) if path.exists() else [self.shards]
+        return np.repeat(np.arange(len(shards)), shards)[self.shard_of]
+
+    @cached_property
+    def has_text(self) -> np.ndarray:
+        """Where a row has a text: bool [rows]."""
+        return np.asarray(pc.is_valid(self.table.data.column("text")))
+
+    @cached_property
+    def has_audio(self) -> np.ndarray:
+        """Where a row has a recording: bool [rows]."""
+        return np.asarray(pc.is_valid(self.table.data.column("audio")))
+
     def __len__(self) -> int:
         return len(self.table)
 
     def column(self, name: str) -> Column:
-        """One light column: anything but audio and image."""
+        """Return one light column: anything but audio and image."""
         return Column(self.table.data.column(name))
 
     def select(self, split: str, language: str | None = None) -> np.ndarray:
-        """Row numbers of a split, in one language or all."""
+        """Return the row numbers of a split, in one language or all."""
         rows = self.column("split").equal(split)
         if language is not None:
             rows &= self.column("language").equal(language)
         return np.flatnonzero(rows)
 
     def names(self, rows: Iterable[int]) -> list[str]:
-        """The ids of some rows."""
+        """Return the ids of some rows."""
         ids = self.column("id")
         return [str(ids[int(row)]) for row in rows]
 
     def waveform(self, row: int) -> np.ndarray:
-        """The recording of a row: float32 [T], 16 kHz."""
+        """Return the recording of a row that has one: float32 [T], 16 kHz."""
         source = payload(self.table[row]["audio"])
         assert source is not None
         return read_audio(source)
 
     def picture(self, row: int) -> Image.Image:
-        """The picture of a row, RGB."""
+        """Return the picture of a row, RGB."""
         source = payload(self.table[row]["image"])
         assert source is not None
         return read_picture(source)
@@ -191,13 +248,13 @@ class Corpus:
         return {r["id"]: Truth(r["kind"], r["attributes"], r["said"]) for r in records}
 
 
-def payload(value: dict[str, Any]) -> bytes | str | None:
-    """What an audio or image column holds: a file's bytes, or its path."""
-    return value["bytes"] if value["bytes"] is not None else value["path"]
+def payload(value: dict[str, Any] | None) -> bytes | str | None:
+    """Return what an audio or image column holds: a file's bytes, or its path; None of nothing."""
+    return None if value is None else value["bytes"] if value["bytes"] is not None else value["path"]
 
 
 def read_picture(source: bytes | str) -> Image.Image:
-    """The picture in a file or its bytes, RGB.
+    """Read the picture in a file or its bytes, RGB.
 
     Raises:
         CorpusError: it cannot be read to its end.

@@ -11,7 +11,7 @@ from numpy.typing import DTypeLike
 
 
 def new_array(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> np.memmap:
-    """A memory-mapped array to fill, its room taken at once: a full disk would kill a process that fills a map.
+    """Return a memory-mapped array to fill, its room taken at once: a full disk would kill a process that fills a map.
 
     Raises:
         OSError: there is no room for it.

@@ -21,6 +21,7 @@ from sta.errors import CorpusError, RecipeError
 ARABIC_MARKS = re.compile("[\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06dc\u06df-\u06e8\u06ea-\u06ed]")
 ALEFS = re.compile("[\u0622\u0623\u0625\u0671]")  # with madda, with hamza above or below, wasla
 APOSTROPHES = re.compile("[\u2018\u2019\u02bc\uff07`\u00b4]")
+NO_TEXT = b"a language without text has no pieces\n"  # in place of its SentencePiece model
 JOINERS = "\u200c\u200d"  # they change how a word reads in Persian or Hindi, so they stay
 
 
@@ -51,7 +52,7 @@ def strip_punctuation(text: str) -> str:
 
 
 def collapse_spaces(text: str) -> str:
-    """One space between words, none at the ends."""
+    """Leave one space between words, none at the ends."""
     return " ".join(text.split())
 
 
@@ -165,14 +166,14 @@ def train_sentencepiece(
 
 
 class Pieces:
-    """A language's text as piece numbers, 0 to `size` - 1."""
+    """A language's text as piece numbers, 0 to `size` - 1; a language that has no text has the unknown piece alone."""
 
-    def __init__(self, processor: sentencepiece.SentencePieceProcessor) -> None:
+    def __init__(self, processor: sentencepiece.SentencePieceProcessor | None = None) -> None:
         self._processor = processor
 
     @classmethod
     def load(cls, path: str | Path) -> Pieces:
-        """Read a model that `train_sentencepiece` wrote.
+        """Read a model that `train_sentencepiece` wrote, or what `serialized` gives of a language without text.
 
         Raises:
             CorpusError: the file is missing or is no SentencePiece model.
@@ -181,23 +182,23 @@ class Pieces:
             model = Path(path).read_bytes()
             if not model:  # which SentencePiece would take for a model without pieces
                 raise EOFError("it is empty")
-            return cls(sentencepiece.SentencePieceProcessor(model_proto=model))
+            return cls(None if model == NO_TEXT else sentencepiece.SentencePieceProcessor(model_proto=model))
         except (OSError, EOFError, RuntimeError) as error:
             raise CorpusError(f"{path}: not a readable SentencePiece model ({error})") from error
 
     def serialized(self) -> bytes:
-        """The model file's bytes, as `load` reads them."""
-        return bytes(self._processor.serialized_model_proto())
+        """Return the model file's bytes, as `load` reads them."""
+        return bytes(self._processor.serialized_model_proto()) if self._processor else NO_TEXT
 
     @property
     def size(self) -> int:
-        """How many pieces there are, the unknown one included."""
-        return int(self._processor.get_piece_size())
+        """Count the pieces, the unknown one included."""
+        return int(self._processor.get_piece_size()) if self._processor else 1
 
     def encode(self, text: str) -> list[int]:
-        """Piece numbers of a normalised text."""
-        return [int(i) for i in self._processor.encode(text, out_type=int)]
+        """Return the piece numbers of a normalised text."""
+        return [int(i) for i in self._processor.encode(text, out_type=int)] if self._processor else []
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of piece numbers."""
-        return str(self._processor.decode([int(i) for i in ids]))
+        """Return the text of piece numbers."""
+        return str(self._processor.decode([int(i) for i in ids])) if self._processor else ""

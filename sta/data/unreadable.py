@@ -18,7 +18,7 @@ from sta.data.audio import read_audio
 from sta.data.cache import write_atomically
 from sta.data.checksums import file_hash
 from sta.data.jsonlines import read_values
-from sta.data.rows import Corpus, Row, payload, read_picture, write_shard
+from sta.data.rows import Corpus, Sample, payload, read_picture
 from sta.errors import AudioError, CorpusError
 
 REPORT = "unreadable.jsonl"
@@ -43,50 +43,44 @@ class Unreadable:
     rows: int | None = 1
 
 
-#: A row and the file that names it, or what is known to be lost.
-Found = tuple[Row, str] | Unreadable
+#: A row, or what is known to be lost.
+Found = Sample | Unreadable
 
 
-def write_readable(found: Iterable[Found], number: int, folder: Path) -> int:
-    """Write shard `number` of the rows that can be read, unless it is there; returns how many shards that is: 1."""
-    path = folder / "shards" / f"{number:05d}.arrow"
-    for part in ("shards", "unreadable"):
-        (folder / part).mkdir(exist_ok=True)
-    if not path.exists():
-        write_shard(readable(found, folder / "unreadable" / f"{number:05d}.jsonl"), path)
-    return 1
+def readable(found: Iterable[Found], report: Path, trusted: bool = False) -> Iterator[Sample]:
+    """Yield the rows that can be read; at their end the others are in `report`, which is there only if there are any.
 
-
-def readable(found: Iterable[Found], report: Path) -> Iterator[Row]:
-    """The rows that can be read; at their end the others are in `report`, which is there only if there are any."""
+    Args:
+        trusted: files of rows are known to be whole, and are not read.
+    """
     aside = []
     for item in found:
-        entry = item if isinstance(item, Unreadable) else _check(*item)
+        entry = item if isinstance(item, Unreadable) else None if trusted else _check(item)
         if entry is not None:
             aside.append(entry)
-        elif not isinstance(item, Unreadable):
-            yield item[0]
+        elif isinstance(item, Sample):
+            yield item
     report.unlink(missing_ok=True)
     if aside:
         write_atomically(report, "".join(json.dumps(asdict(e), ensure_ascii=False) + "\n" for e in aside).encode())
 
 
-def _check(row: Row, shard: str) -> Unreadable | None:
+def _check(sample: Sample) -> Unreadable | None:
+    row = sample.row
+    if payload(row["image"]) is None:
+        return Unreadable(row["id"], sample.origin, "the sample has no image", None)
     for column, read in (("audio", read_audio), ("image", read_picture)):
-        source = payload(row[column])
-        if source is None:
-            return Unreadable(row["id"], shard, f"the sample has no {column}", None)
+        source = payload(row.get(column))
         try:
-            read(source)
+            if source is not None:
+                read(source)
         except (AudioError, CorpusError) as error:
-            return Unreadable(row["id"], shard, str(error), hash_of(source))
-    if not row["text"].strip():
-        return Unreadable(row["id"], shard, "the caption is empty", hash_of(payload(row["audio"])))
+            return Unreadable(row["id"], sample.origin, str(error), hash_of(source))
     return None
 
 
 def hash_of(source: bytes | str | os.PathLike[str] | None) -> str | None:
-    """SHA-256 of bytes or of a file, hex; None if it cannot be read."""
+    """Return the SHA-256 of bytes or of a file, hex; None if it cannot be read."""
     if source is None:
         return None
     try:
@@ -96,34 +90,44 @@ def hash_of(source: bytes | str | os.PathLike[str] | None) -> str | None:
 
 
 def read_report(folder: Path) -> list[Unreadable]:
-    """The entries of a folder's report; none where there is no report."""
-    return [Unreadable(**json.loads(line)) for line in read_values(folder / REPORT)]
+    """Return the entries of a folder's report; none where there is no report."""
+    return _entries(folder / REPORT)
 
 
-def settle(folder: Path, limit: float, beside: Path) -> None:
+def _entries(path: Path) -> list[Unreadable]:
+    return [Unreadable(**json.loads(line)) for line in read_values(path)]
+
+
+def settle(folder: Path, limits: Sequence[tuple[int, float]], beside: Path) -> None:
     """Join the shards' reports, and go no further if too much was lost.
 
     Args:
-        limit: the largest share of samples that may be lost.
+        limits: how many shards a part of the corpus has, and the largest share of its samples that may be lost.
         beside: where the report goes, instead of the folder, if the run stops.
 
     Raises:
-        CorpusError: more than `limit` of the samples cannot be read; the folder is gone.
+        CorpusError: more of the samples cannot be read; the folder is gone.
     """
-    parts = sorted((folder / "unreadable").glob("*.jsonl"))
+    reports = sorted((folder / "unreadable").glob("*.jsonl"))
     beside.unlink(missing_ok=True)
-    if not parts:
+    if not reports:
         return
-    write_atomically(folder / REPORT, b"".join(part.read_bytes() for part in parts))
-    corpus, entries = Corpus(folder), read_report(folder)
-    lost = rows_lost(entries, len(corpus), corpus.shards)
-    total = lost + len(corpus)
-    if lost <= limit * total:
-        return
-    (folder / REPORT).replace(beside)
-    shutil.rmtree(folder)
-    first = entries[0]
-    raise CorpusError(
+    write_atomically(folder / REPORT, b"".join(report.read_bytes() for report in reports))
+    shard_of, first = Corpus(folder).shard_of, 0
+    for shards, limit in limits:
+        last = first + shards
+        entries = [entry for report in reports if first <= int(report.stem) < last for entry in _entries(report)]
+        kept = int(((shard_of >= first) & (shard_of < last)).sum())
+        lost = rows_lost(entries, kept, shards)
+        if lost > limit * (lost + kept):
+            (folder / REPORT).replace(beside)
+            shutil.rmtree(folder)
+            raise _too_much(entries[0], lost, lost + kept, limit, beside)
+        first = last
+
+
+def _too_much(first: Unreadable, lost: int, total: int, limit: float, beside: Path) -> CorpusError:
+    return CorpusError(
         f"{lost} of {total} samples cannot be read, more than corpus.max_unreadable {limit:g} allows: {beside} lists "
         f"them, the first is {first.id or first.shard} ({first.reason.rstrip('.')}); mend them, or raise "
         "corpus.max_unreadable"
@@ -131,7 +135,7 @@ def settle(folder: Path, limit: float, beside: Path) -> None:
 
 
 def rows_lost(entries: Sequence[Unreadable], kept: int, shards: int) -> int:
-    """How many samples the entries are; a shard that nobody can count is as large as the others are on average."""
+    """Count the samples that the entries are; one that nobody can count is as large as the others are on average."""
     known = sum(entry.rows for entry in entries if entry.rows is not None)
     uncounted = sum(entry.rows is None for entry in entries)
     average = (kept + known) / max(1, shards - uncounted)

@@ -4,31 +4,28 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from sta.data.corpora.garden.grammar import Grammar
 from sta.distributed import ranks
-from sta.evaluation.evaluator import BATCH, Evaluator
+from sta.evaluation.evaluator import Evaluator
 from sta.metrics.attributes import Swap, swap_rows
 from sta.metrics.probe import probe
 from sta.metrics.rows import ResultKey, Row, bootstrap
 from sta.models.bottleneck import SpeechCondition
-from sta.models.layers import length_mask
 from sta.training.features import cached_frames, group_rows
 
 PROBE_ROWS = 4000
 
 
 def bound_rows(evaluator: Evaluator, language: str, split: str) -> list[Row]:
-    """The systems that bound the pipeline or must be at chance."""
+    """Measure the systems that bound the pipeline or must be at chance."""
     assert evaluator.judge is not None
-    rows, found = evaluator.select_rows(split, language), []
+    rows, found = evaluator.known(evaluator.select_rows(split, language)), list[Row]()
     tokens = evaluator.encode(rows, language)
     away = torch.from_numpy(np.roll(np.arange(len(rows)), len(rows) // 2))
     shuffled = SpeechCondition(tokens.tokens[away], tokens.embedding[away], tokens.kl[away])
     pictures = {
         "shuffled": evaluator.generate(shuffled, evaluator.seeds(rows)),
-        "tokenizer": _reconstruct(evaluator, rows),
+        "tokenizer": evaluator.reconstruct(evaluator.real_images(rows)),
     }
     for system, texts in _written(evaluator, rows, language).items():
         pictures[system] = evaluator.generate(evaluator.pipe.encode_text(texts, language), evaluator.seeds(rows))
@@ -43,62 +40,36 @@ def bound_rows(evaluator: Evaluator, language: str, split: str) -> list[Row]:
 
 
 def _written(evaluator: Evaluator, rows: np.ndarray, language: str) -> dict[str, list[str]]:
-    """What each system that goes through words gives to the text branch."""
+    """Return what each system that goes through words gives to the text branch."""
     assert evaluator.judge is not None
-    grammar, rng = (
-        Grammar(evaluator.workspace.cards[language], evaluator.judge.world),
-        np.random.default_rng(evaluator.seed),
-    )
+    describe, rng = evaluator.judge.attributes.describe, np.random.default_rng(evaluator.seed)
     truths = [evaluator.corpus.truths[evaluator.ids[r]] for r in rows]
     # One by one: a transcript must not depend on its batch.
     heard = ranks.parallel_map(
         rows.tolist(), lambda r: evaluator.pipe.transcribe(evaluator.corpus.waveform(r), language)[0]
     )
     return {
-        "truth-to-decoder": [grammar.describe(t.kind, t.said, rng, pattern=0) for t in truths],
+        "truth-to-decoder": [describe(language, truth, rng, plain=True) for truth in truths],
         "cascade-perfect": [evaluator.corpus.column("text")[r] for r in rows],
         "cascade": list(heard),
     }
 
 
-def _reconstruct(evaluator: Evaluator, rows: np.ndarray) -> Tensor:
-    """The pictures through what the decoder draws: codes or latents."""
-    pipe = evaluator.pipe
-
-    @torch.no_grad()
-    def reconstruct(pictures: Tensor) -> Tensor:
-        return pipe.decoder.reconstruct(pictures.to(pipe.device), pipe.tokenizer).cpu()
-
-    return torch.cat(list(ranks.parallel_map(evaluator.real_images(rows).split(BATCH), reconstruct)))
-
-
 def _probe(evaluator: Evaluator, tokens: SpeechCondition, rows: np.ndarray, language: str, split: str) -> list[Row]:
     assert evaluator.judge is not None
-    known = evaluator.corpus.select("train", language)
+    known = evaluator.known(evaluator.corpus.select("train", language))
     known = np.random.default_rng(evaluator.seed).permutation(known)[:PROBE_ROWS]
     said = [{**s, "mood": evaluator.moods[r]} for s, r in zip(evaluator.caption_attributes(known), known, strict=True)]
     slots = evaluator.judge.classifier.config.slots
-    readings = probe(_training_tokens(evaluator, known, language), said, tokens.tokens.cpu(), slots)
+    group = evaluator.pipe.pack(language).group
+    frames = cached_frames(evaluator.workspace, group, evaluator.pipe.device)  # those of the decoder stage
+    places = np.searchsorted(group_rows(evaluator.workspace, group), known)
+    readings = probe(evaluator.tokens_of(frames, places, language), said, tokens.tokens.cpu(), slots)
     return evaluator.score(readings, rows, language=language, split=split, condition="clean", system="tokens-probe")
 
 
-def _training_tokens(evaluator: Evaluator, rows: np.ndarray, language: str) -> Tensor:
-    """Tokens [n, K, C] of training rows, from the frames that the decoder stage cached."""
-    pack, device = evaluator.pipe.pack(language), evaluator.pipe.device
-    frames = cached_frames(evaluator.workspace, pack.group, device)
-    places = np.searchsorted(group_rows(evaluator.workspace, pack.group), rows)
-
-    @torch.no_grad()
-    def hear(start: int) -> Tensor:
-        values, lengths = frames.padded(places[start : start + BATCH].tolist(), 1)
-        mask = length_mask(torch.from_numpy(lengths), values.shape[1]).to(device)
-        return pack.bottleneck(torch.from_numpy(values).float().to(device), mask).tokens.cpu()
-
-    return torch.cat(list(ranks.parallel_map(range(0, len(places), BATCH), hear)))
-
-
 def swapped_rows(evaluator: Evaluator, language: str) -> list[Row]:
-    """S2IGAN's test: one colour word changes, and only that part may."""
+    """Measure S2IGAN's test: one colour word changes, and only that part may."""
     assert evaluator.judge is not None
     rows = evaluator.corpus.select("swap", language)
     if not len(rows):

@@ -71,7 +71,7 @@ def _measure(workspace: Workspace, release: Path, folder: Path) -> None:
 
 
 def _rows(evaluator: Evaluator) -> list[Row]:
-    """Every number of the report."""
+    """Measure every number of the report."""
     found: list[Row] = []
     pictures, shown = [], []
     languages, conditions = evaluator.workspace.recipe.languages, evaluator.settings.conditions
@@ -104,27 +104,28 @@ def _rows(evaluator: Evaluator) -> list[Row]:
 
 
 def _split(evaluator: Evaluator, rows: np.ndarray, language: str, split: str) -> tuple[Tensor, list[Row]]:
-    """The pictures of a split's recordings, and what is measured on them."""
+    """Draw the pictures of a split's recordings; returns them, and what is measured on them."""
     where = ResultKey(language=language, split=split, condition="clean", system="speech")
     tokens = evaluator.encode(rows, language)
     pictures = evaluator.generate(tokens, evaluator.seeds(rows))
     found = [Row.of("bits", bootstrap(tokens.bits.cpu().numpy()), len(rows), **where)]
     found += evaluator.retrieval(tokens, rows, where)
-    if evaluator.judge is None:
+    known = evaluator.known(rows)
+    if evaluator.judge is None or not len(known):
         return pictures, found
-    reading = evaluator.judge.predict(evaluator.real_images(rows))
-    pairs = zip(reading, evaluator.true_attributes(rows), strict=True)
+    reading = evaluator.judge.predict(evaluator.real_images(known))
+    pairs = zip(reading, evaluator.true_attributes(known), strict=True)
     right = np.array([np.mean([read[k] == v for k, v in truth.items() if k in read]) for read, truth in pairs])
-    found.append(Row.of("classifier", bootstrap(right), len(rows), **where))
-    return pictures, found + evaluator.score(evaluator.judge.predict(pictures), rows, **where)
+    found.append(Row.of("classifier", bootstrap(right), len(known), **where))
+    return pictures, found + evaluator.score(evaluator.judge.predict(pictures[np.isin(rows, known)]), known, **where)
 
 
 def _examples(evaluator: Evaluator) -> list[Example]:
-    """What the page shows: recordings of the hardest split, several drawings each."""
+    """Return what the page shows: recordings of the hardest split, several drawings each."""
     shown = []
     for language in evaluator.workspace.recipe.languages:
         rows, times = (
-            evaluator.select_rows(evaluator.hardest, language)[: evaluator.settings.pictures],
+            evaluator.known(evaluator.select_rows(evaluator.hardest, language))[: evaluator.settings.pictures],
             evaluator.settings.samples,
         )
         if not len(rows):
@@ -143,11 +144,11 @@ def _example(
 ) -> Example:
     truth = evaluator.caption_attributes(np.array([row]))[0] if evaluator.judge else {}
     return Example(
-        caption=evaluator.corpus.column("text")[row], language=language,
+        caption=evaluator.corpus.column("text")[row] or "", language=language,
         direction=evaluator.workspace.cards[language].direction, mood=evaluator.moods[row] or "",
-        heard=f"split {evaluator.hardest}", audio=wav_bytes(evaluator.corpus.waveform(row)),
+        source=f"split {evaluator.hardest}", audio=wav_bytes(evaluator.corpus.waveform(row)),
         truth=evaluator.corpus.picture(row), drawn=[Image.fromarray(p.numpy()) for p in to_pixels(pictures)],
-        said=truth, read=readings,
+        attributes=truth, predicted=readings,
     )  # fmt: skip
 
 

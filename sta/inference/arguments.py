@@ -1,19 +1,26 @@
-"""What a call of the pipeline accepts: each check gives the value back, or says in one sentence what would do."""
+"""What a call of the pipeline accepts: each check returns the value, or says in one sentence what would do."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sta.config.limits import MAX_GUIDANCE
-from sta.errors import ArgumentError
+from sta.data.audio import check_waveform, read_audio
+from sta.errors import ArgumentError, AudioError
+
+Audio = str | Path | bytes | np.ndarray | Tensor
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
 def whole(name: str, value: Any, most: int | None = None) -> int:
-    """A whole number from 1 to `most`."""
+    """Check a whole number from 1 to `most`."""
     if (
         isinstance(value, bool)
         or not isinstance(value, Integral)
@@ -27,14 +34,50 @@ def whole(name: str, value: Any, most: int | None = None) -> int:
 
 
 def guidance(value: Any) -> float:
-    """A strength of guidance; NaN is none."""
+    """Check a strength of guidance; NaN is none."""
     if isinstance(value, bool) or not isinstance(value, Real) or not 1 <= float(value) <= MAX_GUIDANCE:
         raise ArgumentError(f"guidance_scale {value!r} must be a number from 1 (no guidance) to {MAX_GUIDANCE:g}")
     return float(value)
 
 
+def output_type(value: Any) -> str:
+    """Check the form that pictures are wanted in."""
+    if value not in OUTPUT_TYPES:
+        raise ArgumentError(f"output_type '{value}' is not one of {', '.join(OUTPUT_TYPES)}")
+    return str(value)
+
+
+def texts(value: Any) -> list[str]:
+    """Check a caption, or several."""
+    several = [value] if isinstance(value, str) else value
+    if not isinstance(several, list | tuple) or not several or not all(isinstance(text, str) for text in several):
+        raise ArgumentError(f"text {value!r} is neither a caption nor a list of captions; give one, or several")
+    return list(several)
+
+
+def waves(audio: Audio | Sequence[Audio], sampling_rate: int) -> list[np.ndarray]:
+    """Read one recording or several: float32 [T] each, at 16 kHz.
+
+    Raises:
+        AudioError: there is none, or one cannot be read or drawn.
+    """
+    several = audio if isinstance(audio, list | tuple) else [audio]
+    if not several:
+        raise AudioError("no recording was given; pass a path, a file's bytes or a waveform")
+    return [_wave(one, sampling_rate) for one in several]  # type: ignore[arg-type]
+
+
+def _wave(audio: Audio, sampling_rate: int) -> np.ndarray:
+    if isinstance(audio, str | Path | bytes):
+        return read_audio(audio)
+    if isinstance(audio, Tensor):
+        audio = audio.detach().cpu()
+        audio = audio.float() if audio.dtype == torch.bfloat16 else audio  # which NumPy lacks
+    return check_waveform(np.asarray(audio), sampling_rate)
+
+
 def generators(value: Any) -> torch.Generator | list[torch.Generator] | None:
-    """None, one generator, or one for each picture."""
+    """Check None, one generator, or one for each picture."""
     if value is None or isinstance(value, torch.Generator):
         return value
     if not isinstance(value, list | tuple):
@@ -47,7 +90,7 @@ def generators(value: Any) -> torch.Generator | list[torch.Generator] | None:
 
 
 def latents(value: Any, start: Tensor) -> Tensor:
-    """What the sampler may start from instead of `start`: codes, of which the mask is the last, or noise."""
+    """Check what a drawing may start from instead of `start`: codes, of which the mask is the last, or noise."""
     if not isinstance(value, Tensor):
         raise ArgumentError(f"latents are of type {type(value).__name__}; give a torch tensor {tuple(start.shape)}")
     if value.shape != start.shape:

@@ -8,12 +8,15 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from sta.config.cards import LanguageCard
-from sta.config.recipe import GardenCorpus, Recipe, UserCorpus
+from sta.config.cards import LanguageCard, load_teacher
+from sta.config.recipe import Recipe
 from sta.data.checksums import renew
+from sta.data.corpora.base import DataCard, open_source
 from sta.metrics.rows import METRICS, SPLITS, SYSTEMS, Report, Row, known_first
+from sta.models.decoders.base import find_decoder
 
 SHOWN = ("attributes", "colours", "exact", "mood", "swap", "r1_speech_to_image", "r10_speech_to_image")
+SHOWN_DISTURBED = ("attributes", "mood", "r1_speech_to_image", "r10_speech_to_image")
 
 CARD = """\
 ---
@@ -21,8 +24,8 @@ CARD = """\
 
 # {name}
 
-Draws what is said in {languages}: speech in, picture out, with no text between. A speech encoder that was distilled
-against CLIP gives a few tokens, and {decoder} draws from them.
+Draws what is said in {languages}: speech in, picture out. A speech encoder that was distilled against the image-text
+model {teacher} gives a few tokens, and {decoder} draws from them.
 
 ```python
 from sta import SpeechToImagePipeline
@@ -40,6 +43,7 @@ pipe("said.wav", language="{code}").images[0].save("drawn.png")
 | commit | {commit} |
 | seed | {seed} |
 | data | {data} |
+| licences | {licences} |
 | minutes of training | {minutes} |
 | machine | {machine} |
 
@@ -56,16 +60,12 @@ FID {fid}.
 It knows the world that it was trained on and nothing else{world}. SHA256SUMS lists every file.
 """
 
+UNKNOWN = "unknown"
 SPLIT_MEANING = {
     "both": "voices and combinations of attributes that training never had",
     "combination": "combinations of attributes that training never had",
     "voice": "voices that training never heard",
     "seen": "voices and combinations of the training, in recordings of their own",
-}
-DECODER_NAMES = {
-    "vq-diffusion": "VQ-Diffusion",
-    "vq-diffusion-published": "VQ-Diffusion as published",
-    "latent-diffusion": "latent diffusion",
 }
 
 
@@ -73,43 +73,57 @@ def write_card(release: Path, recipe: Recipe, cards: Sequence[LanguageCard], rep
     """Write `README.md` to a release from its recipe and its report, and renew the checksums."""
     split = known_first((r.split for r in report.rows), reversed(SPLITS))[0]
     languages = [c.code for c in cards]
+    data = open_source(recipe.corpus, {c.code: c for c in cards}, recipe.seed).card()
+    licences = licences_of(recipe, data)
     text = CARD.format(
-        metadata=_metadata(recipe.name, languages, report, split), name=recipe.name,
+        metadata=_metadata(recipe.name, languages, data, licences, report, split), name=recipe.name,
         languages=" and ".join(c.name for c in cards), code=languages[0],
-        decoder=DECODER_NAMES[recipe.decoder.kind], recipe=recipe.name,
+        teacher=load_teacher(recipe.teacher).name, decoder=find_decoder(recipe.decoder.kind).title, recipe=recipe.name,
         commit=_by_stage(report.meta["training"], "commits"), seed=report.meta["seed"],
-        data=_data(recipe.corpus), minutes=_minutes(report.meta["training"]),
+        data=data.description, minutes=_minutes(report.meta["training"]),
+        licences="; ".join(f"{part}: {licence or UNKNOWN}" for part, licence in licences.items()),
         machine=_by_stage(report.meta["training"], "machines"),
         split_meaning=SPLIT_MEANING.get(split, f"the split '{split}'"),
         results=_results(report.rows, languages, split), ladder=_ladder(report.rows, languages, split),
         conditions=_conditions(report.rows, languages, split),
         fid=next((_fid(r, report) for r in report.rows if r.metric == "fid"), "was not measured"),
-        world=_world(recipe.corpus, report.rows),
+        world=_limits(data, report.rows),
     )  # fmt: skip
     renew(release, "README.md", text.encode())
     return release / "README.md"
 
 
-def _metadata(name: str, languages: list[str], report: Report, split: str) -> str:
+def licences_of(recipe: Recipe, data: DataCard) -> dict[str, str | None]:
+    """Return the licence of each part that a release was made of, as the Hub writes it; None where it is not known."""
+    teacher, found = load_teacher(recipe.teacher), dict(data.licences)
+    if recipe.encoder.backbone is not None:
+        found[f"backbone {recipe.encoder.backbone}"] = recipe.encoder.backbone_licence
+    if not teacher.trained_here:
+        found[f"teacher {teacher.name}"] = teacher.licence
+    return {part: licence and licence.lower() for part, licence in found.items()}
+
+
+def _metadata(
+    name: str, languages: list[str], corpus: DataCard, licences: dict[str, str | None], report: Report, split: str
+) -> str:
+    """Return the header that the Hub reads: a licence that several parts do not share is `other`, with their names."""
     results = [
         EvalResult(
-            task_type="audio-to-image", dataset_type="garden", dataset_name=f"Garden, {split}",
+            task_type="audio-to-image", dataset_type=corpus.dataset, dataset_name=f"{corpus.name}, {split}",
             dataset_config=r.language, dataset_split=r.split, metric_type=r.metric, metric_value=round(r.value, 4),
         )
         for r in report.rows
         if (r.system, r.condition, r.split) == ("speech", "clean", split) and r.metric in SHOWN
     ]  # fmt: skip
+    names = sorted({licence or UNKNOWN for licence in licences.values()})
+    plain = names[0] if len(names) == 1 and names != [UNKNOWN] else None
     data = ModelCardData(
-        language=languages, license="apache-2.0", library_name="diffusers", model_name=name,
-        eval_results=results or None, tags=["speech-to-image", "audio-to-image", "speech", "diffusion"],
+        language=list(dict.fromkeys(code.partition("-")[0] for code in languages)), license=plain or "other",
+        license_name=None if plain else "-and-".join(names), library_name="speak-the-art", model_name=name,
+        datasets=[corpus.dataset] if "/" in corpus.dataset else None, eval_results=results or None,
+        tags=["speech-to-image", "audio-to-image", "speech", "diffusion"],
     )  # fmt: skip
     return data.to_yaml() + "\n"
-
-
-def _data(corpus: GardenCorpus | UserCorpus) -> str:
-    if isinstance(corpus, GardenCorpus):
-        return f"Garden, {corpus.scenes} pictures of {corpus.size} px, described and spoken in every language"
-    return f"recordings of its maker and pictures of {corpus.size} px"
 
 
 def _by_stage(training: dict[str, dict[str, Any]], what: str) -> str:
@@ -154,13 +168,12 @@ def _conditions(rows: Sequence[Row], languages: list[str], split: str) -> str:
     heard = [r for r in rows if r.condition != "clean" and _is(r, "speech", None, split)]
     found = {(r.condition, r.metric, r.language): r for r in heard}
     names = list(dict.fromkeys(r.condition for r in heard))
-    if not names:
+    measured = {metric for _, metric, _ in found}
+    shown = [(metric, code) for metric in SHOWN_DISTURBED if metric in measured for code in languages]
+    if not shown:
         return ""
-    lines = [
-        [name, *(_cell(found.get((name, m, code))) for m in ("attributes", "mood") for code in languages)]
-        for name in names
-    ]
-    heads = ["heard", *(f"{metric}, {code}" for metric in ("attributes", "mood") for code in languages)]
+    lines = [[name, *(_cell(found.get((name, *column))) for column in shown)] for name in names]
+    heads = ["heard", *(f"{metric}, {code}" for metric, code in shown)]
     return f"\nDisturbed, or spoken otherwise:\n\n{_table(heads, lines)}\n"
 
 
@@ -185,12 +198,12 @@ def _fid(row: Row, report: Report) -> str:
     return f"{row.text} against the same {row.n} test pictures, in {report.meta['fid_extractor']}"
 
 
-def _world(corpus: GardenCorpus | UserCorpus, rows: Sequence[Row]) -> str:
-    if not isinstance(corpus, GardenCorpus):
-        return ""
-    reader = [r.value for r in rows if r.metric == "classifier"]
-    right = METRICS["classifier"].text(sum(reader) / len(reader))
-    return (
-        ": drawn birds and flowers, in synthetic voices and in sentences of Garden's grammar. The attribute classifier "
-        f"that marks the pictures is right on {right} % of the attributes of real ones"
-    )
+def _limits(corpus: DataCard, rows: Sequence[Row]) -> str:
+    right = [r.value for r in rows if r.metric == "classifier"]
+    said = f": {corpus.limits}" if corpus.limits else ""
+    if right:
+        share = METRICS["classifier"].text(sum(right) / len(right))
+        said += (
+            f". The attribute classifier that marks the pictures is right on {share} % of the attributes of real ones"
+        )
+    return said

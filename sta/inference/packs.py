@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from diffusers.models.modeling_utils import ModelMixin
 
-from sta.config.cards import LanguageCard
+from sta.config.cards import LanguageCard, released_language
 from sta.data.text import Pieces
 from sta.errors import CorpusError, WeightsError, first_line
 from sta.models.bottleneck import SpeechBottleneck
@@ -68,7 +68,7 @@ def read_pack(folder: Path, token_space: str, loaded: dict[Path, Networks] | Non
     loaded = {} if loaded is None else loaded
     try:
         index = json.loads((folder / "language.json").read_text())
-        card = LanguageCard.model_validate_json((folder / "card.json").read_text(encoding="utf-8"))
+        card = released_language((folder / "card.json").read_text(encoding="utf-8"))
         shared = folder.parent / index["encoder"]
         if shared not in loaded:
             encoder = load_network(SpeechEncoder, shared / "encoder")
@@ -76,7 +76,7 @@ def read_pack(folder: Path, token_space: str, loaded: dict[Path, Networks] | Non
         encoder, bottleneck = loaded[shared]
         pieces = Pieces.load(folder / "pieces.model")
         spoken = index["token_space"]
-    except (OSError, ValueError, KeyError, TypeError, CorpusError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, CorpusError) as error:
         raise WeightsError(
             f"{folder}: not a whole language pack ({first_line(error)}); copy the release again"
         ) from error

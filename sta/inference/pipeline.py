@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,28 +14,29 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-from diffusers.utils import BaseOutput, logging
+from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import Tensor
 
 from sta.config.limits import SAMPLE_RATE
-from sta.data.audio import check_waveform, read_audio
+from sta.data.checksums import write_sums
 from sta.data.corruptions import at_speed
 from sta.data.store import pad
 from sta.data.text import normalise
-from sta.errors import ArgumentError, AudioError, WeightsError, first_line
+from sta.errors import ArgumentError, LanguageWarning, WeightsError
 from sta.inference import arguments, weights
+from sta.inference.arguments import Audio
+from sta.inference.index import BASES, load_parts, read_index
 from sta.inference.packs import LanguagePack, Networks, beside, read_pack, write_packs
 from sta.models.bottleneck import SpeechCondition, mean_condition
-from sta.models.build_decoder import DECODERS, Decoder
-from sta.models.encoder import LENGTH_MULTIPLE, ctc_greedy_decode, pieces_to_frames
-from sta.models.loading import load_network
-from sta.models.scheduler import Generators, Scheduler, set_timesteps
+from sta.models.decoders.base import Decoder
+from sta.models.encoder import LENGTH_MULTIPLE, EncoderOutput, ctc_greedy_decode, pieces_to_frames
+from sta.models.scheduler import Generators
 from sta.models.vq import VQTokenizer, to_pixels
 
-Audio = str | Path | bytes | np.ndarray | Tensor
-SLOWEST, FASTEST = 0.9, 1.1  # speeds at which a recording is heard where it is heard several times
-OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+SLOWEST, FASTEST = 0.9, 1.1  # speeds at which a recording is encoded where it is encoded several times
+PLAINLY = 0.15  # by how much an encoder is surer of the other language before a recording counts as being in it
+DEFAULTS = ("token_space", "num_inference_steps", "guidance_scale", "num_tta_samples")
 
 
 @dataclass
@@ -59,16 +59,17 @@ class SpeechToImagePipeline(DiffusionPipeline):
     """
 
     _callback_tensor_inputs = ("latents",)
+    _optional_components = ["scheduler"]  # noqa: RUF012 - a decoder may draw without one
 
     decoder: Decoder
     tokenizer: VQTokenizer
-    scheduler: Scheduler
+    scheduler: Any
 
     def __init__(
         self,
         decoder: Decoder,
         tokenizer: VQTokenizer,
-        scheduler: Scheduler,
+        scheduler: Any,
         token_space: str = "",
         num_inference_steps: int = 12,
         guidance_scale: float = 2.0,
@@ -81,68 +82,77 @@ class SpeechToImagePipeline(DiffusionPipeline):
             num_tta_samples=num_tta_samples,
         )  # fmt: skip
         self.languages: dict[str, LanguagePack] = {}
+        self.folder: Path | None = None  # where it was loaded from
 
     # ---- saving and loading ---------------------------------------------------------------------------
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """Write the release layout: model_index.json, a folder per component, `languages/<code>/`.
+        """Write a release: model_index.json, a folder per component, `languages/<code>/`, and SHA256SUMS.
 
-        It is written whole aside first, and then takes the place of what a release in the folder has of these.
+        Of the release that the pipeline was loaded from, its card, recipe and attribute classifier go with it. It is
+        written whole aside first, and then takes the place of what a release in the folder has of these.
 
         Raises:
-            ValueError: it is to be pushed to the Hub, which diffusers does before the languages are there.
+            ArgumentError: it is to be pushed to the Hub, which diffusers does before the languages are there.
         """
         if kwargs.get("push_to_hub"):
-            raise ValueError("push_to_hub would leave out the languages; pipe.push_to_hub(NAME) takes them along")
+            raise ArgumentError("push_to_hub would leave out the languages; pipe.push_to_hub(NAME) takes them along")
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".partial-", dir=folder) as written:
             partial = Path(written)
             super().save_pretrained(written, *args, **kwargs)
             write_packs(partial / "languages", self.languages, self.config["token_space"])
-            _forget_paths(partial)
+            if self.folder is not None:
+                _copy_rest(self.folder, partial)
+            write_sums(partial)
             for part in partial.iterdir():
                 _replace(part, folder / part.name)
 
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
+        """Upload the release that `save_pretrained` writes, whole.
+
+        Args:
+            kwargs: `private` and `token`, and of the commit `commit_message` and `create_pr`.
+        """
+        from huggingface_hub import HfApi
+
+        api, private = HfApi(token=kwargs.pop("token", None)), kwargs.pop("private", None)
+        name = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return str(api.upload_folder(repo_id=name, folder_path=folder, **kwargs))
+
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], trust_remote_code: bool = False, **kwargs: Any
     ) -> SpeechToImagePipeline:
         """Load a release: from a folder, by the name of one that ships with the package (`garden`), or from the Hub.
 
+        A release holds no code, and nothing is imported because it names it: a decoder of somebody's own package is
+        found if that was imported before, as diffusers has it. (`DiffusionPipeline.from_pretrained` does not know of
+        languages; a release is loaded here.)
+
         Args:
-            kwargs: as of diffusers; `revision`, `token`, `cache_dir`, `force_download` and `local_files_only` say how
-                a release comes from the Hub.
+            trust_remote_code: import the module that a release names as its decoder's, where it is installed.
+            kwargs: `dtype` (or `torch_dtype`); parts and defaults of the constructor instead of the release's; and
+                `revision`, `token`, `cache_dir`, `force_download` and `local_files_only`, how it comes from the Hub.
 
         Raises:
+            ArgumentError: there is no such argument.
             WeightsError: the release is missing, incomplete, truncated, or its parts do not belong together.
         """
         download = {name: kwargs.pop(name) for name in weights.HUB_OPTIONS if name in kwargs}
+        dtype = kwargs.pop("torch_dtype", kwargs.pop("dtype", None))
+        if unknown := kwargs.keys() - {*BASES, *DEFAULTS}:
+            known = ", ".join([*BASES, *DEFAULTS, "dtype", "trust_remote_code", *weights.HUB_OPTIONS])
+            raise ArgumentError(f"from_pretrained takes no {min(unknown)}; known: {known}")
         folder = weights.local(str(pretrained_model_name_or_path), **download)
-        if not (folder / "model_index.json").exists():
-            raise WeightsError(f"{folder}: not a release, it has no model_index.json; `sta run RECIPE` makes one")
-        # Loaded here because diffusers would fill weights that a file lacks with fresh ones, or unpickle a .bin.
-        index = _index(folder)
-        if "num_hearings" in index:  # as version 0.1 called it
-            kwargs.setdefault("num_tta_samples", index["num_hearings"])
-        kinds = {"decoder": _decoder_kind(folder, index), "tokenizer": VQTokenizer}
-        parts = {name: load_network(kind, folder / name) for name, kind in kinds.items() if name not in kwargs}
-        try:
-            with _no_progress_bar():
-                pipe = super().from_pretrained(str(folder), **parts, **kwargs)
-        except Exception as error:  # diffusers raises many kinds for a broken folder
-            raise WeightsError(
-                f"{folder}: not a whole release ({first_line(error)}); copy it again, or make one by `sta run`"
-            ) from error
-        assert isinstance(pipe, SpeechToImagePipeline)
-        try:
-            for name in ("num_inference_steps", "num_tta_samples"):
-                arguments.whole(name, pipe.config[name])
-            arguments.guidance(pipe.config["guidance_scale"])
-        except ArgumentError as error:
-            raise WeightsError(f"{folder / 'model_index.json'}: {error}; copy the release again") from error
-        dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
-        if isinstance(dtype, torch.dtype):
+        index = read_index(folder)
+        defaults = {name: index[name] for name in DEFAULTS if name in index}
+        pipe = cls(**(load_parts(folder, index, kwargs, trust_remote_code) | defaults | kwargs))
+        pipe.folder = folder
+        if dtype is not None:
             pipe.to(dtype)
         loaded: dict[Path, Networks] = {}
         for path in sorted((folder / "languages").glob("*/language.json")):
@@ -177,7 +187,7 @@ class SpeechToImagePipeline(DiffusionPipeline):
     # ---- the steps of a call --------------------------------------------------------------------------
 
     def pack(self, language: str) -> LanguagePack:
-        """The pack of a language.
+        """Return the pack of a language.
 
         Raises:
             ArgumentError: the language is not one code.
@@ -198,7 +208,7 @@ class SpeechToImagePipeline(DiffusionPipeline):
         sampling_rate: int = SAMPLE_RATE,
         num_tta_samples: int | None = None,
     ) -> SpeechCondition:
-        """Recordings to tokens [B, K, C] and embeddings [B, E].
+        """Encode recordings to tokens [B, K, C] and embeddings [B, E].
 
         Args:
             audio, language, sampling_rate, num_tta_samples: as of a call.
@@ -207,51 +217,70 @@ class SpeechToImagePipeline(DiffusionPipeline):
             AudioError: a recording cannot be read or drawn.
             ArgumentError: the number of tta_samples is not one, or the language is not one code.
         """
-        speeds = _speeds(self.config["num_tta_samples"] if num_tta_samples is None else num_tta_samples)
-        pack, waves = self.pack(language), _waves(audio, sampling_rate)
-        heard = []
-        for speed in speeds:
-            frames, mask, _, _ = self._encode([at_speed(wave, speed) for wave in waves], pack)
-            heard.append(pack.bottleneck(frames, mask))
-        return mean_condition(heard)
+        count = arguments.whole(
+            "num_tta_samples", self.config["num_tta_samples"] if num_tta_samples is None else num_tta_samples
+        )
+        pack, waves = self.pack(language), arguments.waves(audio, sampling_rate)
+        spoken = self._language_of(pack, len(waves))
+        outputs = [self._encode([at_speed(wave, speed) for wave in waves], pack) for speed in _speeds(count)]
+        self._check_language(outputs, pack)
+        return mean_condition([pack.bottleneck(out.frames, out.mask, spoken) for out in outputs])
 
     @torch.no_grad()
     def encode_text(self, text: str | Sequence[str], language: str) -> SpeechCondition:
-        """Written captions to tokens, as a perfect reading would give: nothing is misheard.
+        """Encode written captions to tokens, as a perfect reading would give: nothing is misheard.
 
         Raises:
             ArgumentError: there is no text.
         """
-        pack = self.pack(language)
-        texts = [text] if isinstance(text, str) else text
-        if not isinstance(texts, list | tuple) or not texts or not all(isinstance(t, str) for t in texts):
-            raise ArgumentError(f"text {text!r} is neither a caption nor a list of captions; give one, or several")
+        pack, texts = self.pack(language), arguments.texts(text)
         ids = [
             pack.encoder.offset_pieces(pack.pieces.encode(normalise(t, pack.card.normaliser)), language) for t in texts
         ]
         pieces, lengths = (x.to(self.device) for x in pieces_to_frames(ids))
-        frames = pack.encoder.encode_text(pieces, lengths)
-        tokens: SpeechCondition = pack.bottleneck(frames.frames, frames.mask)
+        spoken = self._language_of(pack, len(texts))
+        out = pack.encoder.encode_text(pieces, lengths, spoken)
+        tokens: SpeechCondition = pack.bottleneck(out.frames, out.mask, spoken)
         return tokens
 
     @torch.no_grad()
     def transcribe(self, audio: Audio | Sequence[Audio], language: str, sampling_rate: int = SAMPLE_RATE) -> list[str]:
-        """What the CTC head read: one normalised caption per recording."""
+        """Return what the CTC head read: one normalised caption per recording."""
         pack = self.pack(language)
-        _, _, logits, lengths = self._encode(_waves(audio, sampling_rate), pack)
+        out = self._encode(arguments.waves(audio, sampling_rate), pack)
+        self._check_language([out], pack)
+        assert out.ctc_logits is not None
         first = pack.encoder.piece_offset[language]
-        return [pack.pieces.decode([i - first for i in ids]) for ids in ctc_greedy_decode(logits, lengths)]
+        read = ctc_greedy_decode(out.ctc_logits, out.ctc_lengths)
+        return [pack.pieces.decode([i - first for i in ids]) for ids in read]
 
-    def _encode(self, waves: list[np.ndarray], pack: LanguagePack) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        batch, sizes = pad([pack.encoder.features(w) for w in waves], LENGTH_MULTIPLE)
-        lengths = torch.from_numpy(sizes).to(self.device)
-        index = pack.encoder.language_index(pack.card.code)
-        language = torch.full((len(waves),), index, device=self.device)
-        out = pack.encoder(pack.encoder.inputs(torch.from_numpy(batch).to(self.device)), lengths, language)
-        return out.frames, out.mask, out.ctc_logits, out.ctc_lengths
+    def _encode(self, waves: list[np.ndarray], pack: LanguagePack) -> EncoderOutput:
+        features, lengths = pad([pack.encoder.features(wave) for wave in waves], LENGTH_MULTIPLE)
+        return pack.encoder.encode(features, lengths, [pack.card.code] * len(waves))
+
+    def _check_language(self, outputs: Sequence[EncoderOutput], pack: LanguagePack) -> None:
+        """Warn of recordings that are plainly in another language of the same encoder than the pack's."""
+        codes = [code for code, other in self.languages.items() if other.encoder is pack.encoder]
+        if len(codes) < 2:
+            return
+        mean = torch.stack([pack.encoder.language_confidence(out) for out in outputs]).mean(0)
+        own = pack.encoder.language_index(pack.card.code)
+        for number, confidence in enumerate(mean.tolist(), 1):
+            best = max(codes, key=lambda code: confidence[pack.encoder.language_index(code)])
+            most = confidence[pack.encoder.language_index(best)]
+            if most - confidence[own] > PLAINLY:
+                warnings.warn(
+                    f"recording {number} of {len(mean)} sounds like language '{best}' (confidence {most:.2f}), not "
+                    f"'{pack.card.code}' ({confidence[own]:.2f}), in which it was heard; say language '{best}'",
+                    LanguageWarning,
+                    stacklevel=4,
+                )
+
+    def _language_of(self, pack: LanguagePack, count: int) -> Tensor:
+        return pack.encoder.language_indices([pack.card.code] * count).to(self.device)
 
     def prepare_latents(self, batch: int, generator: Generators = None, latents: Tensor | None = None) -> Tensor:
-        """What the sampler starts from: all mask [B, N], noise [B, d, h, w], or the latents given."""
+        """Make what a drawing starts from, or check the latents given: codes [B, N] or noise [B, d, h, w]."""
         if latents is None:
             return self.decoder.start(batch, generator, self.device)
         return arguments.latents(latents, self.decoder.start(batch, None, self.device)).to(self.device)
@@ -259,13 +288,14 @@ class SpeechToImagePipeline(DiffusionPipeline):
     def check_inputs(
         self, output_type: str, callback_tensors: Sequence[str], steps: int | None, guidance_scale: float | None
     ) -> None:
-        if output_type not in OUTPUT_TYPES:
-            raise ArgumentError(f"output_type '{output_type}' is not one of {', '.join(OUTPUT_TYPES)}")
+        """Refuse what a call cannot do, before anything slow is done."""
+        arguments.output_type(output_type)
         unknown = [name for name in callback_tensors if name not in self._callback_tensor_inputs]
         if unknown:
             raise ArgumentError(f"callback tensors {unknown} are not among {self._callback_tensor_inputs}")
         if steps is not None:
-            arguments.whole("num_inference_steps", steps, self.scheduler.config["num_train_timesteps"])
+            most = self.scheduler.config["num_train_timesteps"] if self.scheduler else None
+            arguments.whole("num_inference_steps", steps, most)
         if guidance_scale is not None:
             arguments.guidance(guidance_scale)
 
@@ -280,45 +310,28 @@ class SpeechToImagePipeline(DiffusionPipeline):
         callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
         callback_tensors: Sequence[str] = ("latents",),
     ) -> Tensor:
-        """Tokens [B, K, C] to codes [B, N] or latents [B, d, h, w], as the decoder has it: the sampling loop."""
-        steps = num_inference_steps or self.config["num_inference_steps"]
-        scale = self.config["guidance_scale"] if guidance_scale is None else guidance_scale
-        latents = self.prepare_latents(len(tokens.tokens), generator, latents)
-        set_timesteps(self.scheduler, steps, self.device)
-        drafted = self.decoder.draft(tokens.tokens.to(self.decoder.dtype))
-        for number, t in enumerate(self.scheduler.timesteps):
-            prediction = self._predict(latents, t, tokens, scale, drafted)
-            latents = self.scheduler.step(prediction, t, latents, generator=generator, return_dict=False)[0]
-            if callback_on_step_end is not None:
-                given = {}
-                for name in callback_tensors:
-                    given[name] = {"latents": latents}[name]
-                latents = (callback_on_step_end(self, number, t, given) or {}).pop("latents", latents)
-        return latents
+        """Draw tokens [B, K, C] as codes [B, N] or latents [B, d, h, w], by the decoder's own sampling loop."""
 
-    def _predict(
-        self, latents: Tensor, t: Tensor, tokens: SpeechCondition, scale: float, drafted: Tensor | None = None
-    ) -> Tensor:
-        """What the scheduler steps with, guided: one pass over the batch, doubled where there is guidance."""
-        share = (t / self.scheduler.config["num_train_timesteps"]).to(self.device, torch.float32).expand(len(latents))
-        dtype = self.decoder.dtype
-        heard, embedding = tokens.tokens.to(dtype), tokens.embedding.to(dtype)
-        if scale == 1:
-            prediction: Tensor = self.decoder(latents, share, heard, embedding, drafted=drafted)
-            return prediction.float()
-        drop = torch.arange(2, device=self.device).repeat_interleave(len(latents)).bool()
-        twice = [torch.cat([x, x]) for x in (latents, share, heard, embedding)]
-        both = None if drafted is None else torch.cat([drafted, drafted])
-        conditional, unconditional = self.decoder(*twice, drop, both).chunk(2)
-        return self.decoder.guide(conditional, unconditional, scale)
+        def on_step(number: int, t: Tensor, latents: Tensor) -> Tensor:
+            if callback_on_step_end is None:
+                return latents
+            given = {name: latents for name in callback_tensors}  # the only one there is
+            changed: Tensor = (callback_on_step_end(self, number, t, given) or {}).pop("latents", latents)
+            return changed
+
+        return self.decoder.sample(
+            self.scheduler, tokens, self.prepare_latents(len(tokens.tokens), generator, latents),
+            num_inference_steps or self.config["num_inference_steps"],
+            self.config["guidance_scale"] if guidance_scale is None else guidance_scale, generator, on_step,
+        )  # fmt: skip
 
     @torch.no_grad()
     def decode_latents(self, latents: Tensor) -> Tensor:
-        """What was drawn, to pictures [B, 3, H, W] in [-1, 1]."""
+        """Decode what was drawn to pictures [B, 3, H, W] in [-1, 1]."""
         return self.decoder.picture(latents, self.tokenizer)
 
     def postprocess(self, latents: Tensor, output_type: str = "pil") -> Any:
-        """What was drawn, in the form that `output_type` names."""
+        """Return what was drawn in the form that `output_type` names."""
         if output_type == "latent":
             return latents
         pictures = self.decode_latents(latents)
@@ -385,43 +398,24 @@ class SpeechToImagePipeline(DiffusionPipeline):
         return SpeechToImageOutput(images=images, tokens=tokens) if return_dict else (images, tokens)  # type: ignore[return-value]
 
 
-@contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    """diffusers shows a bar for three components that load in no time."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
 def repeat_condition(tokens: SpeechCondition, times: int) -> SpeechCondition:
-    """Each item's tokens `times` times, side by side."""
+    """Repeat each item `times` times, side by side."""
     return SpeechCondition(*(x.repeat_interleave(times, 0) for x in (tokens.tokens, tokens.embedding, tokens.kl)))
 
 
-def _speeds(tta_samples: int) -> list[float]:
-    """At which speeds a recording is heard: once as it is, several times evenly from slow to fast."""
-    arguments.whole("num_tta_samples", tta_samples)
-    return [1.0] if tta_samples == 1 else np.linspace(SLOWEST, FASTEST, tta_samples).round(3).tolist()
+def _speeds(count: int) -> list[float]:
+    """Return at which speeds a recording is encoded: once as it is, several times evenly from slow to fast."""
+    return [1.0] if count == 1 else np.linspace(SLOWEST, FASTEST, count).round(3).tolist()
 
 
-def _waves(audio: Audio | Sequence[Audio], sampling_rate: int) -> list[np.ndarray]:
-    several = audio if isinstance(audio, list | tuple) else [audio]
-    if not several:
-        raise AudioError("no recording was given; pass a path, a file's bytes or a waveform")
-    return [_wave(a, sampling_rate) for a in several]  # type: ignore[arg-type]
-
-
-def _wave(audio: Audio, sampling_rate: int) -> np.ndarray:
-    if isinstance(audio, str | Path | bytes):
-        return read_audio(audio)
-    if isinstance(audio, Tensor):
-        audio = audio.detach().cpu()
-        audio = audio.float() if audio.dtype == torch.bfloat16 else audio  # which NumPy lacks
-    return check_waveform(np.asarray(audio), sampling_rate)
+def _copy_rest(release: Path, target: Path) -> None:
+    """Copy what a release holds beside the pipeline: its card, its recipe and its attribute classifier."""
+    for path in (release / "README.md", release / "recipe.yaml"):
+        if path.exists():
+            shutil.copy(path, target)
+    classifier = weights.classifier_of(release)
+    if classifier is not None:
+        shutil.copytree(classifier, target / "classifier")
 
 
 def _replace(path: Path, target: Path) -> None:
@@ -429,29 +423,3 @@ def _replace(path: Path, target: Path) -> None:
     if target.is_dir():
         shutil.rmtree(target)
     path.replace(target)
-
-
-def _forget_paths(folder: Path) -> None:
-    """Drop where each part was loaded from, which diffusers writes down: it says nothing where a release goes."""
-    for path in [folder / "model_index.json", *folder.rglob("config.json")]:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        if config.pop("_name_or_path", None) is not None:
-            path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _index(folder: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads((folder / "model_index.json").read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise WeightsError(f"{folder / 'model_index.json'}: not JSON ({error}); copy the release again") from error
-
-
-def _decoder_kind(folder: Path, index: dict[str, Any]) -> type[Decoder]:
-    """Return the class of a release's decoder, by its index."""
-    kinds = {kind.__name__: kind for kind in DECODERS.values()}
-    try:
-        return kinds[index["decoder"][1]]
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise WeightsError(
-            f"{folder}: its model_index.json names no decoder of these: {', '.join(kinds)}; copy the release again"
-        ) from error

@@ -17,10 +17,8 @@ from sta.errors import WeightsError
 from sta.inference.packs import LanguagePack
 from sta.inference.pipeline import SpeechToImagePipeline
 from sta.inference.weights import SHIPPED
-from sta.models.build_decoder import DECODERS
-from sta.models.flow import TIMESTEPS
+from sta.models.decoders.base import find_decoder
 from sta.models.loading import load_network
-from sta.models.scheduler import FlowMatchEulerDiscreteScheduler, MaskReplaceScheduler, Scheduler
 from sta.models.vq import VQTokenizer
 
 if TYPE_CHECKING:
@@ -35,22 +33,16 @@ def assemble(workspace: Workspace) -> SpeechToImagePipeline:
     """The pipeline of a run, from what its stages left."""
     # Drawing needs nothing of training, whose imports (datasets, open_clip) take more than a second.
     from sta.training.features import load_speech
-    from sta.training.tasks.decoder import REPLACED
     from sta.training.workspace import fingerprint
 
     recipe = workspace.recipe
-    scheduler: Scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=TIMESTEPS)
-    if recipe.decoder.kind != "latent-diffusion":
-        scheduler = MaskReplaceScheduler(
-            codebook=recipe.tokenizer.codes, num_train_timesteps=recipe.decoder.timesteps, replaced=REPLACED,
-            truncation=recipe.sampling.truncation, reveal=recipe.sampling.reveal,
-        )  # fmt: skip
-    decoder_final, tokenizer_final = workspace.final("decoder"), workspace.final("tokenizer")
+    folder = workspace.final("decoder") / "decoder"
+    decoder = load_network(find_decoder(recipe.decoder.kind), folder)
     pipe = SpeechToImagePipeline(
-        load_network(DECODERS[recipe.decoder.kind], decoder_final / "decoder"),
-        load_network(VQTokenizer, tokenizer_final / "tokenizer"),
-        scheduler,
-        token_space=fingerprint(decoder_final / "decoder"),
+        decoder,
+        load_network(VQTokenizer, workspace.final("tokenizer") / "tokenizer"),
+        decoder.build_scheduler(recipe.decoder, recipe.sampling),
+        token_space=fingerprint(folder),
         num_inference_steps=recipe.sampling.steps,
         guidance_scale=recipe.sampling.guidance,
         num_tta_samples=recipe.sampling.tta_samples,
@@ -157,8 +149,8 @@ def verify(folder: Path) -> None:
         raise WeightsError(f"{path}: {what}{where}; copy the release again")
 
 
-def load_release(folder: Path) -> SpeechToImagePipeline:
+def load_release(folder: Path, trust_remote_code: bool = False) -> SpeechToImagePipeline:
     """Verify and load a release, to the GPU where there is one."""
     verify(folder)
-    pipe = SpeechToImagePipeline.from_pretrained(folder)
+    pipe = SpeechToImagePipeline.from_pretrained(folder, trust_remote_code)
     return pipe.to("cuda") if torch.cuda.is_available() else pipe

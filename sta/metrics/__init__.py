@@ -1,4 +1,4 @@
-"""The measuring part: arrays and lists in, rows of a report out. Loads no model and no corpus."""
+"""Metrics: arrays and lists in, rows of a report out. Loads no model and no corpus."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MODULES = Path(__file__).parent / "modules"
 
 
 def load_metric(name: str) -> EvaluationModule:
-    """One of the package's metrics as a module of Hugging Face `evaluate`, from disk, without a network."""
+    """Load one of the package's metrics as a module of Hugging Face `evaluate`, from disk, without a network."""
     known = sorted(p.stem for p in MODULES.glob("*/*.py") if p.stem == p.parent.name)
     if name not in known:
         raise ValueError(f"unknown metric module {name!r}; known: {', '.join(known)}")

@@ -1,4 +1,4 @@
-"""FID and inception score of generated pictures, through torchmetrics, with any feature extractor.
+"""FID and inception score of generated pictures, with any feature extractor; tests compare both with torchmetrics.
 
 Features are extracted once (`extract`) and shared by every system that is compared. A number is only
 comparable with others of the same extractor, so `extractor_meta` goes into the report's meta.
@@ -7,22 +7,19 @@ comparable with others of the same extractor, so `extractor_meta` goes into the 
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Callable
 from typing import Any, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchmetrics.image.fid import FrechetInceptionDistance
-from torchmetrics.image.inception import InceptionScore
 
 from sta.metrics.rows import Interval, ResultKey, Row
 
 
 @torch.no_grad()
 def extract(extractor: nn.Module, images: Tensor, batch: int = 64) -> Tensor:
-    """Features of pictures, uint8 [n, 3, H, W] in 0..255 to float [n, F] on the CPU.
+    """Compute features of pictures, uint8 [n, 3, H, W] in 0..255 to float [n, F] on the CPU.
 
     `extractor` takes such a batch and gives [b, F]: features for FID, logits for the inception score.
     It runs where its weights are, in evaluation mode, and is left in it.
@@ -36,7 +33,7 @@ def extract(extractor: nn.Module, images: Tensor, batch: int = 64) -> Tensor:
 
 
 def extractor_meta(extractor: nn.Module, features: Tensor) -> dict[str, Any]:
-    """What makes FIDs comparable: the extractor's class, width and a digest of its weights."""
+    """Name what makes FIDs comparable: the extractor's class, width and a digest of its weights."""
     digest = hashlib.sha256()
     for name, tensor in sorted(extractor.state_dict().items()):
         digest.update(name.encode())
@@ -45,77 +42,43 @@ def extractor_meta(extractor: nn.Module, features: Tensor) -> dict[str, Any]:
     return {"fid_extractor": name}
 
 
-ALONE: dict[str, Any] = {
-    "sync_on_compute": False
-}  # every rank has all features: torchmetrics would gather them and count each twice
-
-
-class _Precomputed(nn.Module):
-    """Stands where torchmetrics wants an extractor, for features that are already there."""
-
-    def __init__(self, num_features: int) -> None:
-        super().__init__()
-        self.num_features = num_features
-
-    def forward(self, features: Tensor) -> Tensor:
-        """[n, F] to itself."""
-        return features
-
-
-def fid(real: Tensor, drawn: Tensor) -> float:
-    """Fréchet distance of two sets of features, [n, F] and [m, F], by torchmetrics, in double precision."""
-    metric = FrechetInceptionDistance(feature=_Precomputed(real.shape[1]), **ALONE)
-    metric.update(real.double(), real=True)
-    metric.update(drawn.double(), real=False)
-    return max(0.0, metric.compute().item())
-
-
 def frechet(real: Tensor, drawn: Tensor) -> float:
-    """The same distance from the factors R of the centred features, quick enough to resample.
+    """Compute the Fréchet distance of features [n, F] and [m, F] from the factors R of the centred features.
 
     With S = RᵀR / (n-1), tr sqrt(S₁S₂) is the sum of the singular values of R₁R₂ᵀ / sqrt((n₁-1)(n₂-1)),
-    whose size is the smaller of items and features.
+    whose size is the smaller of items and features, so that it is quick enough to resample.
     """
     real, drawn = real.double(), drawn.double()
-    mean_real, mean_drawn = real.mean(0), drawn.mean(0)
-    factors = [
-        torch.linalg.qr(x - mean, mode="r").R / (len(x) - 1) ** 0.5
-        for x, mean in ((real, mean_real), (drawn, mean_drawn))
-    ]
-    shared = torch.linalg.svdvals(factors[0] @ factors[1].T).sum()
-    spread = factors[0].square().sum() + factors[1].square().sum()
-    return ((mean_real - mean_drawn).square().sum() + spread - 2 * shared).item()
+    one, other = (torch.linalg.qr(x - x.mean(0), mode="r").R / (len(x) - 1) ** 0.5 for x in (real, drawn))
+    shared = torch.linalg.svdvals(one @ other.T).sum()
+    spread = one.square().sum() + other.square().sum()
+    return max(0.0, ((real.mean(0) - drawn.mean(0)).square().sum() + spread - 2 * shared).item())
 
 
 def fid_rows(real: Tensor, drawn: Tensor, samples: int = 20, seed: int = 0, **where: Unpack[ResultKey]) -> list[Row]:
-    """Row `fid` of features [n, F] of real and [m, F] of generated pictures; both sets are resampled."""
+    """Compute row `fid` of features [n, F] of real and [m, F] of generated pictures; both sets are resampled."""
     if len(real) < 2 or len(drawn) < 2 or real.shape[1] != drawn.shape[1]:
         shapes = f"{tuple(real.shape)} and {tuple(drawn.shape)}"
         raise ValueError(f"FID takes two or more features of one width from either side, got {shapes}")
     generator = torch.Generator().manual_seed(seed)
     deviation = _deviation(lambda: frechet(_resample(real, generator), _resample(drawn, generator)), samples)
-    return [Row.of("fid", _normal(fid(real, drawn), deviation, floor=0.0), len(drawn), **where)]
+    return [Row.of("fid", _normal(frechet(real, drawn), deviation, floor=0.0), len(drawn), **where)]
 
 
 def inception_score(logits: Tensor, splits: int = 10, seed: int = 0) -> float:
-    """Inception score of logits [n, classes] by torchmetrics: exp of the mean KL, averaged over `splits` parts.
-
-    torchmetrics shuffles with the global generator; here with `seed`, and the global state is kept.
-    """
+    """Compute the inception score of logits [n, classes]: exp of the mean KL, mean of `splits` parts by `seed`."""
     if len(logits) < splits:
         raise ValueError(f"{len(logits)} pictures cannot be split into {splits} parts")
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of memory, and of the deviation over one split
-        torch.manual_seed(seed)
-        metric = InceptionScore(feature=_Precomputed(logits.shape[1]), splits=splits, **ALONE)
-        metric.update(logits.double())
-        return metric.compute()[0].item()
+    shuffled = logits.double()[torch.randperm(len(logits), generator=torch.Generator().manual_seed(seed))]
+    parts = [part.log_softmax(1) for part in shuffled.chunk(splits)]
+    divergences = [(p.exp() * (p - p.exp().mean(0).log())).nan_to_num().sum(1).mean() for p in parts]
+    return torch.stack(divergences).exp().mean().item()
 
 
 def inception_score_rows(
     logits: Tensor, splits: int = 10, samples: int = 20, seed: int = 0, **where: Unpack[ResultKey]
 ) -> list[Row]:
-    """Row `is` of logits [n, classes]; chance is 1, the score of pictures that are all of one sort."""
+    """Compute row `is` of logits [n, classes]; chance is 1, the score of pictures that are all of one sort."""
     generator = torch.Generator().manual_seed(seed)
     deviation = _deviation(lambda: inception_score(_resample(logits, generator), splits, seed), samples)
     value = inception_score(logits, splits, seed)
@@ -123,15 +86,15 @@ def inception_score_rows(
 
 
 def _resample(features: Tensor, generator: torch.Generator) -> Tensor:
-    """As many rows as there are, drawn with replacement."""
+    """Draw as many rows as there are, with replacement."""
     return features[torch.randint(len(features), (len(features),), generator=generator)]
 
 
 def _deviation(draw: Callable[[], float], samples: int) -> float:
-    """Standard deviation of `samples` resampled values."""
+    """Compute the standard deviation of `samples` resampled values."""
     return float(np.std([draw() for _ in range(samples)], ddof=1))
 
 
 def _normal(value: float, deviation: float, floor: float) -> Interval:
-    """Value and normal interval; percentiles would be off, as repeated items push both scores one way."""
+    """Return the normal interval; percentiles would be off, as repeated items push both scores one way."""
     return Interval(value, max(floor, value - 1.96 * deviation), value + 1.96 * deviation)

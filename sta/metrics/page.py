@@ -17,100 +17,103 @@ from jinja2 import Environment, FileSystemLoader
 from PIL import Image, ImageDraw, ImageFont
 
 from sta.data.cache import write_atomically
-from sta.metrics.rows import METRICS, SPLITS, SYSTEMS, Report, Row, known_first
+from sta.metrics.rows import METRICS, SPLITS, SYSTEMS, Report, Row, by_condition, known_first, titled
 
 LADDER = ("attributes", "colours", "exact", "mood")
 
 
 @dataclass(frozen=True)
 class Example:
-    """One utterance to look at: what was said and what was drawn.
+    """One utterance to look at, and the pictures drawn for it.
 
-    `heard` says of which split, or in whose voice. `audio` is a WAV file's bytes. `read[i]` is what the attribute
-    reader saw in `drawn[i]`; it may hold `mood`, and `read` may be empty where nothing was read.
+    `source` names its split, or the voice. `audio` is a WAV file's bytes. `attributes` are those of the caption, and
+    `predicted[i]` those that the classifier sees in `drawn[i]`, its mood too; empty where nothing was classified.
     """
 
     caption: str
     language: str
     direction: str
     mood: str
-    heard: str
+    source: str
     audio: bytes | None
     truth: Image.Image | None
     drawn: Sequence[Image.Image]
-    said: Mapping[str, str]
-    read: Sequence[Mapping[str, str]]
+    attributes: Mapping[str, str]
+    predicted: Sequence[Mapping[str, str]]
 
     def __post_init__(self) -> None:
-        if self.read and len(self.read) != len(self.drawn):
-            raise ValueError(f"{len(self.drawn)} drawn pictures but {len(self.read)} readings of them")
+        if self.predicted and len(self.predicted) != len(self.drawn):
+            raise ValueError(f"{len(self.drawn)} drawn pictures but {len(self.predicted)} predictions for them")
 
     @property
     def gloss(self) -> str:
-        """What was said, in English: `bird, head red, wings blue`."""
-        parts = [v if s == "kind" else f"{s} {v}" for s, v in self.said.items()]
+        """The caption's attributes in English: `bird, head red, wings blue`."""
+        parts = [v if s == "kind" else f"{s} {v}" for s, v in self.attributes.items()]
         return ", ".join(parts) or self.caption
+
+    def chips(self, number: int) -> list[dict[str, Any]]:
+        """Compare what was predicted for a drawn picture with each attribute of the caption, and the mood."""
+        seen = self.predicted[number] if self.predicted else {}
+        wanted = {**self.attributes, **({"mood": self.mood} if "mood" in seen else {})} if self.predicted else {}
+        return [{"slot": s, "value": v, "seen": seen.get(s), "right": seen.get(s) == v} for s, v in wanted.items()]
 
 
 def write_page(path: Path | str, report: Report, examples: Sequence[Example], title: str) -> None:
-    """Write one HTML file that needs no network: numbers, tables, and pictures with their marks."""
+    """Write one HTML file that needs no network: numbers, tables, and pictures with their scores."""
     templates = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
+    templates.filters |= {
+        "png": lambda picture: _data_address("image/png", _png(picture)),
+        "wav": lambda audio: _data_address("audio/wav", audio),
+    }
     page = templates.get_template("page.html").render(
-        title=title,
-        meta=[(key, _plain(value)) for key, value in report.meta.items()],
-        cards=_cards(report.rows),
-        ladder=_ladder(report.rows),
+        title=title, meta=[(key, _plain(value)) for key, value in report.meta.items()],
+        cards=_cards(report.rows), ladder=_ladder(report.rows),
         languages=[_language(name, report.rows) for name in dict.fromkeys(r.language for r in report.rows)],
-        gallery=_gallery(examples),
-    )
+        gallery=[(x, [e for e in examples if e.language == x]) for x in dict.fromkeys(e.language for e in examples)],
+    )  # fmt: skip
     write_atomically(Path(path), page.encode())
 
 
 def _plain(value: Any) -> str:
-    """A meta value as text."""
+    """Return a meta value as text."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _headline(rows: Iterable[Row], metric: str, system: str) -> list[Row]:
-    """The undisturbed rows of a metric and system on the hardest split that has any."""
+    """Select the undisturbed rows of a metric and system on the hardest split that has any."""
     found = [r for r in rows if (r.metric, r.system, r.condition) == (metric, system, "clean")]
     splits = known_first((r.split for r in found), reversed(SPLITS))
     return [r for r in found if r.split == splits[0]]
 
 
 def _mean_cell(rows: Sequence[Row]) -> dict[str, Any]:
-    """The mean over languages of a headline's rows, as text and as the length of a bar."""
+    """Average a headline's rows over languages, as text and as the length of a bar."""
     metric = METRICS[rows[0].metric]
-    value = float(np.mean([r.value for r in rows]))
-    chance = float(np.mean([r.chance for r in rows]))
+    value, chance = (float(np.mean(numbers)) for numbers in ([r.value for r in rows], [r.chance for r in rows]))
     return {
-        "value": metric.text(value),
-        "chance": metric.text(chance) if math.isfinite(chance) else "",
-        "share": _bar(value, metric.unit),
-        "chance_share": _bar(chance, metric.unit),
-        "split": rows[0].split,
-    }
+        "value": metric.text(value), "chance": metric.text(chance) if math.isfinite(chance) else "",
+        "share": _bar(value, metric.unit), "chance_share": _bar(chance, metric.unit), "split": rows[0].split,
+    }  # fmt: skip
 
 
 def _bar(value: float, unit: str) -> float | None:
-    """Length of a bar in percent; None for a number without a natural end."""
+    """Return the length of a bar in percent; None for a number without a natural end."""
     return round(100 * min(1.0, max(0.0, value)), 1) if unit == "%" and math.isfinite(value) else None
 
 
 def _cards(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """The summary: each metric of the system itself, on its hardest split."""
+    """Lay out the summary: each metric of the system itself, on its hardest split."""
     cards = []
     for name, metric in METRICS.items():
-        headline = _headline(rows, name, "speech")
-        if headline:
+        if headline := _headline(rows, name, "speech"):
             note = f"{headline[0].split}, {', '.join(dict.fromkeys(r.language for r in headline))}"
-            cards.append({"metric": name, "meaning": metric.meaning, "unit": metric.unit, "note": note})
-            cards[-1] |= _mean_cell(headline)
+            card = {"metric": name, "meaning": metric.meaning, "unit": metric.unit, "note": note}
+            cards.append(card | _mean_cell(headline))
     return cards
 
 
 def _ladder(rows: Sequence[Row]) -> dict[str, Any]:
-    """The table from speech to its bounds and floors: systems by the metrics of `LADDER`."""
+    """Lay out the table from speech to its bounds and floors: systems by the metrics of `LADDER`."""
     metrics = [m for m in LADDER if any(r.metric == m for r in rows)]
     systems = []
     for name in known_first((r.system for r in rows), SYSTEMS):
@@ -122,62 +125,19 @@ def _ladder(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _language(name: str, rows: Sequence[Row]) -> dict[str, Any]:
-    """One language's tables, the system on undisturbed speech first."""
-    own = [r for r in rows if r.language == name]
-    systems = known_first((r.system for r in own), SYSTEMS)
-    pairs = [(s, c) for s in systems for c in known_first((r.condition for r in own if r.system == s), ("clean",))]
-    blocks = [_block(f"{s}, {c}", [r for r in own if (r.system, r.condition) == (s, c)]) for s, c in pairs]
+    """Lay out one language's tables, the system on undisturbed speech first."""
+    blocks = [_block(title, own) for title, own in by_condition([r for r in rows if r.language == name])]
     return {"name": name, "first": blocks[0], "rest": blocks[1:]}
 
 
 def _block(caption: str, rows: Sequence[Row]) -> dict[str, Any]:
-    """One table of metrics by splits."""
-    splits = known_first((r.split for r in rows), SPLITS)
-    cells = {(r.metric, r.split): _result(r) for r in rows}
-    lines = []
-    for name in known_first((r.metric for r in rows), METRICS):
-        metric = METRICS[name]
-        found = [cells.get((name, split)) for split in splits]
-        lines.append({"metric": f"{name} {metric.unit}".strip(), "meaning": metric.meaning, "rows": found})
+    """Lay out one table of metrics by splits."""
+    splits, cells = known_first((r.split for r in rows), SPLITS), {(r.metric, r.split): r for r in rows}
+    lines = [
+        {"metric": titled(m), "meaning": METRICS[m].meaning, "rows": [cells.get((m, split)) for split in splits]}
+        for m in known_first((r.metric for r in rows), METRICS)
+    ]
     return {"caption": caption, "splits": splits, "lines": lines}
-
-
-def _result(row: Row) -> dict[str, Any]:
-    """One cell of a results table."""
-    chance = METRICS[row.metric].text(row.chance) if math.isfinite(row.chance) else ""
-    return {"text": row.text, "chance": chance, "n": row.n}
-
-
-def _gallery(examples: Sequence[Example]) -> list[dict[str, Any]]:
-    """The examples grouped by language, in the order they come."""
-    languages = dict.fromkeys(e.language for e in examples)
-    return [{"language": x, "examples": [_shown(e) for e in examples if e.language == x]} for x in languages]
-
-
-def _shown(example: Example) -> dict[str, Any]:
-    """One example with its pictures and sound as data addresses."""
-    read: Sequence[Mapping[str, str] | None] = example.read or [None] * len(example.drawn)
-    return {
-        "caption": example.caption,
-        "language": example.language,
-        "direction": example.direction,
-        "mood": example.mood,
-        "heard": example.heard,
-        "gloss": example.gloss,
-        "audio": _data_address("audio/wav", example.audio) if example.audio else "",
-        "truth": _data_address("image/png", _png(example.truth)) if example.truth else "",
-        "drawn": [_drawn(example, picture, seen) for picture, seen in zip(example.drawn, read, strict=True)],
-    }
-
-
-def _drawn(example: Example, picture: Image.Image, seen: Mapping[str, str] | None) -> dict[str, Any]:
-    """One generated picture with a chip for each thing said, and the mood if it was read."""
-    wanted = dict(example.said) | ({"mood": example.mood} if seen and "mood" in seen else {})
-    read = {s: seen.get(s) for s in wanted} if seen is not None else {}
-    chips = [{"slot": s, "said": wanted[s], "read": read[s], "right": read[s] == wanted[s]} for s in read]
-    score = f"{sum(bool(c['right']) for c in chips)} of {len(chips)} right"
-    alt = f"Drawn picture for: {example.gloss}" + (f"; {score}" if chips else "")
-    return {"png": _data_address("image/png", _png(picture)), "chips": chips, "score": score, "alt": alt}
 
 
 def _png(picture: Image.Image) -> bytes:
@@ -199,10 +159,8 @@ def write_grid(path: Path | str, examples: Sequence[Example], columns: int = 2, 
         raise ValueError("no examples to show")
     font = ImageFont.load_default(13)
     width = max(len(e.drawn) + (e.truth is not None) for e in examples) * (side + 6) + 18
-    height = side + 64
-    sheet = Image.new(
-        "RGB", (width * min(columns, len(examples)), height * math.ceil(len(examples) / columns)), "white"
-    )
+    height, across = side + 64, min(columns, len(examples))
+    sheet = Image.new("RGB", (width * across, height * math.ceil(len(examples) / columns)), "white")
     for index, example in enumerate(examples):
         corner = (index % columns * width + 12, index // columns * height + 10)
         _paste_example(sheet, example, corner, side, font, width - 18)
@@ -225,5 +183,5 @@ def _paste_example(
     text = example.caption if is_latin else example.gloss
     characters = max(12, int(width / font.getlength("n")))
     lines = textwrap.wrap(text, characters, max_lines=2, placeholder=" …")
-    label = f"{example.language}, {example.mood}, {example.heard}" + (", framed: real" if example.truth else "")
+    label = f"{example.language}, {example.mood}, {example.source}" + (", framed: real" if example.truth else "")
     draw.multiline_text((left, top + side + 4), "\n".join([label, *lines]), fill="black", font=font, spacing=2)

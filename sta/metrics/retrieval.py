@@ -19,13 +19,13 @@ RANKS = (1, 5, 10)
 
 
 def unique_images(image_ids: Sequence[str], embeddings: Tensor) -> tuple[list[str], Tensor]:
-    """One embedding per picture from one per caption, [n, E] to [m, E]: the last seen of each id."""
+    """Keep one embedding per picture of one per caption, [n, E] to [m, E]: the last of each id."""
     last = {image_id: index for index, image_id in enumerate(image_ids)}
     return list(last), embeddings[list(last.values())]
 
 
 def hits(scores: Tensor, own: Tensor, rank: int) -> Tensor:
-    """Per query, the probability that one of its own is in the first `rank`; 0 or 1 where no scores tie.
+    """Compute per query the probability that one of its own is in the first `rank`; 0 or 1 where no scores tie.
 
     Args:
         scores: [queries, gallery], higher is nearer.
@@ -38,7 +38,7 @@ def hits(scores: Tensor, own: Tensor, rank: int) -> Tensor:
 
 
 def _any_own(places: Tensor, total: Tensor, own: Tensor) -> Tensor:
-    """Probability that `places` draws from `total` items without return hold one of `own`: 1 - C(t-o,p)/C(t,p)."""
+    """Compute the probability that `places` of `total` items hold one of `own`: 1 - C(t-o,p)/C(t,p)."""
     total, foreign = total.double(), (total - own).double()
     places = places.double().clamp(min=0).minimum(total)
     enough = places > foreign
@@ -52,7 +52,7 @@ def _any_own(places: Tensor, total: Tensor, own: Tensor) -> Tensor:
 def retrieval_rows(
     speech: Tensor, images: Tensor, spoken_of: Sequence[str], image_ids: Sequence[str], **where: Unpack[ResultKey]
 ) -> list[Row]:
-    """Rows `r1`, `r5` and `r10` in both directions.
+    """Compute rows `r1`, `r5` and `r10` in both directions.
 
     Args:
         speech: [n, E], one embedding per caption, normalised or not as the model compares them.
@@ -77,11 +77,10 @@ def retrieval_rows(
 
 
 def _ownership(speech: Tensor, images: Tensor, spoken_of: Sequence[str], image_ids: Sequence[str]) -> Tensor:
-    """Bool [n, m]: which picture each caption describes, after checking that the arguments fit."""
+    """Return bool [n, m], which picture each caption describes, once the arguments are checked."""
     if (len(speech), len(images)) != (len(spoken_of), len(image_ids)) or speech.shape[1] != images.shape[1]:
-        given = (
-            f"speech {tuple(speech.shape)}, {len(spoken_of)} ids; images {tuple(images.shape)}, {len(image_ids)} ids"
-        )
+        speech_shape, image_shape = tuple(speech.shape), tuple(images.shape)
+        given = f"speech {speech_shape}, {len(spoken_of)} ids; images {image_shape}, {len(image_ids)} ids"
         raise ValueError(f"embeddings and ids do not fit: {given}")
     index = {image_id: i for i, image_id in enumerate(image_ids)}
     if len(index) != len(image_ids):

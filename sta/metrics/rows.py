@@ -1,4 +1,4 @@
-"""What every measurement becomes: one flat row per number, with a 95 % interval and the chance level.
+"""One flat row per measured number, with a 95 % interval and the chance level.
 
 `METRICS` is the one place that fixes the metrics' names. A `Report` is a run's `report.json`.
 """
@@ -8,35 +8,31 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from sta.data.cache import write_atomically
 from sta.errors import StaError
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric: what it says, its unit ("%" is kept as a fraction in [0, 1]) and which way is better.
-
-    `higher_is_better` is None for a description that is neither good nor bad.
-    """
+    """One metric: what it says, and its unit ("%" is kept as a fraction in [0, 1])."""
 
     meaning: str
     unit: str = "%"
-    higher_is_better: bool | None = True
 
     def text(self, value: float) -> str:
-        """`value` as printed, in percent where the unit is "%"; a dash for not measured."""
+        """Print `value`, in percent where the unit is "%"; a dash for not measured."""
         if not math.isfinite(value):
             return "–"
         if self.unit == "%":
@@ -56,24 +52,22 @@ METRICS: dict[str, Metric] = {
     "r1_image_to_speech": Metric("picture finds one of its captions first"),
     "r5_image_to_speech": Metric("picture finds one of its captions in the first five"),
     "r10_image_to_speech": Metric("picture finds one of its captions in the first ten"),
-    "fid": Metric("Fréchet distance to the real pictures, in the extractor that the report names", "", False),
+    "fid": Metric("Fréchet distance to the real pictures, in the extractor that the report names", ""),
     "is": Metric("inception score, in the classifier that the report names", ""),
-    "classifier": Metric("attribute classifier's accuracy on real pictures, which bounds what it can mark"),
+    "classifier": Metric("attribute classifier's accuracy on real pictures, which bounds every score"),
     "psnr": Metric("peak signal-to-noise ratio of the tokenizer's pictures", "dB"),
-    "seconds": Metric("seconds per picture, from tokens to pixels, weights loaded", "s", False),
-    "matrix_products": Metric("share of the drawing time spent in matrix products and convolutions", "%", None),
+    "seconds": Metric("seconds per picture, from tokens to pixels, weights loaded", "s"),
+    "matrix_products": Metric("share of the drawing time spent in matrix products and convolutions"),
     "samples_per_second": Metric("training samples per second", "/s"),
-    "step_ratio": Metric(
-        "a training step against that of a loop written by hand, both on batches in memory", "x", False
-    ),
-    "bare_ratio": Metric("a training step against the bare model's forward and backward", "x", False),
-    "data_share": Metric("share of a training step spent making its batch", "%", False),
-    "exchange_share": Metric("share of a training step that one process on its share would not need", "%", False),
-    "checkpoint_share": Metric("share of the training time spent saving every `save_every` steps", "%", False),
-    "flops_utilisation": Metric("operations of forward and backward, of the device's most in that time", "%"),
-    "step_operations": Metric("operations that torch is asked for in a training step, as on a GPU", "", False),
-    "scaling_efficiency": Metric("samples per second of a process, against that of the fewest processes", "%"),
-    "bits": Metric("rate through the bottleneck per utterance", "bit", None),
+    "step_ratio": Metric("a training step against that of a loop written by hand, both on batches in memory", "x"),
+    "bare_ratio": Metric("a training step against the bare model's forward and backward", "x"),
+    "data_share": Metric("share of a training step spent making its batch"),
+    "exchange_share": Metric("share of a training step that one process on its share would not need"),
+    "checkpoint_share": Metric("share of the training time spent saving every `save_every` steps"),
+    "flops_utilisation": Metric("operations of forward and backward, of the device's most in that time"),
+    "step_operations": Metric("operations that torch is asked for in a training step, as on a GPU", ""),
+    "scaling_efficiency": Metric("samples per second of a process, against that of the fewest processes"),
+    "bits": Metric("rate through the bottleneck per utterance", "bit"),
 }
 
 #: Metrics of version 0.1 -> today's.
@@ -102,6 +96,11 @@ class ResultKey(TypedDict):
     system: str
 
 
+def everywhere(condition: str, system: str, split: str = "all") -> ResultKey:
+    """Return the cell of a number over all languages."""
+    return ResultKey(language="all", split=split, condition=condition, system=system)
+
+
 @dataclass(frozen=True)
 class Interval:
     """A statistic and its 95 % interval; NaN where unknown."""
@@ -109,6 +108,11 @@ class Interval:
     value: float
     low: float = math.nan
     high: float = math.nan
+
+    @classmethod
+    def of_rounds(cls, values: Sequence[float]) -> Interval:
+        """Return the median of what was measured in some rounds, and the extremes as its interval."""
+        return cls(statistics.median(values), min(values), max(values))
 
 
 @dataclass(frozen=True)
@@ -132,7 +136,7 @@ class Row:
 
     @classmethod
     def of(cls, metric: str, interval: Interval, n: int, chance: float = math.nan, **where: Unpack[ResultKey]) -> Row:
-        """The row of a measured interval over `n` items."""
+        """Make the row of a measured interval over `n` items."""
         return cls(metric, value=interval.value, low=interval.low, high=interval.high, chance=chance, n=n, **where)
 
     @property
@@ -142,45 +146,48 @@ class Row:
         known = math.isfinite(self.low) and math.isfinite(self.high)
         return text(self.value) + (f" ({text(self.low)}–{text(self.high)})" if known else "")
 
+    @property
+    def chance_text(self) -> str:
+        """The chance level as printed; nothing where there is none."""
+        return METRICS[self.metric].text(self.chance) if math.isfinite(self.chance) else ""
 
-def bootstrap(
-    values: ArrayLike, statistic: Callable[..., Any] = np.mean, samples: int = 1000, seed: int = 0
-) -> Interval:
-    """Percentile bootstrap over items (Efron 1979), 95 %.
 
-    Args:
-        values: [n], or [n, 2] of (numerator, denominator), whose statistics are divided.
-        statistic: a reduction that takes `axis`, as `np.mean` or `np.median`.
-        samples: how often the items are drawn anew, with replacement.
-        seed: the same seed gives the same interval.
+def as_numbers(rows: Iterable[Row]) -> dict[str, float]:
+    """Return each row's value by its metric, and `_low`, `_high` and `_chance`."""
+    parts = {"": "value", "_low": "low", "_high": "high", "_chance": "chance"}
+    return {row.metric + end: getattr(row, part) for row in rows for end, part in parts.items()}
+
+
+def bootstrap(values: ArrayLike, samples: int = 1000, seed: int = 0) -> Interval:
+    """Compute the mean of [n] items and its 95 % percentile bootstrap interval (Efron 1979).
 
     Raises:
         ValueError: another shape, no items, or a value that is not finite.
     """
     array = np.asarray(values, dtype=np.float64)
-    if array.ndim not in (1, 2) or array.shape[1:] not in ((), (2,)) or not len(array):
-        raise ValueError(f"bootstrap takes [n] or [n, 2] values of at least one item, got shape {array.shape}")
+    if array.ndim != 1 or not len(array):
+        raise ValueError(f"bootstrap takes [n] values of at least one item, got shape {array.shape}")
     if not np.isfinite(array).all():
         raise ValueError("bootstrap got a value that is not finite; leave out items that have none")
     generator = np.random.default_rng(seed)
     parts = np.array_split(np.arange(samples), math.ceil(samples * len(array) / 4_000_000))  # bounds the memory
-    drawn = [_reduce(array[generator.integers(len(array), size=(len(part), len(array)))], statistic) for part in parts]
-    low, high = np.nanpercentile(np.concatenate(drawn), (2.5, 97.5))
-    return Interval(float(_reduce(array[None], statistic)[0]), float(low), float(high))
-
-
-def _reduce(drawn: NDArray[np.float64], statistic: Callable[..., Any]) -> NDArray[np.float64]:
-    """[samples, n] or [samples, n, 2] to the statistic of each sample, or to the quotient of two."""
-    if drawn.ndim == 2:
-        return np.asarray(statistic(drawn, axis=1))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(statistic(drawn[..., 0], axis=1) / statistic(drawn[..., 1], axis=1))
+    means = [array[generator.integers(len(array), size=(len(part), len(array)))].mean(axis=1) for part in parts]
+    low, high = np.percentile(np.concatenate(means), (2.5, 97.5))
+    return Interval(float(array.mean()), float(low), float(high))
 
 
 def known_first(names: Iterable[str], known: Iterable[str]) -> list[str]:
-    """The distinct `names`, those of `known` in its order, then the rest as they come."""
+    """Return the distinct `names`, those of `known` in its order, then the rest as they come."""
     found, order = dict.fromkeys(names), tuple(known)
     return [n for n in order if n in found] + [n for n in found if n not in order]
+
+
+def by_condition(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
+    """Yield `system, condition` with its rows, in the order of reports."""
+    for system in known_first((r.system for r in rows), SYSTEMS):
+        own = [r for r in rows if r.system == system]
+        for condition in known_first((r.condition for r in own), ("clean",)):
+            yield f"{system}, {condition}", [r for r in own if r.condition == condition]
 
 
 @dataclass(frozen=True)
@@ -211,53 +218,48 @@ class Report:
 
     def table(self, console: Console) -> None:
         """Print the rows, one table per system and condition, three languages beside each other (100 columns)."""
-        for system in known_first((r.system for r in self.rows), SYSTEMS):
-            of_system = [r for r in self.rows if r.system == system]
-            for condition in known_first((r.condition for r in of_system), ("clean",)):
-                rows = [r for r in of_system if r.condition == condition]
-                languages = list(dict.fromkeys(r.language for r in rows))
-                for start in range(0, len(languages), 3):
-                    console.print(_table(f"{system}, {condition}", rows, languages[start : start + 3]))
+        from sta.metrics.tables import make_table
+
+        for title, rows in by_condition(self.rows):
+            languages, splits = list(dict.fromkeys(r.language for r in rows)), dict.fromkeys(r.split for r in rows)
+            shown = ", ".join([title, *splits] if len(splits) == 1 else [title])
+            for start in range(0, len(languages), 3):
+                some = languages[start : start + 3]
+                console.print(make_table(shown, ["", *some, "chance"], _lines(rows, some, len(splits) > 1)))
+
+
+def titled(metric: str) -> str:
+    """Return a metric's name with its unit, such as `exact %`."""
+    return f"{metric} {METRICS[metric].unit}".strip()
+
+
+def _lines(rows: Sequence[Row], languages: Sequence[str], by_split: bool) -> Iterator[list[str]]:
+    """Yield the lines of a table of metrics by languages, below each metric one for each split if `by_split`."""
+    cells = {(r.metric, r.split, r.language): r for r in rows if r.language in languages}
+    for metric in known_first((m for m, _, _ in cells), METRICS):
+        if by_split:
+            yield [f"[bold]{titled(metric)}[/bold]"]
+        for split in known_first((s for m, s, _ in cells if m == metric), SPLITS):
+            found = [cells.get((metric, split, language)) for language in languages]
+            texts = (r.text if r else "" for r in found)
+            yield [f"  {split}" if by_split else titled(metric), *texts, _chance(r for r in found if r)]
 
 
 def _row(fields: dict[str, Any]) -> Row:
-    """A row from its JSON object, a number that is null as NaN."""
+    """Make a row of its JSON object, a number that is null as NaN."""
     renamed = {"metric": RENAMED_METRICS.get(fields["metric"], fields["metric"])}
     unknown = {name: math.nan for name in ("value", "low", "high", "chance") if fields[name] is None}
     return Row(**{**fields, **unknown, **renamed})
 
 
-def _table(title: str, rows: Sequence[Row], languages: Sequence[str]) -> Table:
-    """One table of metrics by languages, with a line for each split unless there is only one."""
-    from rich import box
-    from rich.table import Table
-
-    all_splits = known_first((r.split for r in rows), SPLITS)
-    title += f", {all_splits[0]}" if len(all_splits) == 1 else ""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for name in ("", *languages, "chance"):
-        table.add_column(name, justify="right" if name else "left", no_wrap=True)
-    cells = {(r.metric, r.split, r.language): r for r in rows if r.language in languages}
-    for metric in known_first((m for m, _, _ in cells), METRICS):
-        label = f"{metric} {METRICS[metric].unit}".strip()
-        if len(all_splits) > 1:
-            table.add_row(f"[bold]{label}[/bold]")
-        for split in known_first((s for m, s, _ in cells if m == metric), SPLITS):
-            found = [cells.get((metric, split, language)) for language in languages]
-            texts = (r.text if r else "" for r in found)
-            table.add_row(label if len(all_splits) == 1 else f"  {split}", *texts, _chance(metric, found))
-    return table
-
-
-def _chance(metric: str, rows: Iterable[Row | None]) -> str:
-    """The chance level of the rows, or its range where it differs between languages."""
-    known = [r.chance for r in rows if r is not None and math.isfinite(r.chance)]
-    texts = dict.fromkeys(METRICS[metric].text(c) for c in (min(known), max(known))) if known else {}
-    return "–".join(texts)
+def _chance(rows: Iterable[Row]) -> str:
+    """Return the chance level of the rows, or its range where it differs between languages."""
+    known = sorted((r.chance, r.chance_text) for r in rows if r.chance_text)
+    return "–".join(dict.fromkeys(text for _, text in (known[:1] + known[-1:])))
 
 
 def _finite(value: Any) -> Any:
-    """`value` with every number that JSON cannot hold replaced by None."""
+    """Replace every number in `value` that JSON cannot hold by None."""
     if isinstance(value, dict):
         return {k: _finite(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

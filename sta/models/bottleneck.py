@@ -17,7 +17,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from sta.distributed import sharding
-from sta.models.layers import Attention, TransformerLayer
+from sta.models.layers import Attention, LayerNorm, TransformerLayer
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ class SpeechCondition:
         return self.kl / math.log(2)
 
 
-def mean_condition(heard: Sequence[SpeechCondition]) -> SpeechCondition:
-    """The mean of several tta_samples of the same recordings, with embeddings of unit norm again."""
+def mean_condition(conditions: Sequence[SpeechCondition]) -> SpeechCondition:
+    """Average what several readings of the same recordings gave, with embeddings of unit norm again."""
     tokens, embedding, kl = (
-        torch.stack([getattr(one, name) for one in heard]).mean(0) for name in ("tokens", "embedding", "kl")
+        torch.stack([getattr(one, name) for one in conditions]).mean(0) for name in ("tokens", "embedding", "kl")
     )
     return SpeechCondition(tokens, F.normalize(embedding, dim=-1), kl)
 
@@ -57,7 +57,7 @@ class QueryLayer(nn.Module):
 
     def __init__(self, width: int, heads: int):
         super().__init__()
-        self.norm = nn.LayerNorm(width)
+        self.norm = LayerNorm(width)
         self.cross_attention = Attention(width, heads)
         self.self_attention = TransformerLayer(width, heads)
 
@@ -78,7 +78,7 @@ class SpeechBottleneck(ModelMixin, ConfigMixin):
         super().__init__()
         self.queries = nn.Parameter(torch.randn(tokens, frame_width) * 0.5)
         self.query_layers = nn.ModuleList(QueryLayer(frame_width, heads) for _ in range(layers))
-        self.norm = nn.LayerNorm(frame_width)
+        self.norm = LayerNorm(frame_width)
         self.gaussian = nn.Linear(frame_width, 2 * width)
         self.embed = nn.Sequential(
             nn.Linear(tokens * width, 2 * frame_width), nn.ReLU(), nn.Linear(2 * frame_width, embedding_width)
@@ -86,8 +86,14 @@ class SpeechBottleneck(ModelMixin, ConfigMixin):
         with torch.no_grad():
             self.gaussian.bias[width:] = -3.0  # start with little noise
 
-    def forward(self, frames: Tensor, mask: Tensor, noise: Tensor | None = None) -> SpeechCondition:
-        """Frames [B, S, D], mask [B, S]; training samples with standard normal noise [B, K, C], drawn if not given."""
+    def forward(self, frames: Tensor, mask: Tensor, language: Tensor, noise: Tensor | None = None) -> SpeechCondition:
+        """Compute the tokens, which training samples.
+
+        Args:
+            frames: [B, S, D]; mask: [B, S].
+            language: [B], numbers of the encoder's `languages`, for what a language has of its own; today nothing.
+            noise: [B, K, C], standard normal, which training draws if it is not given.
+        """
         x = self.queries.expand(len(frames), -1, -1).to(frames.dtype)
         for layer in self.query_layers:
             x = layer(x, frames, mask)

@@ -8,6 +8,7 @@ The mask's id is V. Times t run from 0 (the picture) to T (all mask).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from torch import Tensor
 from sta.distributed import sharding
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Schedule:
     """Cumulative alpha-bar, beta-bar and gamma-bar, each [T+1] in float64, for a codebook of V."""
 
@@ -28,6 +29,11 @@ class Schedule:
     @property
     def timesteps(self) -> int:
         return len(self.alpha) - 1
+
+    @cache  # noqa: B019 - a schedule lives as long as the network that it trains or draws with
+    def on(self, device: torch.device) -> Schedule:
+        """Return the same schedule with its tables on a device, where they stay."""
+        return Schedule(self.alpha.to(device), self.beta.to(device), self.gamma.to(device), self.codebook)
 
     def between(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """alpha, beta, gamma of the jump from time s to a later time t (Eq. 8 applied to a stretch of steps)."""
@@ -52,11 +58,18 @@ def linear_schedule(timesteps: int, codebook: int, replaced: float = 0.1) -> Sch
 
 def q_sample(codes: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
     """Draw x_t from q(x_t | x_0) (Eq. 7): codes [B, N] at times t [B] -> [B, N] with the mask as V."""
-    alpha, gamma = (bar.to(codes.device)[t][:, None] for bar in (schedule.alpha, schedule.gamma))
-    sample_categorical = sharding.uniform(*codes.shape, device=codes.device, dtype=torch.float64)
+    schedule = schedule.on(codes.device)
+    alpha, gamma = (bar[t][:, None] for bar in (schedule.alpha, schedule.gamma))
+    chance = sharding.uniform(*codes.shape, device=codes.device, dtype=torch.float64)
     noise = sharding.integers(schedule.codebook, *codes.shape, device=codes.device)
-    replaced = torch.where(sample_categorical < alpha, codes, noise)
-    return torch.where(sample_categorical >= 1 - gamma, torch.full_like(codes, schedule.codebook), replaced)
+    replaced = torch.where(chance < alpha, codes, noise)
+    return torch.where(chance >= 1 - gamma, torch.full_like(codes, schedule.codebook), replaced)
+
+
+def sample_timesteps(count: int, timesteps: int, device: torch.device) -> Tensor:
+    """Draw times 1..T [count], late ones more often: where little of the picture is left, the tokens are needed."""
+    u = sharding.uniform(count, device=device)
+    return (u.sqrt() * timesteps).long().clamp(0, timesteps - 1) + 1
 
 
 def posterior(x0: Tensor, xt: Tensor, s: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
@@ -70,11 +83,11 @@ def posterior(x0: Tensor, xt: Tensor, s: Tensor, t: Tensor, schedule: Schedule) 
     Returns:
         [B, N, V+1], rows sum to one.
     """
-    v, device = schedule.codebook, x0.device
-    bars = [b.to(device) for b in (schedule.alpha, schedule.beta, schedule.gamma)]
+    v, schedule = schedule.codebook, schedule.on(x0.device)
+    bars = (schedule.alpha, schedule.beta, schedule.gamma)
     alpha_s, beta_s, gamma_s = (b[s].to(x0.dtype)[:, None, None] for b in bars)
     alpha_t, beta_t, gamma_t = (b[t].to(x0.dtype)[:, None, None] for b in bars)
-    alpha, beta, gamma = (j.to(device, x0.dtype)[:, None, None] for j in schedule.between(s.cpu(), t.cpu()))
+    alpha, beta, gamma = (j.to(x0.dtype)[:, None, None] for j in schedule.between(s, t))
     masked = (xt == v)[..., None]
     here = F.one_hot(xt.clamp(max=v - 1), v).to(x0.dtype)
     # w_j = p(x_0=j) / q(x_t | x_0=j)

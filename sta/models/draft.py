@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sta.models.layers import Attention, feed_forward
+from sta.models.layers import Attention, LayerNorm, feed_forward
 from sta.models.patchify import num_patches, unpatchify
 
 EVEN = 0.25  # weight of a place without any detail, as a share of a mean one's
@@ -27,7 +27,7 @@ class _DraftLayer(nn.Module):
 
     def __init__(self, width: int, heads: int):
         super().__init__()
-        self.norm_cross_attention, self.norm_forward = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.norm_cross_attention, self.norm_forward = LayerNorm(width), LayerNorm(width)
         self.cross_attention, self.feed_forward = Attention(width, heads), feed_forward(width)
 
     def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
@@ -61,12 +61,13 @@ class Draft(nn.Module):
         self.token_proj = nn.Linear(token_width, width)
         self.token_embedding = nn.Parameter(torch.randn(tokens, width) * 0.3)
         self.layers = nn.ModuleList(_DraftLayer(width, heads) for _ in range(layers))
-        self.norm = nn.LayerNorm(width)
+        self.norm = LayerNorm(width)
         self.out = nn.Linear(width, patch_size * patch_size * channels)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[B, K, C] -> [B, P, D]."""
-        memory = self.token_proj(tokens) + self.token_embedding
+        memory = self.token_proj(tokens)
+        memory = memory + self.token_embedding.to(memory.dtype)
         x = self.position_embedding.to(memory.dtype).expand(len(tokens), -1, -1)
         for layer in self.layers:
             x = layer(x, memory)

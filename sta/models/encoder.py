@@ -8,7 +8,7 @@ posteriors of a perfect recognition. Above lies the same context network for all
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from sta.errors import WeightsError
 from sta.models.backbones import build_backbone
 from sta.models.layers import TransformerLayer, length_mask, masked_mean, sinusoid_table
 
+Disturbance = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 BLANK = 0
 POSITION_SCALE = 0.3
 # Lengths are rounded up, for every new shape is compiled anew on CPU: of recordings, and of what was read in them.
@@ -38,12 +39,14 @@ class EncoderOutput:
         mask: [B, R+1], True where valid.
         ctc_logits: [B, S, P] over blank and the pieces of every language; None of a caption, and without a CTC head.
         ctc_lengths: [B], valid frames of ctc_logits.
+        joint_logits: [B, S, P], of the pieces of all languages, as if the language were not known.
     """
 
     frames: Tensor
     mask: Tensor
     ctc_logits: Tensor | None
     ctc_lengths: Tensor
+    joint_logits: Tensor | None = None
 
     def __getitem__(self, items: slice) -> EncoderOutput:
         """Return the frames of some utterances of the batch; the CTC head's logits are those of all."""
@@ -56,22 +59,25 @@ class Stretches:
 
     Attributes:
         x: [B, R, D]. mask: [B, R], True where valid. prosody: [B, D].
-        ctc_logits: [B, S, P]; None of captions, and without a CTC head. ctc_lengths: [B].
+        language: [B], numbers of `languages`, for what a language has of its own; today that is nothing.
+        ctc_logits, ctc_lengths, joint_logits: as of `EncoderOutput`.
     """
 
     x: Tensor
     mask: Tensor
     prosody: Tensor
+    language: Tensor
     ctc_logits: Tensor | None
     ctc_lengths: Tensor
+    joint_logits: Tensor | None = None
 
     def joined(self, other: Stretches) -> Stretches:
-        """Return these and others as one batch, whose lengths in CTC logits are these."""
-        longest = max(self.x.shape[1], other.x.shape[1])
-        x = torch.cat([nn.functional.pad(part.x, (0, 0, 0, longest - part.x.shape[1])) for part in (self, other)])
-        masks = [nn.functional.pad(part.mask, (0, longest - part.mask.shape[1])) for part in (self, other)]
+        """Return these and others as one batch; what the CTC head read stays that of these."""
+        longest, both = max(self.x.shape[1], other.x.shape[1]), (self, other)
+        x = torch.cat([nn.functional.pad(part.x, (0, 0, 0, longest - part.x.shape[1])) for part in both])
+        mask = torch.cat([nn.functional.pad(part.mask, (0, longest - part.mask.shape[1])) for part in both])
         prosody = torch.cat([self.prosody, other.prosody.to(self.prosody.dtype)])
-        return Stretches(x, torch.cat(masks), prosody, self.ctc_logits, self.ctc_lengths)
+        return replace(self, x=x, mask=mask, prosody=prosody, language=torch.cat([self.language, other.language]))
 
 
 class ContextLayer(nn.Module):
@@ -148,6 +154,10 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
     def language_index(self, language: str) -> int:
         return self.languages.index(language)
 
+    def language_indices(self, languages: Sequence[str]) -> Tensor:
+        """Return the numbers [B] of languages given by their codes, on the CPU."""
+        return torch.tensor([self.language_index(code) for code in languages], dtype=torch.long)
+
     def features(self, wave: np.ndarray) -> np.ndarray:
         """Return what is cached of a recording float32 [T] at 16 kHz: [S, F]."""
         return self.acoustics.cached_features(wave)
@@ -181,24 +191,59 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
         mask = length_mask(lengths, x.shape[1])
         prosody = self.prosody(_mean_and_deviation(x, mask))
         if self.ctc is None or self.ctc_embedding is None:
-            return Stretches(x, mask, prosody, None, lengths)
-        logits = self.ctc(x).float().masked_fill(~self.allowed[language][:, None], -1e4)
+            return Stretches(x, mask, prosody, language, None, lengths)
+        joint = self.ctc(x).float()
+        logits = joint.masked_fill(~self.allowed[language][:, None], -1e4)
         if keep_acoustics is not None:
             keep = keep_acoustics[:, None].to(x.dtype)
             x = x * keep[..., None]
             prosody = prosody * keep + self.null_prosody * (1 - keep)
         merged, posteriors, kept = ctc_compress(x, logits.softmax(-1), mask)
-        return Stretches(merged + self.ctc_embedding(posteriors.to(x.dtype)), kept, prosody, logits, lengths)
+        x = merged + self.ctc_embedding(posteriors.to(x.dtype))
+        return Stretches(x, kept, prosody, language, logits, lengths, joint)
 
-    def encode_text(self, pieces: Tensor, lengths: Tensor) -> EncoderOutput:
+    def language_confidence(self, out: EncoderOutput) -> Tensor:
+        """Compute how sure the CTC head is of what it reads if the language is each of `languages`: [B, L] in [0, 1].
+
+        That is the share that the best piece has of all pieces but the blank, averaged over the frames by how far they
+        are no blank. The head is surest in the language that is spoken.
+        """
+        assert out.joint_logits is not None
+        valid, found = length_mask(out.ctc_lengths, out.joint_logits.shape[1]), []
+        for allowed in self.allowed:
+            pieces = out.joint_logits.masked_fill(~allowed, -1e4).softmax(-1)[..., 1:] * valid[..., None]  # no blank
+            found.append(pieces.amax(-1).sum(1) / pieces.sum((1, 2)).clamp_min(1e-6))
+        return torch.stack(found, 1)
+
+    @torch.no_grad()
+    def encode(
+        self, features: np.ndarray, lengths: np.ndarray, languages: Sequence[str], disturb: Disturbance | None = None
+    ) -> EncoderOutput:
+        """Encode recordings as they are cached, on the encoder's own device.
+
+        Args:
+            features: of `features()`, padded to [B, S, F].
+            lengths: [B], valid rows of features.
+            languages: B codes.
+            disturb: changes inputs and lengths, which are on the host, as augmentation does.
+        """
+        device = self.null_prosody.device
+        inputs, sizes = self.inputs(torch.from_numpy(features).to(device)), torch.from_numpy(lengths)
+        if disturb is not None:
+            inputs, sizes = disturb(inputs, sizes)
+        out: EncoderOutput = self(inputs, sizes.to(device), self.language_indices(languages).to(device))
+        return out
+
+    def encode_text(self, pieces: Tensor, lengths: Tensor, language: Tensor) -> EncoderOutput:
         """Encode written captions; the arguments are those of `text_stretches`."""
-        return self.in_context(self.text_stretches(pieces, lengths))
+        return self.in_context(self.text_stretches(pieces, lengths, language))
 
-    def text_stretches(self, pieces: Tensor, lengths: Tensor) -> Stretches:
+    def text_stretches(self, pieces: Tensor, lengths: Tensor, language: Tensor) -> Stretches:
         """Encode written captions up to the context network.
 
         Args:
             pieces: [B, R], the stretches of a perfect recognition (see `pieces_to_frames`). lengths: [B].
+            language: [B], numbers of `languages`.
 
         Raises:
             WeightsError: the encoder has no CTC head.
@@ -207,7 +252,7 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
             raise WeightsError("this encoder was trained without CTC and reads no captions; draw from a recording")
         x = nn.functional.embedding(pieces, self.ctc_embedding.weight.T)
         prosody = self.null_prosody.expand(len(pieces), -1)
-        return Stretches(x, length_mask(lengths, pieces.shape[1]), prosody, None, lengths)
+        return Stretches(x, length_mask(lengths, pieces.shape[1]), prosody, language, None, lengths)
 
     def in_context(self, stretches: Stretches) -> EncoderOutput:
         """Let the stretches of each utterance see one another."""
@@ -217,7 +262,7 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
             x = layer(x, mask)
         frames = torch.cat([self.norm(x), stretches.prosody.to(x.dtype)[:, None]], 1)
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
-        return EncoderOutput(frames, mask, stretches.ctc_logits, stretches.ctc_lengths)
+        return EncoderOutput(frames, mask, stretches.ctc_logits, stretches.ctc_lengths, stretches.joint_logits)
 
 
 def ctc_compress(x: Tensor, posteriors: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:

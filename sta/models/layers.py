@@ -17,16 +17,40 @@ from sta.distributed import sharding
 from sta.distributed.ahead import runs_ahead
 
 
-class Attention(nn.Module):
-    """Multi-head attention of `query` [B, Q, D] to `memory` [B, S, M], with an optional memory_mask [B, S]."""
+class LayerNorm(nn.LayerNorm):
+    """Layer norm (Ba et al. 2016) that gives its input's dtype back; its moments are of float32 in any case.
 
-    def __init__(self, width: int, heads: int, memory_width: int | None = None):
+    torch's own gives float32 under autocast on a GPU, and then all that is added to it is of float32 too.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise x [..., D]."""
+        if not _autocasts(x.device.type):
+            return super().forward(x)
+        with torch.autocast(x.device.type, enabled=False):
+            weight, bias = (None if part is None else part.to(x.dtype) for part in (self.weight, self.bias))
+            return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
+
+
+def to_autocast(x: Tensor) -> Tensor:
+    """Return x in the dtype that autocast computes in, or as it is where there is no autocast."""
+    return x.to(torch.get_autocast_dtype(x.device.type)) if _autocasts(x.device.type) else x
+
+
+def _autocasts(device_type: str) -> bool:
+    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+
+
+class Attention(nn.Module):
+    """Multi-head attention of `query` [B, Q, D] to `memory` [B, S, D], with an optional memory_mask [B, S]."""
+
+    def __init__(self, width: int, heads: int):
         super().__init__()
         if width % heads:
             raise ValueError(f"width {width} is not a multiple of heads {heads}")
         self.heads = heads
         self.to_query = nn.Linear(width, width)
-        self.to_memory = nn.Linear(memory_width or width, 2 * width)
+        self.to_memory = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
 
     def forward(self, query: Tensor, memory: Tensor, memory_mask: Tensor | None = None) -> Tensor:
@@ -62,7 +86,7 @@ class TransformerLayer(nn.Module):
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0):
         super().__init__()
-        self.norm_attention, self.norm_forward = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.norm_attention, self.norm_forward = LayerNorm(width), LayerNorm(width)
         self.attention, self.feed_forward = Attention(width, heads), feed_forward(width, 4, dropout)
         self.dropout = drop(dropout)
 

@@ -1,17 +1,12 @@
-"""The sampler of mask-and-replace diffusion as a diffusers scheduler: any number of steps, truncation, purity.
-
-Latent diffusion steps with diffusers' own `FlowMatchEulerDiscreteScheduler`.
-"""
+"""The sampler of mask-and-replace diffusion as a diffusers scheduler: any number of steps, truncation, purity."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any
 
-import numpy as np
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
@@ -66,22 +61,23 @@ class MaskReplaceScheduler(SchedulerMixin, ConfigMixin):
         return int(self.config.codebook)
 
     def set_timesteps(self, num_inference_steps: int, device: torch.device | str | None = None) -> None:
-        """Spread `num_inference_steps` over the T training times; more steps than T are T."""
+        """Spread `num_inference_steps` over the T training times; more steps than T are T.
+
+        The times stay on the CPU, where the steps are decided, so that a GPU is never waited for.
+        """
         total = self.config.num_train_timesteps
         if num_inference_steps < 1:
             raise ValueError(f"num_inference_steps {num_inference_steps} must be at least 1")
-        times = torch.linspace(total, 0, min(num_inference_steps, total) + 1).round().long()[:-1]
-        self.timesteps = times.to(device)
+        self.timesteps = torch.linspace(total, 0, min(num_inference_steps, total) + 1).round().long()[:-1]
 
     def previous(self, t: int) -> int:
-        """The time that the step from t leads to; 0 after the last."""
-        later = self.timesteps[self.timesteps < t]
-        return int(later.max()) if len(later) else 0
+        """Return the time that the step from t leads to; 0 after the last."""
+        return max((time for time in self.timesteps.tolist() if time < t), default=0)
 
     def step(
         self, logits: Tensor, timestep: int, sample: Tensor, generator: Generators = None, return_dict: bool = True
     ) -> MaskReplaceOutput | tuple[Tensor]:
-        """One step from x_t to the previous time of `timesteps`.
+        """Step from x_t to the previous time of `timesteps`.
 
         Args:
             logits: [B, N, V], the (guided) belief in x_0.
@@ -106,40 +102,28 @@ class MaskReplaceScheduler(SchedulerMixin, ConfigMixin):
         return sample_categorical(posterior(belief, sample, earlier, now, self.schedule), uniforms)
 
     def _reveal_surest(self, logits: Tensor, sample: Tensor, s: int, generator: Generators) -> Tensor:
-        """Draw the masked codes, then keep as many as the schedule has revealed at s, the surest ones.
-
-        Nothing is asked about codes that are shown: the sort behind a truncation is a sixth of the drawing in bfloat16.
-        """
+        """Draw the masked codes, then keep as many as the schedule has revealed at s, the surest ones."""
         shown = sample != self.mask_id
-        belief = self._belief(logits[~shown])  # [masked codes, V]
-        drawn = sample_categorical(belief, _uniforms(sample.shape, generator, sample.device)[~shown])
-        codes = sample.clone()
-        codes[~shown] = drawn
+        # On a CPU nothing is asked about codes that are shown: the sort behind a truncation takes half of the sampler's
+        # time. A GPU would have to be waited for to know how many they are.
+        where: Any = ~shown if sample.device.type == "cpu" else ...
+        belief = self._belief(logits[where])  # [masked codes, V]
+        drawn, codes = (
+            sample_categorical(belief, _uniforms(sample.shape, generator, sample.device)[where]),
+            sample.clone(),
+        )
+        codes[where] = drawn
+        codes = torch.where(shown, sample, codes)
         if s == 0:
             return codes
-        purity = belief.gather(-1, drawn[:, None])[:, 0].clamp_min(1e-9).log()
+        purity = belief.gather(-1, drawn[..., None])[..., 0].clamp_min(1e-9).log()
         jitter = -torch.log(-torch.log(_uniforms(sample.shape, generator, sample.device).clamp(1e-6, 1 - 1e-6)))
         score = torch.full(sample.shape, float("inf"), device=sample.device)
-        score[~shown] = purity + self.config.purity_noise * (s / self.config.num_train_timesteps) * jitter[~shown]
+        score[where] = purity + self.config.purity_noise * (s / self.config.num_train_timesteps) * jitter[where]
         keep = max(1, round(sample.shape[1] * (1 - float(self.schedule.gamma[s]))))
         kept = shown.sum(1, keepdim=True).clamp_min(keep)  # codes that were given are never hidden again
-        rank = score.argsort(-1, descending=True).argsort(-1)
+        rank = score.masked_fill(shown, float("inf")).argsort(-1, descending=True).argsort(-1)
         return torch.where(rank < kept, codes, torch.full_like(codes, self.mask_id))
-
-
-Scheduler: TypeAlias = MaskReplaceScheduler | FlowMatchEulerDiscreteScheduler
-
-
-def set_timesteps(scheduler: Scheduler, steps: int, device: torch.device) -> None:
-    """Spread `steps` over all times, of which more are as many as there are times.
-
-    The last one ends at the picture, which flow matching has to be told.
-    """
-    steps = min(steps, scheduler.config["num_train_timesteps"])
-    if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
-        scheduler.set_timesteps(sigmas=np.linspace(1, 1 / steps, steps), device=device)
-    else:
-        scheduler.set_timesteps(steps, device)
 
 
 def _uniforms(shape: torch.Size, generator: Generators, device: torch.device) -> Tensor:

@@ -7,6 +7,7 @@ that nothing uses are put where pictures are.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -143,6 +144,10 @@ class VQTokenizer(ModelMixin, ConfigMixin):
     def latents(self, pictures: Tensor) -> Tensor:
         """Pictures [B, 3, H, W] in [-1, 1] to latents [B, d, h, w] before they are quantised, of mean square 1."""
         return F.normalize(self.encoder(pictures.to(self.dtype)).float(), dim=1) * self.config.code_width**0.5
+
+    def encode_as(self, pictures: Tensor, target: Literal["codes", "latents"]) -> Tensor:
+        """Return what a decoder draws of pictures [B, 3, H, W] in [-1, 1]: codes [B, N] or latents [B, d, h, w]."""
+        return self.encode(pictures) if target == "codes" else self.latents(pictures)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Codes [B, N] to pictures [B, 3, H, W] in [-1, 1]."""

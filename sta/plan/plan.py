@@ -1,10 +1,9 @@
-"""The plan of a recipe on some GPUs: every stage's size, cost and memory, and the disk of the whole."""
+"""The cost of a recipe on some GPUs: every stage's size, operations and memory, and the disk of the whole."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +25,7 @@ from sta.training.tasks.tokenizer import build_module as build_tokenizer
 
 @dataclass(frozen=True)
 class Machines:
-    """What is to train: `gpus` in each of `nodes` machines.
+    """The machines to train on: `gpus` in each of `nodes`.
 
     Attributes:
         memory: of one GPU, bytes.
@@ -42,74 +41,64 @@ class Machines:
 
     @property
     def processes(self) -> int:
+        """How many processes train: one on each GPU."""
         return self.gpus * self.nodes
 
     def hours(self, flops: float) -> float:
-        """Hours that so many operations take on all GPUs."""
+        """Return the hours that so many operations take on all GPUs."""
         return flops / (self.processes * self.tflops * 1e12 * self.utilisation) / 3600
 
 
 @dataclass(frozen=True)
 class StagePlan:
-    """What one stage takes.
+    """The cost of one stage.
 
     Attributes:
-        name: the stage's. like: how many stages of this size there are, one for each encoder.
-        batch: items of a step, over all processes. reads: what a step goes through, in words and numbers.
+        count: how many stages of this size there are, one for each encoder.
+        batch: items of a step, over all processes.
         passes: how often the stage sees its corpus; None where it makes its own.
-        step_flops, flops: of one step and of all, forward and backward.
-        hours: at the given utilisation, of one such stage.
+        step_flops: operations of a step, forward and backward.
         activations: bytes on one GPU, with the longest recordings.
-        needs: bytes on one GPU in all, by way of sharing. states: those kept from step to step.
-        host: bytes of a machine's memory that offloading takes.
-        way: the one to take; None where none fits.
+        needs: way of sharing -> bytes on one GPU in all. way: the one to take; None where none fits.
     """
 
     name: str
-    like: int
+    count: int
     size: Parameters
     batch: int
     steps: int
-    reads: dict[str, int]
     passes: float | None
     step_flops: float
-    flops: float
-    hours: float
     activations: float
-    states: dict[memory.Way, float]
-    needs: dict[memory.Way, float]
-    host: float
-    way: memory.Way | None
+    needs: dict[str, float]
+    way: str | None
 
-
-@dataclass(frozen=True)
-class Once:
-    """Work of a frozen network on the whole corpus, done once: its operations, and its hours."""
-
-    name: str
-    flops: float
-    hours: float
+    @property
+    def flops(self) -> float:
+        """Operations of all steps of all stages of this size."""
+        return self.count * self.steps * self.step_flops
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that is planned. `teacher`: parameters of a published one, or why they are not known."""
+    """The cost of a recipe.
+
+    Attributes:
+        once: operations of each frozen network on the whole corpus. unknown: why the teacher's are not known.
+    """
 
     recipe: Recipe
     facts: Facts
     machines: Machines
     stages: list[StagePlan]
-    once: list[Once]
-    teacher: int | str | None
+    once: dict[str, float]
+    unknown: str | None
     disk: list[storage.Item]
 
     @property
-    def hours(self) -> float:
-        return sum(stage.like * stage.hours for stage in self.stages) + sum(work.hours for work in self.once)
-
-    @property
     def flops(self) -> float:
-        return sum(stage.like * stage.flops for stage in self.stages) + sum(work.flops for work in self.once)
+        """Operations in all, as far as they are known."""
+        return sum(stage.flops for stage in self.stages) + sum(self.once.values())
 
 
 def plan_of(recipe: Recipe, facts: Facts, machines: Machines, tick: Callable[[], object] = lambda: None) -> Plan:
@@ -126,23 +115,16 @@ def plan_of(recipe: Recipe, facts: Facts, machines: Machines, tick: Callable[[],
         _check_shares(recipe, name, machines.processes)
     distills = [name for name in names if name.startswith("distill-")]
     stages = []
-    with _quiet_random():
+    with torch.random.fork_rng(devices=[]):
         for name in names:
             if name in distills[1:]:
                 continue
-            like = len(distills) if name in distills else 1
-            stages.append(_plan_stage(recipe, facts, machines, name, like))
+            stages.append(_plan_stage(recipe, facts, machines, name, len(distills) if name in distills else 1))
             tick()
-        once, teacher = _once(recipe, facts, machines)
-    sizes = {stage.name: (stage.size, stage.like) for stage in stages}
+        once, unknown = _once(recipe, facts)
+    sizes = {stage.name: (stage.size, stage.count) for stage in stages}
     disk = [*storage.of_corpus(recipe, facts), *storage.of_frozen(recipe, facts), *storage.of_training(recipe, sizes)]
-    return Plan(recipe, facts, machines, stages, once, teacher, disk)
-
-
-@contextmanager
-def _quiet_random() -> Iterator[None]:
-    with torch.random.fork_rng(devices=[]):
-        yield
+    return Plan(recipe, facts, machines, stages, once, unknown, disk)
 
 
 def _check_shares(recipe: Recipe, name: str, processes: int) -> None:
@@ -156,18 +138,14 @@ def _check_shares(recipe: Recipe, name: str, processes: int) -> None:
     task_of(recipe, name).check_shares(recipe, processes)
 
 
-def _plan_stage(recipe: Recipe, facts: Facts, machines: Machines, name: str, like: int) -> StagePlan:
+def _plan_stage(recipe: Recipe, facts: Facts, machines: Machines, name: str, number: int) -> StagePlan:
     size, step, settings = count(recipe, facts, name), step_of(recipe, facts, name), settings_of(recipe, name)
-    task, averaged, each = task_of(recipe, name), bool(settings.ema), settings.batch // machines.processes
-    ways = [way for way in memory.WAYS if memory.possible(way, machines.processes)]
-    states = {way: memory.states(way, size, machines.processes, averaged) for way in ways}
-    activations = step.saved.of(each)
+    activations = step.saved.of(settings.batch // machines.processes)
+    states = memory.states(size, machines.processes, bool(settings.ema))
     needs = {way: kept + activations for way, kept in states.items()}
-    flops, reads = step.flops.of(settings.batch), task.reads(recipe, facts, name.partition("-")[0])
     return StagePlan(
-        name, like, size, settings.batch, settings.steps, reads, _passes(recipe, facts, name),
-        flops, flops * settings.steps, machines.hours(flops * settings.steps), activations, states, needs,
-        memory.host(memory.WAYS[-1], size, machines.gpus, machines.processes), memory.chosen(needs, machines.memory),
+        name, number, size, settings.batch, settings.steps, _passes(recipe, facts, name),
+        step.flops.of(settings.batch), activations, needs, memory.first_fit(needs, machines.memory),
     )  # fmt: skip
 
 
@@ -178,23 +156,21 @@ def _passes(recipe: Recipe, facts: Facts, name: str) -> float | None:
     return settings.steps * settings.batch / items if items else math.nan
 
 
-# ---- what frozen networks do once ------------------------------------------------------------------------------
-
-
-def _once(recipe: Recipe, facts: Facts, machines: Machines) -> tuple[list[Once], int | str | None]:
-    """The teacher's view of the corpus, the tokenizer's and the encoders', of which every GPU does its share."""
+def _once(recipe: Recipe, facts: Facts) -> tuple[dict[str, float], str | None]:
+    """Count what the frozen teacher, tokenizer and encoders do with the corpus, of which every GPU does its share."""
     card = load_teacher(recipe.teacher)
-    works: dict[str, float] = {}
-    known: int | str | None = None
+    works, unknown = (
+        {
+            "pictures' codes or latents": facts.pictures * _tokenizer_flops(recipe),
+            "encoders' frames": len(kinds_of_frames(recipe)) * facts.recordings * _encoder_flops(recipe, facts),
+        },
+        None,
+    )
     try:
-        model = build_unfilled(card)
-        works["teacher's features"] = _teacher_flops(model, card, facts)
-        known = None if card.trained_here else sum(p.numel() for p in model.parameters())
+        works["teacher's features"] = _teacher_flops(build_unfilled(card), card, facts)
     except WeightsError as error:
-        known = str(error)
-    works["pictures' codes or latents"] = facts.pictures * _tokenizer_flops(recipe)
-    works["encoders' frames"] = len(kinds_of_frames(recipe)) * facts.recordings * _encoder_flops(recipe, facts)
-    return [Once(name, flops, machines.hours(flops)) for name, flops in works.items()], known
+        unknown = str(error)
+    return works, unknown
 
 
 def _teacher_flops(model: nn.Module, card: TeacherCard, facts: Facts) -> float:

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from sta.config.cards import load_teacher
-from sta.config.recipe import GardenCorpus, Recipe
+from sta.config.recipe import Recipe
 from sta.models.backbones import backbone_class
-from sta.plan.corpus import NUMBERED, ROW, Facts
+from sta.plan.corpus import ROW, Facts
 from sta.plan.networks import Parameters
 from sta.training.checkpoint import KEEP
 from sta.training.examples import frames_read
 from sta.training.stages import settings_of
-from sta.training.tasks.decoder import kinds_of_frames
+from sta.training.tasks.decoder import kinds_of_frames, kinds_of_pictures
 
 F32, F16, I64 = 4, 2, 8
 TRUTH = 270  # bytes of what attributes.jsonl says of a row, which is kept twice
@@ -23,64 +23,53 @@ TRUTH = 270  # bytes of what attributes.jsonl says of a row, which is kept twice
 
 @dataclass(frozen=True)
 class Item:
-    """Something on disk.
-
-    Attributes:
-        name: what it is. where: its folder below the runs.
-        size: bytes.
-        passing: it goes again when the stage that writes it is done.
-        loaded: bytes that a training process holds in memory to find its way in it; the rest is mapped.
-    """
+    """Something on disk: `size` bytes below the runs; temporary if it goes again when its stage is done."""
 
     name: str
     where: str
     size: float
-    passing: bool = False
-    loaded: float = 0.0
+    temporary: bool = False
 
 
 def of_corpus(recipe: Recipe, facts: Facts) -> list[Item]:
-    """What the prepare stage writes."""
+    """List what the prepare stage writes."""
     backbone = backbone_class(recipe.encoder.backbone)
     row = backbone.example_features(np.random.default_rng(0), 1, 1.0).nbytes
     features = facts.speech * backbone.features_per_second * row + facts.rows * I64
     side = recipe.corpus.size
-    truths = 2 * TRUTH * facts.rows if isinstance(recipe.corpus, GardenCorpus) and facts.rate else 0
+    truths = 2 * TRUTH * facts.rows if recipe.corpus.knows_attributes else 0
     return [
         Item("audio", "cache/*/corpus" if facts.holds_audio else "corpus.root", facts.audio_bytes),
         Item("pictures' files", "cache/*/corpus", facts.rows * facts.picture_bytes),
-        Item("captions and other columns", "cache/*/corpus", facts.rows * ROW + truths, loaded=facts.rows * NUMBERED),
+        Item("captions and other columns", "cache/*/corpus", facts.rows * ROW + truths),
         Item("speech features", "cache/*/features-*", features),
-        Item("parts of them, until joined", "cache/*/features-*", features, passing=True),
+        Item("parts of them, until joined", "cache/*/features-*", features, temporary=True),
         Item("pixels", "cache/*/pixels-*", facts.pictures * side * side * 3),
     ]
 
 
 def of_frozen(recipe: Recipe, facts: Facts) -> list[Item]:
-    """What the stages cache of frozen networks."""
+    """List what the stages cache of frozen networks."""
     width, side = load_teacher(recipe.teacher).embedding_width, recipe.corpus.size // recipe.tokenizer.factor
     teacher = F32 * width * (facts.rows + facts.pictures)
     frames = facts.recordings * (F16 * recipe.encoder.width * frames_read(recipe, facts, facts.seconds) + I64)
     kinds = len(kinds_of_frames(recipe))
-    codes, latents = (facts.pictures * side * side * n for n in (I64, F16 * recipe.tokenizer.code_width))
-    draws_latents = recipe.decoder.kind == "latent-diffusion"
+    item = {"codes": I64, "latents": F16 * recipe.tokenizer.code_width}
     items = [Item("teacher's features", "cache/*/teacher-*", teacher)]
-    if not draws_latents:
-        items.append(Item("pictures' codes", "cache/*/codes-*", codes))
-    if draws_latents or recipe.decoder.draft:
-        items.append(Item("pictures' latents", "cache/*/latents-*", latents))
+    for target in kinds_of_pictures(recipe):
+        items.append(Item(f"pictures' {target}", f"cache/*/{target}-*", facts.pictures * side * side * item[target]))
     items.append(Item("encoders' frames" + ", clean and disturbed" * (kinds == 2), "cache/*/*frames-*", kinds * frames))
-    items.append(Item("parts of them, until joined", "cache/*/*frames-*", frames, passing=True))
+    items.append(Item("parts of them, until joined", "cache/*/*frames-*", frames, temporary=True))
     return items
 
 
 def checkpoint(size: Parameters, averaged: bool) -> int:
-    """Bytes of one checkpoint: weights, AdamW's two moments, the average of the weights."""
+    """Compute the bytes of one checkpoint: weights, AdamW's two moments, the average of the weights."""
     return F32 * (size.trainable + size.frozen) * (1 + averaged) + 2 * F32 * size.trainable
 
 
 def of_training(recipe: Recipe, sizes: Mapping[str, tuple[Parameters, int]]) -> list[Item]:
-    """The checkpoints of the stage that has the largest, and what every stage leaves.
+    """List the checkpoints of the stage that has the largest, and what every stage leaves.
 
     Args:
         sizes: stage -> its parameters, and how many stages there are like it.

@@ -29,7 +29,6 @@ VARIABLE = "STA_FAULT"
 #   save     a checkpoint's files are written, their hashes are not
 #   rename   a checkpoint is on the disk and not in its place yet
 #   prune    a checkpoint is in its place and the older ones are still there
-#   shard    a shard of a folder or Parquet corpus is read; the first is 0
 KINDS = {
     "kill": ("step", "save", "rename", "prune"),
     "term": ("step",),
@@ -38,9 +37,8 @@ KINDS = {
     "oom": ("forward",),
     "full": ("save",),
     "torn": ("rename",),
-    "corrupt": ("shard",),
 }
-QUIET = ("nan", "corrupt")  # kinds that whoever is struck has to ask for
+QUIET = ("nan",)  # kinds that whoever is struck has to ask for
 OF_RANK_0 = ("rename", "prune")  # points that the other ranks do not come to
 _PATTERN = re.compile(r"(?P<kind>\w+)@(?P<point>\w+):(?P<number>\d+)(,\s*rank:(?P<rank>\d+))?")
 
@@ -72,18 +70,13 @@ def _parse(text: str) -> Fault:
     match = _PATTERN.fullmatch(text)
     if match and match["point"] in KINDS.get(match["kind"], ()):
         rank = None if match["rank"] is None else int(match["rank"])
-        if (rank and match["point"] in OF_RANK_0) or (rank is not None and match["point"] == "shard"):
+        if rank and match["point"] in OF_RANK_0:
             raise TrainingError(
                 f"{VARIABLE}: '{text}' would never strike: leave ',rank:{rank}' out at {match['point']}"
             )
         return Fault(match["kind"], match["point"], int(match["number"]), rank)
     known = "; ".join(f"{kind}@{'|'.join(points)}:NUMBER" for kind, points in KINDS.items())
     raise TrainingError(f"{VARIABLE}: '{text}' is no fault; there are {known}; and ',rank:R' for one rank alone")
-
-
-def torn_shards() -> list[int]:
-    """The shards that the environment names as corrupt: each time, as long as it does."""
-    return [f.number for f in parse_faults(os.environ.get(VARIABLE, "")) if f.kind == "corrupt"]
 
 
 class Faults:

@@ -5,23 +5,23 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sta.config.cards import TeacherCard, load_teacher
-from sta.config.recipe import GardenCorpus, Recipe
+from sta.config.recipe import Recipe
 from sta.data.cache import build_folder, key_of
-from sta.data.rows import Corpus
 from sta.data.store import Ragged, new_array
 from sta.distributed.team import Team
 from sta.errors import RecipeError
 from sta.models.augment import augment
 from sta.models.bottleneck import SpeechBottleneck
+from sta.models.decoders.base import Target
 from sta.models.encoder import LENGTH_MULTIPLE, EncoderOutput, SpeechEncoder
 from sta.models.loading import load_network
 from sta.models.teachers.open_clip import Teacher, load_own, load_published, version_of
@@ -31,7 +31,6 @@ from sta.training.runtime import has_fast_bf16, step_seed
 from sta.training.workspace import Workspace, fingerprint
 
 BATCH, BATCHES_PER_PART = 256, 8  # items that a network is given at once; such batches that are written at once
-SHORT = 0.55  # a recording below this share of the longest tenth's length counts as a short phrase
 
 
 def bf16_autocast(device: torch.device) -> torch.autocast:
@@ -75,19 +74,15 @@ def _key_of_published(card: TeacherCard) -> str:
     return key_of([said, files] if files else said)
 
 
-def picture_codes(workspace: Workspace, device: torch.device) -> np.ndarray:
-    """The tokenizer's codes of every picture: int64 [pictures, N], memory-mapped."""
-    return np.load(cache_pictures(workspace, "codes", device) / "codes.npy", mmap_mode="r")
+def pictures_as(workspace: Workspace, target: Target, device: torch.device) -> np.ndarray:
+    """Return every picture as the tokenizer gives it, memory-mapped.
+
+    Codes are int64 [pictures, N]; latents, before they are quantised, float16 [pictures, d, h, w].
+    """
+    return np.load(cache_pictures(workspace, target, device) / f"{target}.npy", mmap_mode="r")
 
 
-def picture_latents(workspace: Workspace, device: torch.device) -> np.ndarray:
-    """The tokenizer's latents of every picture before they are quantised: float16 [pictures, d, h, w], mapped."""
-    return np.load(cache_pictures(workspace, "latents", device) / "latents.npy", mmap_mode="r")
-
-
-def cache_pictures(
-    workspace: Workspace, what: Literal["codes", "latents"], device: torch.device, team: Team | None = None
-) -> Path:
+def cache_pictures(workspace: Workspace, target: Target, device: torch.device, team: Team | None = None) -> Path:
     """Compute what the tokenizer makes of every picture, each rank of the team its share."""
     final, pixels = workspace.final("tokenizer"), workspace.pixels
     tokenizer = cache(lambda: load_network(VQTokenizer, final / "tokenizer").to(device))
@@ -95,10 +90,11 @@ def cache_pictures(
     @torch.no_grad()
     def make(part: range) -> Tensor:
         pictures = to_unit_range(torch.from_numpy(np.array(pixels[part.start : part.stop])).to(device))
-        return tokenizer().encode(pictures) if what == "codes" else tokenizer().latents(pictures).half()
+        made = tokenizer().encode_as(pictures, target)
+        return made.half() if made.is_floating_point() else made
 
-    folder = workspace.cache / f"{what}-{fingerprint(final)}"
-    return _cache_arrays(folder, {what: (len(pixels), make)}, f"{what} of the pictures", team)
+    folder = workspace.cache / f"{target}-{fingerprint(final)}"
+    return _cache_arrays(folder, {target: (len(pixels), make)}, f"{target} of the pictures", team)
 
 
 @dataclass(frozen=True)
@@ -213,31 +209,26 @@ def batches_by_length(features: Ragged, rows: np.ndarray, size: int = 64) -> lis
     return [order[i : i + size] for i in range(0, len(order), size)]
 
 
-@torch.no_grad()
 def encode_rows(
-    encoder: SpeechEncoder, workspace: Workspace, rows: np.ndarray, device: torch.device, disturbed: bool = False
+    encoder: SpeechEncoder, workspace: Workspace, rows: np.ndarray, disturbed: bool = False
 ) -> EncoderOutput:
-    """What the encoder makes of some rows, clean or as distillation hears them."""
-    values, sizes = workspace.features.padded(list(rows), LENGTH_MULTIPLE)
-    codes = workspace.corpus.column("language")
-    language = torch.tensor([encoder.language_index(codes[i]) for i in rows], device=device)
-    inputs, lengths = encoder.inputs(torch.from_numpy(values).to(device)), torch.from_numpy(sizes)
-    if disturbed:
-        inputs, lengths = augment(inputs, lengths, workspace.recipe.stages.distill, encoder.acoustics.feature_kind)
-    return encoder(inputs, lengths.to(device), language)  # type: ignore[no-any-return]
+    """Encode some rows, clean or as distillation hears them."""
+    features, lengths = workspace.features.padded(list(rows), LENGTH_MULTIPLE)
+    languages, stage = workspace.corpus.column("language"), workspace.recipe.stages.distill
+    disturb = partial(augment, stage=stage, kind=encoder.acoustics.feature_kind) if disturbed else None
+    return encoder.encode(features, lengths, [languages[row] for row in rows], disturb)
 
 
-def has_text(corpus: Corpus) -> np.ndarray:
-    """Which rows have a caption: bool [rows]."""
-    return np.asarray(getattr(corpus, "has_text", np.ones(len(corpus), bool)))
+def reads_language(card: TeacherCard, code: str) -> bool:
+    """Return whether a teacher reads captions in a language; one that is trained here learns to."""
+    return card.trained_here or code in card.text_languages or code.partition("-")[0] in card.text_languages
 
 
 def teacher_reads(workspace: Workspace) -> np.ndarray:
-    """Which rows have a caption in a language that the teacher reads: bool [rows]."""
-    card, language = workspace.teacher_card, workspace.corpus.column("language")
-    codes = workspace.recipe.languages if card.trained_here else card.text_languages
-    read = [language.equal(code) for code in codes]
-    return has_text(workspace.corpus) & np.any([np.zeros(len(language), bool), *read], 0)
+    """Return which rows have a caption in a language that the teacher reads: bool [rows]."""
+    corpus, card = workspace.corpus, workspace.teacher_card
+    codes = [code for code in workspace.recipe.languages if reads_language(card, code)]
+    return corpus.has_text & np.any([np.zeros(len(corpus), bool), *map(corpus.column("language").equal, codes)], 0)
 
 
 def check_teacher_reads(recipe: Recipe, section: str) -> None:
@@ -247,7 +238,7 @@ def check_teacher_reads(recipe: Recipe, section: str) -> None:
         RecipeError: names a teacher that does, and the loss.
     """
     card = load_teacher(recipe.teacher)
-    if not card.trained_here and not set(recipe.languages) & set(card.text_languages):
+    if not any(reads_language(card, code) for code in recipe.languages):
         raise RecipeError(
             f"teacher '{card.name}' reads no captions in {', '.join(recipe.languages)} (text_languages of its card: "
             f"{', '.join(card.text_languages)}); name one that does, such as teacher=xlm-roberta-base-vit-b-32, or set "
@@ -288,7 +279,7 @@ def cache_frames(
     def hear(rows: np.ndarray, number: int) -> dict[str, Tensor]:
         torch.manual_seed(step_seed(workspace.recipe.seed, "frames", number, 0))
         with bf16_autocast(device):
-            out = encode_rows(encoder(), workspace, rows, device, disturbed)
+            out = encode_rows(encoder(), workspace, rows, disturbed)
         return {"values": out.frames[out.mask].half(), "lengths": out.mask.sum(1)}
 
     parts = cache(lambda: _in_parts("frames", batches(), hear))
@@ -316,14 +307,7 @@ def _join_frames(folder: Path, parts: Sequence[_Part]) -> set[str]:
     return {"values.npy", "offsets.npy"}
 
 
-def short_phrases(workspace: Workspace, lengths: np.ndarray) -> np.ndarray:
-    """Which recordings of these lengths are short phrases: only Garden has any, elsewhere a short one is a caption."""
-    if not isinstance(workspace.recipe.corpus, GardenCorpus):
-        return np.zeros(len(lengths), bool)
-    return lengths < SHORT * np.quantile(lengths, 0.9)
-
-
 def group_rows(workspace: Workspace, group: str) -> np.ndarray:
-    """Training rows of the languages that an encoder serves, in order."""
-    rows = [workspace.corpus.select("train", code) for code in workspace.recipe.groups[group]]
-    return np.sort(np.concatenate(rows))
+    """Return the training rows with a recording in the languages that an encoder serves, in order."""
+    rows = np.concatenate([workspace.corpus.select("train", code) for code in workspace.recipe.groups[group]])
+    return np.sort(rows[workspace.corpus.has_audio[rows]])

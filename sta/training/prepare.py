@@ -7,17 +7,13 @@ interrupted preparation goes on with the tasks whose files are not there, on any
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from sta.config.cards import MARKS, SentencePieceCard
-from sta.config.recipe import FolderCorpus, GardenCorpus, ParquetCorpus, UserCorpus
-from sta.data.corpora.folder import in_shards, read_manifest
-from sta.data.corpora.garden.corpus import Garden
-from sta.data.corpora.parquet import find_shards
-from sta.data.corpora.user import check_rows
+from sta.config.recipe import Recipe
+from sta.data.corpora.base import CorpusShard
 from sta.data.parts import (
     ITEMS_PER_PART,
     extract_features,
@@ -29,29 +25,25 @@ from sta.data.parts import (
     pieces_of,
     remove_parts,
 )
-from sta.data.rows import Corpus
 from sta.data.store import Ragged, new_array
-from sta.data.text import train_sentencepiece
-from sta.data.unreadable import REPORT, Unreadable, read_report, rows_lost, settle, write_readable
+from sta.data.text import Pieces, train_sentencepiece
+from sta.data.unreadable import REPORT, read_report, rows_lost
 from sta.distributed.team import Team
 from sta.errors import CorpusError
 from sta.models.backbones import backbone_class
-from sta.training.faults import VARIABLE, torn_shards
 from sta.training.workspace import Workspace, write_json
 
 SUMMARY = "prepare.json"
 MIN_SURVIVAL, CAPTIONS_READ = 0.99, 1_000_000
-TORN_ON_PURPOSE = Unreadable(None, "a shard", f"the shard is torn, as {VARIABLE} asks", None, None)
 
 
 def prepare(workspace: Workspace, team: Team | None = None) -> Path:
     """Build whatever of the corpus is not there yet, every rank its share; returns `prepare/final`."""
     team = team or Team()
     folders = workspace.prepared
-    build_corpus = _build_garden if isinstance(workspace.recipe.corpus, GardenCorpus) else _build_brought
-    build_corpus(workspace, team, folders["corpus"])
-    team.on_first(lambda: _check_survival(workspace))
-    team.build(folders["pieces"], _nothing, lambda partial: _train_pieces(workspace, partial))
+    _build_corpus(workspace, team, folders["corpus"])
+    team.on_first(lambda: check_captions(workspace))
+    team.build(folders["pieces"], _nothing, lambda partial: train_pieces(workspace, partial))
     if workspace.teacher_card.trained_here:
         team.build(folders["teacher's pieces"], _nothing, lambda partial: _train_teacher_pieces(workspace, partial))
     _build_features(workspace, team)
@@ -62,90 +54,89 @@ def prepare(workspace: Workspace, team: Team | None = None) -> Path:
 
 
 def _nothing(partial: Path) -> None:
-    """What a rank does for a folder that the first makes alone."""
+    """Do nothing, as a rank does for a folder that the first makes alone."""
 
 
 def is_prepared(workspace: Workspace) -> bool:
-    """Whether the run and its cache hold all that `prepare` makes."""
+    """Return whether the run and its cache hold all that `prepare` makes."""
     summary = workspace.stage("prepare") / "final" / SUMMARY
     return all(path.exists() for path in (summary, *workspace.prepared.values()))
 
 
 def _summary(workspace: Workspace) -> dict[str, object]:
-    """Where the corpus is, its rows, and what of it could not be read, which is said too."""
+    """Return where the corpus is, its rows, and what of it could not be read, which is said too."""
     cache, corpus, splits = workspace.cache, workspace.corpus, workspace.corpus.column("split")
     rows = {str(split): count for split, count in sorted(splits.counts().items())}
-    summary: dict[str, object] = {"cache": str(cache), "rows": rows}
-    if isinstance(workspace.recipe.corpus, UserCorpus):
-        entries = read_report(cache / "corpus")
-        summary["unreadable"] = lost = rows_lost(entries, len(corpus), corpus.shards)
-        if lost:
-            report = cache / "corpus" / REPORT
-            print(f"{lost} of {lost + len(corpus)} samples cannot be read and are set aside: {report}", file=sys.stderr)
-    return summary
+    lost = rows_lost(read_report(cache / "corpus"), len(corpus), corpus.shards)
+    if lost:
+        report = cache / "corpus" / REPORT
+        print(f"{lost} of {lost + len(corpus)} samples cannot be read and are set aside: {report}", file=sys.stderr)
+    return {"cache": str(cache), "rows": rows, "unreadable": lost}
 
 
-def _build_garden(workspace: Workspace, team: Team, final: Path) -> None:
-    settings = workspace.recipe.corpus
-    assert isinstance(settings, GardenCorpus)
-    garden = Garden(settings, tuple(workspace.recipe.languages), workspace.recipe.seed)
-    shards = garden.shards()
+def _build_corpus(workspace: Workspace, team: Team, final: Path) -> None:
+    source = workspace.source
 
     def fill(partial: Path) -> None:
-        for name in ("shards", "attributes"):
-            (partial / name).mkdir(exist_ok=True)
-        tasks = [(garden, number, partial) for number in range(len(shards))]
-        team.each("drawing and speaking Garden", "scenes", sum(len(r) for _, r in shards), Garden.write, tasks)
-
-    def join(partial: Path) -> None:
-        truths = "".join(p.read_text(encoding="utf-8") for p in sorted((partial / "attributes").glob("*.jsonl")))
-        (partial / "attributes.jsonl").write_text(truths, encoding="utf-8")
-
-    team.build(final, fill, join)
-
-
-def _build_brought(workspace: Workspace, team: Team, final: Path) -> None:
-    settings, languages = workspace.recipe.corpus, workspace.recipe.languages
-    assert isinstance(settings, UserCorpus)
-
-    def fill(partial: Path) -> None:
-        shards: Sequence[object] = []
-        if isinstance(settings, FolderCorpus):
-            shards = in_shards(read_manifest(settings, languages))
-        elif isinstance(settings, ParquetCorpus):
-            shards = find_shards(settings, languages)
-        torn = torn_shards()
-        shards = [[TORN_ON_PURPOSE] if number in torn else shard for number, shard in enumerate(shards)]
+        shards = source.shards()
         tasks = [(shard, number, partial) for number, shard in enumerate(shards)]
-        team.each("reading the corpus", "shards", len(tasks), write_readable, tasks)
+        team.each(f"corpus {workspace.recipe.corpus.name}", "rows", sum(map(len, shards)), CorpusShard.write, tasks)
 
-    def join(partial: Path) -> None:
-        settle(partial, settings.max_unreadable, partial.with_name(REPORT))
-        check_rows(f"corpus {settings.name}", Corpus(partial).column, languages)
-
-    team.build(final, fill, join)
+    team.build(final, fill, source.finish)
 
 
-def _check_survival(workspace: Workspace) -> None:
-    """Refuse a normaliser that empties captions: a length filter would then drop rows without a word."""
+def check_captions(workspace: Workspace) -> None:
+    """Refuse a language without captions where something is to learn from them, and a normaliser that empties them.
+
+    Raises:
+        CorpusError: names the language and what would work.
+    """
+    corpus, readers = workspace.corpus, text_readers(workspace.recipe)
+    if workspace.teacher_card.trained_here and not corpus.has_text[corpus.select("train")].any():
+        raise CorpusError(
+            f"{workspace.cache}: no row has a text, so teacher '{workspace.teacher_card.name}' cannot be trained here; "
+            "name a published one, such as teacher=vit-b-32"
+        )
     for code, card in workspace.cards.items():
-        rows = np.flatnonzero(workspace.corpus.column("language").equal(code))
+        rows = corpus.select("train", code)
+        rows = _some(rows[corpus.has_text[rows]])
         if not len(rows):
-            raise CorpusError(f"{workspace.cache}: the corpus has no recording in language '{code}'")
-        rows = _some(rows)
+            if readers:
+                raise CorpusError(
+                    f"{workspace.cache}: no training row in language '{code}' has a text; add some, or set "
+                    f"{' and '.join(readers)} to 0 and train on what the pictures show"
+                )
+            continue
         alive = sum(bool(workspace.texts[i].strip()) for i in rows) / len(rows)
         if alive < MIN_SURVIVAL:
             raise CorpusError(
-                f"languages/{code}.yaml: the normaliser {list(card.normaliser)} leaves {alive:.0%} of the captions; "
+                f"language card '{code}': the normaliser {list(card.normaliser)} leaves {alive:.0%} of the captions; "
                 f"at least {MIN_SURVIVAL:.0%} must survive"
             )
 
 
-def _train_pieces(workspace: Workspace, folder: Path) -> None:
+def text_readers(recipe: Recipe) -> list[str]:
+    """Return the settings by which a recipe learns from texts: its losses on them, and captions read as speech."""
+    found = [
+        f"stages.{stage}.losses.{loss}"
+        for stage, losses in (("distill", ("ctc", "caption", "text")), ("decoder", ("caption", "text")))
+        for loss in losses
+        if getattr(recipe.stages, stage).losses.get(loss)
+    ]
+    return found + [f"stages.{n}.text_ratio" for n in ("distill", "decoder") if getattr(recipe.stages, n).text_ratio]
+
+
+def train_pieces(workspace: Workspace, folder: Path) -> None:
+    """Train the pieces of each language on its captions; one without any has none."""
     for code, card in workspace.cards.items():
-        texts = [workspace.texts[i] for i in _some(workspace.corpus.select("train", code))]
-        setting = f"sentencepiece.vocab_size of languages/{code}.yaml"
-        train_sentencepiece(texts, card.sentencepiece, folder / f"{code}.model", workspace.recipe.seed, setting)
+        rows = workspace.corpus.select("train", code)
+        rows = _some(rows[workspace.corpus.has_text[rows]])
+        if not len(rows):
+            (folder / f"{code}.model").write_bytes(Pieces().serialized())
+            continue
+        setting = f"sentencepiece.vocab_size of language card '{code}'"
+        texts, path = [workspace.texts[i] for i in rows], folder / f"{code}.model"
+        train_sentencepiece(texts, card.sentencepiece, path, workspace.recipe.seed, setting)
 
 
 def _train_teacher_pieces(workspace: Workspace, folder: Path) -> None:
@@ -159,7 +150,7 @@ def _train_teacher_pieces(workspace: Workspace, folder: Path) -> None:
 
 
 def _some(rows: np.ndarray) -> np.ndarray:
-    """At most `CAPTIONS_READ` of the rows, evenly spaced: more captions teach SentencePiece nothing, and take hours."""
+    """Return at most `CAPTIONS_READ` of the rows, evenly spaced: more teach SentencePiece nothing, and take hours."""
     return rows[:: -(-len(rows) // CAPTIONS_READ)] if len(rows) else rows
 
 

@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 
-from sta.config.recipe import GardenCorpus, ParquetCorpus, UserCorpus
+from sta.training.workspace import Workspace
 
 #: In how many lanes a corpus is read by shards; any number of ranks that divides it has shards of its own.
 LANES = 192
 
 
+@dataclass(frozen=True)
+class Mixing:
+    """How often items of each part of a mixture are drawn.
+
+    Attributes:
+        parts: the number of each item's part.
+        weights: of each part.
+    """
+
+    parts: np.ndarray
+    weights: Sequence[float]
+
+    def counts(self, total: int) -> np.ndarray:
+        """Return how many of `total` items come from each part that has any: as the weights say, rounded."""
+        there = np.bincount(self.parts, minlength=len(self.weights)) > 0
+        ends = np.cumsum(np.where(there, self.weights, 0.0))
+        return np.diff(np.rint(total * ends / ends[-1]).astype(np.int64), prepend=0)
+
+
 class ShuffledSampler:
     """Items in endless epochs, each a seeded permutation: position -> item, nothing lost.
+
+    With `mixing`, an epoch is as long and holds of each part as many as its weight says: each part has endless epochs
+    of its own, from which they are taken.
 
     With `lengths`, windows of `batch` positions hold items of like length, so that little is padding: each
     stretch of `STRETCH` batches is sorted by length and its batches shuffled, and an epoch is filled up to whole
@@ -20,13 +45,23 @@ class ShuffledSampler:
 
     STRETCH = 16
 
-    def __init__(self, items: np.ndarray, seed: int, lengths: np.ndarray | None = None, batch: int = 1):
+    def __init__(
+        self, items: np.ndarray, seed: int, lengths: np.ndarray | None = None, batch: int = 1,
+        mixing: Mixing | None = None,
+    ):  # fmt: skip
         self.items, self.seed, self.lengths, self.batch = np.asarray(items), seed, lengths, batch
+        self._counts, self._parts = [], list[ShuffledSampler]()
+        if mixing is not None and len(self.items):
+            self._counts = mixing.counts(len(self.items)).tolist()
+            self._parts = [
+                ShuffledSampler(np.flatnonzero(mixing.parts == part), seed + 7919 * (part + 1))
+                for part in range(len(self._counts))
+            ]
         self.epoch_length = len(self.items) if lengths is None else -(-len(self.items) // batch) * batch
         self._drawn: dict[int, np.ndarray] = {}  # the orders of the last two epochs: to draw one anew takes 3 ms
 
     def take(self, start: int, count: int) -> np.ndarray:
-        """Items at positions start .. start + count."""
+        """Return the items at positions start .. start + count."""
         if not len(self.items):
             return np.zeros(0, np.int64)
         positions = np.arange(start, start + count)
@@ -44,7 +79,7 @@ class ShuffledSampler:
 
     def _draw(self, epoch: int) -> np.ndarray:
         rng = np.random.default_rng([self.seed, epoch])
-        order = rng.permutation(len(self.items))
+        order = self._chosen(epoch, rng)
         if self.lengths is None:
             return order
         order = np.resize(order, self.epoch_length)
@@ -53,6 +88,13 @@ class ShuffledSampler:
             stretch = stretch[np.argsort(self.lengths[stretch], kind="stable")]
             batches += list(rng.permutation(stretch.reshape(-1, self.batch)))
         return np.concatenate(batches)
+
+    def _chosen(self, epoch: int, rng: np.random.Generator) -> np.ndarray:
+        """Draw the numbers of an epoch's items, in random order."""
+        if not self._parts:
+            return rng.permutation(len(self.items))
+        drawn = [part.take(epoch * n, n) for part, n in zip(self._parts, self._counts, strict=True)]
+        return rng.permutation(np.concatenate(drawn))
 
 
 class ShardedSampler(ShuffledSampler):
@@ -75,32 +117,32 @@ class ShardedSampler(ShuffledSampler):
 
     def __init__(
         self, items: np.ndarray, seed: int, shards: np.ndarray, batch: int, lengths: np.ndarray | None = None,
-        offset: int = 0,
+        offset: int = 0, mixing: Mixing | None = None,
     ):  # fmt: skip
-        super().__init__(items, seed, lengths, batch)
+        super().__init__(items, seed, lengths, batch, mixing)
         self.shards, self.offset, self.epoch_length = np.asarray(shards), offset, len(self.items)
 
     def _draw(self, epoch: int) -> np.ndarray:
         rng = np.random.default_rng([self.seed, epoch])
         lanes = self._lanes(epoch)
         order = np.empty(len(lanes), np.int64)
-        order[np.argsort(lanes, kind="stable")] = self._line(rng)
+        order[np.argsort(lanes, kind="stable")] = self._line(epoch, rng)
         return order if self.lengths is None else self._sorted(order, lanes, epoch, rng)
 
     def _lanes(self, epoch: int) -> np.ndarray:
-        """The lane of each position of an epoch."""
+        """Return the lane of each position of an epoch."""
         first = epoch * self.epoch_length
         return (self.offset + np.arange(first, first + self.epoch_length) % self.batch) % LANES
 
-    def _line(self, rng: np.random.Generator) -> np.ndarray:
-        """Numbers of all items, shard after shard; shards, and items within a shard, in random order."""
-        mixed = rng.permutation(len(self.shards))
+    def _line(self, epoch: int, rng: np.random.Generator) -> np.ndarray:
+        """Return the numbers of all items, shard after shard; shards, and items in a shard, in random order."""
+        mixed = self._chosen(epoch, rng)
         _, shard = np.unique(self.shards, return_inverse=True)
         turn = rng.permutation(shard.max() + 1)
         return mixed[np.argsort(turn[shard[mixed]], kind="stable")]
 
     def _sorted(self, order: np.ndarray, lanes: np.ndarray, epoch: int, rng: np.random.Generator) -> np.ndarray:
-        """The order with batches of like length; every item stays in its lane."""
+        """Return the order with batches of like length; every item stays in its lane."""
         assert self.lengths is not None
         first = -epoch * self.epoch_length % self.batch  # where the first whole batch begins
         batches = max(0, len(order) - first) // self.batch
@@ -115,10 +157,19 @@ class ShardedSampler(ShuffledSampler):
 
 
 def build_sampler(
-    corpus: GardenCorpus | UserCorpus, items: np.ndarray, seed: int, shards: np.ndarray, batch: int,
-    lengths: np.ndarray | None = None, offset: int = 0,
+    workspace: Workspace, items: np.ndarray, rows: np.ndarray, seed: int, batch: int, lengths: np.ndarray | None = None,
+    offset: int = 0, shards: np.ndarray | None = None,
 ) -> ShuffledSampler:  # fmt: skip
-    """`ShardedSampler` where the corpus asks for it, else `ShuffledSampler`; the arguments are theirs."""
-    if isinstance(corpus, ParquetCorpus) and corpus.by_shards:
-        return ShardedSampler(items, seed, shards, batch, lengths, offset)
-    return ShuffledSampler(items, seed, lengths, batch)
+    """Return the order of a corpus's items: by shards and by the weights of its parts, where it has them.
+
+    Args:
+        items, seed, batch, lengths, offset: as of the samplers.
+        rows: a row of the corpus for each item.
+        shards: of each item, where it is read from another file than its row's shard.
+    """
+    corpus, source = workspace.corpus, workspace.source
+    mixing = Mixing(corpus.part_of[rows], source.weights) if len(source.weights) > 1 else None
+    if source.by_shards:
+        shards = corpus.shard_of[rows] if shards is None else shards
+        return ShardedSampler(items, seed, shards, batch, lengths, offset, mixing)
+    return ShuffledSampler(items, seed, lengths, batch, mixing)

@@ -15,17 +15,14 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from sta.config.cards import LanguageCard
-from sta.config.recipe import GardenCorpus, Optimisation, Recipe, Stages, dump_recipe, load_recipe, makes_the_same
+from sta.config.recipe import Optimisation, Recipe, Stages, dump_recipe, load_recipe, makes_the_same
 from sta.config.variants import find_variant
 from sta.data.cache import write_atomically
-from sta.data.corpora.garden.corpus import other_speakers, world_of
-from sta.data.corpora.garden.grammar import Grammar
 from sta.data.lock import Lock
 from sta.distributed import ranks
 from sta.distributed.sharding import BatchShard
 from sta.distributed.team import Team
-from sta.errors import RecipeError, TrainingError, VoiceError
+from sta.errors import RecipeError, TrainingError
 from sta.training import runtime
 from sta.training.loop import train
 from sta.training.prepare import is_prepared, prepare
@@ -116,22 +113,10 @@ def _makes_the_same(path: Path, recipe: Recipe) -> bool:
 
 
 def _check_names(workspace: Workspace) -> None:
-    """Whatever the recipe names must be there, before a folder is made."""
-    recipe = workspace.recipe
+    """Refuse a recipe that names what is not there, before a folder is made."""
     for section in Stages.model_fields:
-        task_of(recipe, section).check(recipe)
-    for card in workspace.cards.values():
-        if isinstance(recipe.corpus, GardenCorpus):
-            Grammar(card, world_of(recipe.corpus.world))
-            if recipe.corpus.other_engines:
-                _check_engines(card)
-
-
-def _check_engines(card: LanguageCard) -> None:
-    try:
-        other_speakers(card)
-    except VoiceError as error:
-        raise RecipeError(f"{error}; or say corpus.other_engines=0 and train on the language's own engine") from error
+        task_of(workspace.recipe, section).check(workspace.recipe)
+    workspace.source.check()
 
 
 def environment() -> dict[str, object]:

@@ -144,12 +144,6 @@ class Task(ABC):
         return None
 
     @classmethod
-    def reads(cls, recipe: Recipe, facts: CorpusFacts, section: str) -> dict[str, int]:
-        """Return what one step goes through, by what it is: {"pictures": 64}."""
-        unit = "pictures" if cls.mean_seconds(recipe, facts) is None else "recordings"
-        return {unit: getattr(recipe.stages, section).batch}
-
-    @classmethod
     def items_of_corpus(cls, recipe: Recipe, facts: CorpusFacts, name: str) -> float | None:
         """Return how many items one pass of the corpus has; None where the stage makes its own."""
         return facts.recordings

@@ -10,21 +10,20 @@ from pathlib import Path
 
 import numpy as np
 
-from sta.config.cards import LanguageCard, TeacherCard, load_language, load_teacher
-from sta.config.recipe import CACHE, FolderCorpus, ParquetCorpus, Recipe
+from sta.config.cards import LanguageCard, TeacherCard, load_teacher
+from sta.config.recipe import CACHE, Recipe
 from sta.data.audio import MARGIN
 from sta.data.cache import key_of, write_atomically
 from sta.data.checksums import file_hash
-from sta.data.corpora.folder import version_of as version_of_folder
-from sta.data.corpora.parquet import version_of as version_of_shards
+from sta.data.corpora.base import CorpusSource, open_source
 from sta.data.rows import Corpus
 from sta.data.store import Ragged
 from sta.data.text import Pieces, normalise
+from sta.distributed.sharding import IGNORE_INDEX
 from sta.errors import CorpusError, StaError
 from sta.models.backbones import backbone_class
-from sta.training.faults import torn_shards
 
-CORPUS_VERSION = 1  # raised when the same recipe would build another corpus
+CORPUS_VERSION = 2  # raised when the same recipe would build another corpus
 
 UNSAID = 0  # the value of an attribute that a caption does not name
 
@@ -35,7 +34,7 @@ class NamedAttributes:
 
     Attributes:
         sizes: attribute -> number of its values, `UNSAID` among them.
-        values: int64 [rows, attributes], numbers of values.
+        values: int64 [rows, attributes], numbers of values; `IGNORE_INDEX` in rows of which nothing is known.
     """
 
     sizes: dict[str, int]
@@ -51,13 +50,15 @@ class Workspace:
 
     @property
     def folder(self) -> Path:
+        """The run's own folder."""
         return self.out / self.recipe.name
 
     def stage(self, name: str) -> Path:
+        """Return the folder of a stage."""
         return self.folder / name
 
     def final(self, name: str) -> Path:
-        """What stage `name` left.
+        """Return what stage `name` left.
 
         Raises:
             StaError: it has not run yet.
@@ -69,7 +70,13 @@ class Workspace:
 
     @cached_property
     def cards(self) -> dict[str, LanguageCard]:
-        return {code: load_language(code) for code in self.recipe.languages}
+        """The recipe's languages by code."""
+        return self.recipe.cards()
+
+    @cached_property
+    def source(self) -> CorpusSource:
+        """The corpus that the recipe names, before it is prepared."""
+        return open_source(self.recipe.corpus, self.cards, self.recipe.seed)
 
     @cached_property
     def teacher_card(self) -> TeacherCard:
@@ -78,19 +85,13 @@ class Workspace:
     @cached_property
     def cache(self) -> Path:
         """The folder of this corpus: everything it depends on is in its key."""
-        parts: dict[str, object] = {
+        parts = {
             "version": CORPUS_VERSION,
-            "corpus": self.recipe.corpus.model_dump(mode="json"),
+            "corpus": self.source.version(),
             "languages": {code: card.model_dump(mode="json") for code, card in self.cards.items()},
             "seed": self.recipe.seed,
         }
-        if torn_shards():  # a corpus that is damaged on purpose is nobody else's
-            parts["torn"] = torn_shards()
-        if isinstance(self.recipe.corpus, FolderCorpus):
-            parts["folder"] = version_of_folder(self.recipe.corpus)
-        if isinstance(self.recipe.corpus, ParquetCorpus):
-            parts["shards"] = version_of_shards(self.recipe.corpus)
-        return self.out / CACHE / f"{self.recipe.corpus.name}-{key_of(parts)}"
+        return self.out / CACHE / f"{self.recipe.corpus.name.rpartition(':')[2].lower()}-{key_of(parts)}"
 
     @property
     def prepared(self) -> dict[str, Path]:
@@ -107,7 +108,7 @@ class Workspace:
         }
 
     def made(self, what: str) -> Path:
-        """A folder of `prepared`.
+        """Return a folder of `prepared`.
 
         Raises:
             CorpusError: it is not there.
@@ -148,11 +149,14 @@ class Workspace:
             StaError: the corpus does not know it.
         """
         if not self.corpus.truths:
-            raise StaError(f"{self.cache}: this corpus does not know what its captions name; only Garden does")
-        named = [{"kind": t.kind, **t.said} for t in (self.corpus.truths[i] for i in self.corpus.column("id"))]
+            raise StaError(f"{self.cache}: this corpus does not know what its captions name")
+        truths = [self.corpus.truths.get(i) for i in self.corpus.column("id")]
+        named = [{} if t is None else {"kind": t.kind, **t.said} for t in truths]
         known = {slot: sorted({n[slot] for n in named if slot in n}) for slot in sorted({s for n in named for s in n})}
         numbers = {slot: {value: i for i, value in enumerate(values, UNSAID + 1)} for slot, values in known.items()}
-        values = np.array([[of.get(n.get(slot, ""), UNSAID) for slot, of in numbers.items()] for n in named])
+        values = np.array(
+            [[of.get(n.get(slot, ""), UNSAID if n else IGNORE_INDEX) for slot, of in numbers.items()] for n in named]
+        )
         return NamedAttributes({slot: len(of) + 1 for slot, of in numbers.items()}, values)
 
     @cached_property
@@ -163,7 +167,7 @@ class Workspace:
 
 
 class Captions:
-    """A corpus's captions, normalised when they are asked for."""
+    """A corpus's captions, normalised when they are asked for; "" of a row without one."""
 
     def __init__(self, corpus: Corpus, steps: Mapping[str, Sequence[str]]):
         self.texts, self.languages, self.steps = corpus.column("text"), corpus.column("language"), steps
@@ -172,14 +176,15 @@ class Captions:
         return len(self.texts)
 
     def __getitem__(self, row: int | np.integer) -> str:
-        return normalise(self.texts[row], self.steps[self.languages[row]])
+        return normalise(self.texts[row] or "", self.steps[self.languages[row]])
 
 
 def fingerprint(folder: Path) -> str:
-    """Sixteen hex digits of the weights and configurations below a folder; they name caches and token spaces."""
+    """Return sixteen hex digits of the weights and configurations below a folder; they name caches and token spaces."""
     files = sorted(p for p in folder.rglob("*") if p.suffix in (".safetensors", ".json", ".model"))
     return key_of([[str(p.relative_to(folder)), file_hash(p)] for p in files])
 
 
 def write_json(path: Path, data: object) -> None:
+    """Write a file that is complete or absent."""
     write_atomically(path, (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())

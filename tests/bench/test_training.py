@@ -12,7 +12,7 @@ from torch import nn
 from sta.bench import scaling, training
 from sta.bench.flops import PEAKS, peak_named, peak_of
 from sta.bench.operations import Operations, operations_report, operations_table
-from sta.bench.scaling import bench_scaling, scaling_table
+from sta.bench.scaling import bench_scaling
 from sta.bench.training import BARE, HAND, LOOP, MEMORY, _rows, training_table
 from sta.cli.main import main
 from sta.config.recipe import Optimisation, load_recipe
@@ -87,8 +87,10 @@ def test_launches_take_turns_and_are_compared_with_the_smallest(monkeypatch: pyt
     assert launched == [(n, 2, "bench") for n in (1, 2, 4, 1, 2, 4)]
     found = {r.condition: r.value for r in report.rows if r.metric == "scaling_efficiency"}
     assert found == {"decoder, 1 processes": 1, "decoder, 2 processes": 1, "decoder, 4 processes": 0.5}
-    table = scaling_table(report)
-    assert [list(column.cells) for column in table.columns][:2] == [["decoder"] * 3, ["1", "2", "4"]]
+    table = training_table(report)
+    assert list(table.columns[0].cells) == [f"decoder, {n} processes" for n in (1, 2, 4)]
+    first = {column.header: next(iter(column.cells)) for column in table.columns}
+    assert (first["efficiency"], first["exchange"], first["data"]) == ("100.0", "20.0", "25.0")
 
 
 def test_a_distillation_step_takes_few_operations() -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 from sta.cli.demo import Demo, score
 from sta.cli.main import main
 from sta.data.checksums import write_sums
+from sta.data.corpora.garden.attributes import GardenAttributes
 from sta.data.corpora.garden.world import Scene
 from sta.metrics.page import Example
 from tests.release_fixtures import LANGUAGES, write_tiny_garden, write_tiny_release
@@ -42,16 +43,18 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_sentences_are_new_combinations_in_every_mood(demo: Demo) -> None:
     sentences = list(demo.sentences(LANGUAGES, seed=0, count=6))
     assert Counter(s.language for s in sentences) == dict.fromkeys(LANGUAGES, 6)
-    assert {s.mood for s in sentences} == set(demo.world.moods)
+    assert {s.mood for s in sentences} == set(demo.moods)
     en, ar = ([s.said for s in sentences if s.language == code] for code in LANGUAGES)
     assert en == ar, "the same scenes in every language"
     assert list(demo.sentences(LANGUAGES, seed=0, count=6)) == sentences
     assert list(demo.sentences(LANGUAGES, seed=1, count=6)) != sentences
+    attributes = demo.attributes
+    assert isinstance(attributes, GardenAttributes)
     for sentence in sentences:
-        world = demo.world
+        world = attributes.world
         constant = {slot: values[0] for slot, values in world.slots.items() if len(values) == 1}
         scene = Scene(sentence.said["kind"], constant | sentence.said, sentence.mood, 0)
-        assert world.held_out(scene, demo.corpus.held_out)
+        assert world.held_out(scene, attributes.share)
 
 
 def test_the_page_and_the_grid(release: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,7 +72,7 @@ def test_the_page_and_the_grid(release: Path, here: Path, capsys: pytest.Capture
 
 
 def test_own_words_in_every_mood(demo: Demo, release: Path, here: Path) -> None:
-    assert [s.mood for s in demo.say("a red bird", "en", None, 0)] == list(demo.world.moods)
+    assert [s.mood for s in demo.say("a red bird", "en", None, 0)] == list(demo.moods)
     asked = ["--say", "طائر رأسه أحمر", "--language", "ar", "--mood", "sad", "--pictures", "1"]
     assert main(["demo", "--weights", str(release), *asked]) == 0
     page = (here / "demo" / "demo.html").read_text(encoding="utf-8")
@@ -98,7 +101,7 @@ def test_score_counts_attributes_and_mood() -> None:
         (["--say", "ndege", "--language", "sw"], ["'sw'", "known: ar, en"]),
         (["--language", "sw"], ["'sw'", "known: ar, en"]),
         (["--out", "taken"], ["taken", "not a folder"]),
-        (["--weights", "nowhere"], ["nowhere", "no such folder"]),
+        (["--weights", "nowhere"], ["nowhere", "no such release folder"]),
     ],
 )
 def test_what_is_refused(

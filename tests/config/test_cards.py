@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from sta.config import yamlfile
-from sta.config.cards import EVERY_FORM, LanguageCard, TeacherCard, load_language, load_teacher
+from sta.config.cards import EVERY_FORM, LanguageCard, TeacherCard, load_language, load_teacher, released_language
 from sta.data.text import STEPS, normalise
 from sta.errors import RecipeError
 
@@ -64,6 +64,18 @@ def test_teacher_agrees_with_open_clip(name: str) -> None:
     tag = open_clip.get_pretrained_cfg(card.architecture, card.pretrained)
     assert (card.architecture, card.pretrained) in open_clip.list_pretrained()
     assert tag.get("quick_gelu", False) == config.get("quick_gelu", False)
+
+
+@pytest.mark.parametrize("code", ["en", "ar"])
+def test_a_card_of_an_older_release_holds(code: str) -> None:
+    """The release that ships was made by version 0.1, whose cards had phrases too; a card of today has none."""
+    text = (ROOT / "sta" / "pretrained" / "garden" / "languages" / code / "card.json").read_text(encoding="utf-8")
+    assert '"phrases"' in text
+    card = released_language(text)
+    assert card == load_language(code)
+    assert released_language(card.model_dump_json()) == card
+    with pytest.raises(ValueError, match="phrases"):
+        LanguageCard.model_validate_json(text)
 
 
 def test_small_card_takes_the_defaults(tmp_path: Path) -> None:

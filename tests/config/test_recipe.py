@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import os
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,16 @@ from sta.config.recipe import (
     RUNTIME_ONLY,
     DecoderStage,
     DistillStage,
-    FolderCorpus,
-    GardenCorpus,
     Stages,
     dump_recipe,
     load_recipe,
     makes_the_same,
 )
+from sta.config.variants import known_variants
+from sta.data.corpora.base import CorpusSource
+from sta.data.corpora.folder import FolderSettings
+from sta.data.corpora.garden import GardenSource
+from sta.data.corpora.garden.corpus import GardenSettings
 from sta.errors import RecipeError
 from sta.models.bottleneck import SpeechBottleneck
 from sta.models.layers import sinusoids
@@ -111,13 +114,20 @@ def test_no_is_a_language_and_1e_3_a_number(tmp_path: Path) -> None:
         ("size: 32", "size: 36", ["size' is 36", "multiple of 8"]),
         ("size: 32", "size: 8", ["size' is 8", "16"]),
         ("size: 32", "size: 32, held_out: 1.5", ["held_out' is 1.5", "less than or equal to 1"]),
-        ("name: garden", "name: gardn", ["'corpus'", "'gardn'", "'garden', 'folder'"]),
+        (
+            "name: garden",
+            "name: gardn",
+            [
+                "'corpus.name' is 'gardn'; did you mean 'garden'?",
+                "known: folder, garden, mixture, parquet, or module:Class",
+            ],
+        ),
         ("name: small", "name: Not a name", ["'name' is 'Not a name'"]),
         ("[en]", "[]", ["'languages'", "at least 1"]),
-        ("[en]", "[en, ar, en]", ["languages", "names one twice"]),
+        ("[en]", "[en, ar, en]", ["languages", "'en' is there twice"]),
         ("[en]", "en", ["'languages' is 'en'", "list"]),
         ("name: small", "name: cache", ["'name' is 'cache'", "the corpora of all runs"]),
-        ("[en]", "[en, sw.yaml]", ["'languages'", "'sw.yaml' is not the code", "languages and is named by its code"]),
+        ("[en]", "[en, English]", ["'languages'", "'English' is neither the code of a language", "./sw.yaml"]),
         ("  classifier: {steps: 1, batch: 1}\n", "", ["'stages.classifier' is missing"]),
         ("classifier: {steps: 1, ", "classifier: {", ["'stages.classifier.steps' is missing"]),
         ("name: small", "name: small\nname: other", ["'name' appears twice", "line 2"]),
@@ -145,11 +155,11 @@ def test_infinite_numbers_are_refused(small: Path, override: str) -> None:
 
 
 def test_group_must_divide_the_codes(small: Path) -> None:
-    assert load_recipe(small, ["tokenizer.factor=8", "corpus.size=32"]).decoder.patch_size == 2
+    assert load_recipe(small, ["tokenizer.factor=8", "corpus.size=32"]).decoder.model_dump()["patch_size"] == 2
     text = message(small, "tokenizer.factor=8", "corpus.size=40")
     assert str(small) in text
     assert "corpus.size 40 / tokenizer.factor 8 = 5 codes a side, which decoder.patch_size 2 does not divide" in text
-    assert load_recipe(small, ["tokenizer.factor=8", "corpus.size=40", "decoder.patch_size=1"]).decoder.patch_size == 1
+    load_recipe(small, ["tokenizer.factor=8", "corpus.size=40", "decoder.patch_size=1"])
 
 
 def test_a_recipe_does_not_change(small: Path) -> None:
@@ -176,7 +186,7 @@ def test_losses_left_out_keep_their_weight(small: Path) -> None:
 
 
 def test_losses_merge_through_extends(small: Path) -> None:
-    defaults = DecoderStage(steps=1, batch=1).losses
+    defaults = {"x0": 1.0, **DecoderStage(steps=1, batch=1).losses}
     child = write(small.parent, "extends: small\nstages: {decoder: {losses: {vlb: 0.1}}}", "child")
     grandchild = write(small.parent, "extends: child\nstages: {decoder: {losses: {kl: 0}}}", "grandchild")
     assert load_recipe(child).stages.decoder.losses == {**defaults, "vlb": 0.1}
@@ -200,8 +210,8 @@ def test_mistakes_in_losses(small: Path, override: str, said: list[str]) -> None
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("decoder.heads=7", "decoder.width 256 is not a multiple of decoder.heads 7"),
-        ("encoder.heads=5", "encoder.heads 5"),
+        ("decoder.heads=7", "decoder.width 256 is not a multiple of 7, which decoder.heads is"),
+        ("encoder.heads=5", "5, which encoder.heads is"),
         ("tokenizer.width=20", "tokenizer.width 20 is not a multiple of 8, the groups"),
         ("encoder={width: 90, heads: 3}", "encoder.width 90 is not a multiple of 4, the heads that the bottleneck"),
         ("decoder={width: 75, heads: 5}", "decoder.width 75 is not a multiple of 2, the sines and cosines"),
@@ -221,7 +231,7 @@ def test_those_are_the_networks_own_numbers() -> None:
     for width, fits in ((90, False), (92, True)):
         refused = nullcontext() if fits else pytest.raises((ValueError, RuntimeError))
         with refused:
-            SpeechBottleneck(width, 8)(torch.zeros(1, 3, width), torch.ones(1, 3, dtype=torch.bool))
+            SpeechBottleneck(width, 8)(torch.zeros(1, 3, width), torch.ones(1, 3, dtype=torch.bool), torch.zeros(1))
     for width in (75, 76):
         assert sinusoids(torch.arange(3), width).shape[-1] == width - width % 2
 
@@ -229,12 +239,36 @@ def test_those_are_the_networks_own_numbers() -> None:
 @pytest.mark.parametrize(("option", "value"), [("dropout", "0.1"), ("draft", "2")])
 def test_the_published_decoder_has_neither_dropout_nor_draft(small: Path, option: str, value: str) -> None:
     said = message(small, f"decoder={{kind: vq-diffusion-published, {option}: {value}}}")
-    assert f"decoder.{option}: vq-diffusion-published has none" in said
+    assert f"unknown key 'decoder.{option}' (known here: heads, kind, layers, timesteps, width)" in said
+
+
+@pytest.mark.parametrize("override", ["decoder.kind=vq-diffusion-published", "decoder={kind: vq-diffusion-published}"])
+def test_a_decoder_of_another_kind_inherits_what_it_knows(override: str) -> None:
+    sizes = ["decoder={width: 64, layers: 3}", "stages.decoder.draft_warmup=0"]
+    other = load_recipe("garden", [*sizes, override]).decoder.model_dump()
+    assert other == {"kind": "vq-diffusion-published", "width": 64, "layers": 3, "heads": 4, "timesteps": 100}
+    assert load_recipe("garden-vq").decoder.model_dump()["draft"] == 3
+
+
+def test_a_decoder_is_known_by_name(small: Path) -> None:
+    known = "(known: latent-diffusion, vq-diffusion, vq-diffusion-published, or module:Class of your own)"
+    for kind in ("vq", "base", "_codes"):
+        assert known in message(small, f"decoder.kind={kind}")
+    assert "no Decoder of sta.models.decoders.base" in message(small, "decoder.kind=pathlib:Path")
+
+
+def test_the_losses_of_the_decoder_stage_are_those_of_its_decoder(small: Path) -> None:
+    losses = load_recipe(small, ["stages.decoder.losses={vlb: 0.5, text: 0.2}"]).stages.decoder.losses
+    assert losses == {"x0": 1.0, "vlb": 0.5, "draft": 1.0, "kl": 1e-4, "text": 0.2, "caption": 0.0}
+    said = message(small, "stages.decoder.losses={flow: 1.0}")
+    assert (
+        "decoder.losses.flow is no loss of decoder.kind vq-diffusion (known: caption, draft, kl, text, vlb, x0)" in said
+    )
 
 
 def test_a_draft_that_comes_first_needs_layers(small: Path) -> None:
     assert "give decoder.draft some layers" in message(small, "stages.decoder.draft_warmup=0.3")
-    assert load_recipe(small, ["stages.decoder.draft_warmup=0.3", "decoder.draft=2"]).decoder.draft == 2
+    assert load_recipe(small, ["stages.decoder.draft_warmup=0.3", "decoder.draft=2"]).stages.decoder.draft_warmup == 0.3
 
 
 def test_latent_diffusion_needs_latents_that_skip_the_codebook(small: Path) -> None:
@@ -247,7 +281,8 @@ def test_latent_diffusion_needs_latents_that_skip_the_codebook(small: Path) -> N
 def test_only_garden_knows_what_its_captions_name(small: Path) -> None:
     named = "stages.distill.losses={attributes: 1.0}"
     assert load_recipe(small, [named]).stages.distill.losses["attributes"] == 1.0
-    assert "not corpus 'folder'; set it to 0" in message(small, named, "corpus={name: folder, root: here}")
+    said = message(small, named, "corpus={name: folder, root: here}")
+    assert "corpus 'folder' does not know what its captions name; set it to 0" in said
 
 
 def test_without_negatives_there_is_no_loss(small: Path) -> None:
@@ -258,17 +293,36 @@ def test_without_negatives_there_is_no_loss(small: Path) -> None:
     assert "key 'stages.distill.negatives' is 0: input should be greater than 0" in said
 
 
-@pytest.mark.parametrize("corpus", yamlfile._CORPORA)
+NEEDED = {"garden": "", "folder": ", root: here", "parquet": ", shards: here", "mixture": ", parts: []"}
+
+
+@pytest.mark.parametrize("corpus", known_variants("sta.data.corpora", CorpusSource))
 def test_a_key_of_any_corpus_is_named_as_it_is_typed(small: Path, corpus: str) -> None:
-    where = {"garden": "", "folder": ", root: here", "parquet": ", shards: here"}[corpus]
-    assert "key 'corpus.size' is 'large'" in message(small, f"corpus={{name: {corpus}, size: large{where}}}")
+    said = message(small, f"corpus={{name: {corpus}, size: large{NEEDED[corpus]}}}")
+    assert "key 'corpus.size' is 'large'" in said
+    assert str(small) in said
 
 
-def test_those_are_all_corpora(small: Path) -> None:
-    said = message(small, "corpus={name: nowhere}")
-    assert {f"'{name}'" for name in yamlfile._CORPORA} == set(
-        re.findall(r"'\w+'", said.partition("expected tags: ")[2])
+def test_a_corpus_without_a_name(small: Path) -> None:
+    assert "key 'corpus.name' is missing" in message(small, "corpus=null", "corpus={size: 32}")
+    assert "key 'corpus' is 3" in message(small, "corpus=3")
+
+
+def test_a_corpus_of_ones_own_is_imported(small: Path) -> None:
+    named = f"corpus={{name: '{GardenSource.__module__}:GardenSource', scenes: 7}}"
+    corpus = load_recipe(small, [named]).corpus
+    assert isinstance(corpus, GardenSettings)
+    assert corpus.scenes == 7
+    assert "'nowhere:Mine' cannot be imported" in message(small, "corpus={name: 'nowhere:Mine'}")
+    assert "is no CorpusSource of" in message(small, "corpus={name: 'pathlib:Path'}")
+
+
+def test_what_the_model_card_alone_reads_makes_no_other_run(tmp_path: Path) -> None:
+    one, other = (
+        load_recipe("garden-tiny", ["corpus={name: folder, root: here}", *more])
+        for more in ((), ("corpus.licence=cc0-1.0", "corpus.dataset=me/birds", "encoder.backbone_licence=mit"))
     )
+    assert makes_the_same(one, other)
 
 
 # --- extends --------------------------------------------------------------------------------------------------
@@ -300,9 +354,9 @@ def test_lists_are_replaced_not_joined(small: Path) -> None:
 
 def test_another_corpus_replaces_the_whole_section(small: Path) -> None:
     child = write(small.parent, "extends: small\ncorpus: {name: folder, root: here}", "child")
-    assert load_recipe(child).corpus == FolderCorpus(name="folder", root=str(small.parent / "here"))
+    assert load_recipe(child).corpus == FolderSettings(name="folder", root=str(small.parent / "here"))
     same = write(small.parent, "extends: small\ncorpus: {name: garden, scenes: 3}", "same")
-    assert load_recipe(same).corpus == GardenCorpus(name="garden", size=32, scenes=3)
+    assert load_recipe(same).corpus == GardenSettings(name="garden", size=32, scenes=3)
 
 
 def test_a_base_may_hold_a_few_keys_only(small: Path) -> None:
@@ -348,7 +402,7 @@ def test_overrides_reach_down_and_are_yaml(small: Path) -> None:
     assert recipe.stages.distill.lr == 2e-4
     assert (recipe.encoder.width, recipe.encoder.heads, recipe.encoder.layers) == (8, 2, 1)
     assert recipe.languages == ["ar", "en"]
-    assert isinstance(recipe.corpus, GardenCorpus)
+    assert isinstance(recipe.corpus, GardenSettings)
     assert recipe.corpus.world.slots == {"pose": ["flying"]}
     assert recipe.teacher == "a=b"
 
@@ -377,7 +431,7 @@ def test_mistakes_in_overrides(small: Path, override: str, said: str) -> None:
     assert said in message(small, override)
 
 
-# ---- paths of a corpus --------------------------------------------------------------------------------------
+# ---- paths of corpora and cards --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("corpus", "key"), [("folder", "root"), ("parquet", "shards")])
@@ -418,3 +472,85 @@ def test_a_corpus_lies_where_the_recipe_or_the_command_that_names_it_says(
 def test_a_key_of_an_older_version_is_told_its_new_name(small: Path, override: str, today: str) -> None:
     with pytest.raises(RecipeError, match=rf"is called '{today}' since version 0\.2; write that$"):
         load_recipe(small, [override])
+
+
+def test_paths_in_the_parts_of_a_mixture_are_relative_to_the_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = "[{weight: 2, corpus: {name: garden}}, {corpus: {name: folder, root: ../birds, size: 16}}]"
+    (tmp_path / "recipes").mkdir()
+    path = write(
+        tmp_path / "recipes", SMALL.replace("{name: garden, size: 32}", f"{{name: mixture, size: 32, parts: {parts}}}")
+    )
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe(path)
+    garden, folder = recipe.corpus.parts  # type: ignore[attr-defined]
+    assert (garden.weight, garden.corpus.size, folder.weight, folder.corpus.size) == (2, 32, 1, 16)
+    assert folder.corpus.root == str(tmp_path / "birds")
+    assert recipe.corpus.knows_attributes
+    assert load_recipe(write(tmp_path, dump_recipe(recipe), "dumped")) == recipe
+    said = message(
+        path, "corpus={name: mixture, parts: [{corpus: {name: garden}}, {corpus: {name: folder, root: x, rot: x}}]}"
+    )
+    assert "unknown key 'corpus.parts.1.corpus.rot'; did you mean 'root'?" in said
+
+
+SWAHILI = """
+code: sw
+name: Swahili
+native_name: Kiswahili
+script: Latn
+direction: ltr
+normaliser: [nfc, lowercase]
+sentencepiece: {vocab_size: 300}
+speech: {voices: [sw], words_per_minute: 170}
+test_sentence: ndege mdogo
+"""
+
+
+@pytest.mark.parametrize("name", ["./sw.yaml", "./languages/my-own.yaml", "languages/my-own.yaml", "my-own.yaml"])
+def test_a_language_may_be_a_card_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Relative to the recipe, so that a run works from anywhere; the code is the card's, whatever the file's name."""
+    (tmp_path / "mine" / "languages").mkdir(parents=True)
+    card = tmp_path / "mine" / name
+    card.write_text(SWAHILI, encoding="utf-8")
+    path = write(tmp_path / "mine", SMALL.replace("[en]", f"[{name}, en]"))
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe(path)
+    assert recipe.languages == ["sw", "en"]
+    assert recipe.language_cards == {"sw": os.path.abspath(card)}
+    assert [c.name for c in recipe.cards().values()] == ["Swahili", "English"]
+    assert load_recipe(write(tmp_path, dump_recipe(recipe), "dumped")) == recipe
+    assert load_recipe(path, ["languages=[en]"]).language_cards == {}
+    assert load_recipe("garden-tiny", [f"languages=['{card.relative_to(tmp_path)}']"]).languages == ["sw"]
+
+
+def test_two_cards_of_one_code_are_refused(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write(tmp_path, SWAHILI, name)
+    path = write(tmp_path, SMALL.replace("[en]", "[./one.yaml, ./two.yaml]"))
+    assert "'sw' is there twice, by its code or by the path of a card" in message(path)
+    write(tmp_path, SWAHILI.replace("code: sw", "code: en"), "one")
+    assert "'en' is there twice" in message(path, f"languages=[en, {tmp_path}/one.yaml]")
+    assert "no file or name" in message(path, "languages=[./nowhere.yaml]")
+
+
+@pytest.mark.parametrize(("code", "holds"), [("pt-br", True), ("zh-hant-tw", True), ("en-", False), ("pt-BR", False)])
+def test_codes_may_be_regional(tmp_path: Path, code: str, holds: bool) -> None:
+    card = write(tmp_path, SWAHILI.replace("code: sw", f"code: {code}"), "card")
+    path = write(tmp_path, SMALL.replace("[en]", "[./card.yaml]"))
+    if holds:
+        recipe = load_recipe(path, ["encoder.sharing=each"])
+        assert recipe.groups == {code: [code]}
+        assert recipe.language_cards == {code: str(card)}
+    else:
+        assert "'code'" in message(path)
+
+
+def test_a_teacher_may_be_a_card_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine").mkdir()
+    path = write(tmp_path / "mine", SMALL + "teacher: ./own.yaml\n")
+    monkeypatch.chdir(tmp_path)
+    assert load_recipe(path).teacher == str(tmp_path / "mine" / "own.yaml")
+    assert load_recipe(path, ["teacher=./own.yaml"]).teacher == str(tmp_path / "own.yaml")
+    assert load_recipe(path, ["teacher=vit-b-32"]).teacher == "vit-b-32"

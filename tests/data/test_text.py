@@ -105,6 +105,14 @@ def test_no_text_is_an_error(tmp_path: Path) -> None:
         train_sentencepiece(["", ""], CARD, tmp_path / "m")
 
 
+def test_a_language_without_text_has_no_pieces(tmp_path: Path) -> None:
+    path = tmp_path / "pieces.model"
+    path.write_bytes(Pieces().serialized())
+    pieces = Pieces.load(path)
+    assert (pieces.size, pieces.encode("a bird"), pieces.decode([0])) == (1, [], "")
+    assert pieces.serialized() == Pieces().serialized()
+
+
 @pytest.mark.parametrize("content", [None, b"", b"not a model"])
 def test_unreadable_model_is_named(tmp_path: Path, content: bytes | None, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "pieces.model"

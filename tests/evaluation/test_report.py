@@ -30,6 +30,9 @@ class OnlyEnglish:
     def select_rows(self, split: str, language: str) -> np.ndarray:
         return TESTED[language]
 
+    def known(self, rows: np.ndarray) -> np.ndarray:
+        return rows
+
     def encode(self, rows: np.ndarray, language: str) -> SpeechCondition:
         assert len(rows), "nothing can be heard of no recordings"
         return SpeechCondition(torch.zeros(len(rows), 2, 4), torch.zeros(len(rows), 8), torch.ones(len(rows)))

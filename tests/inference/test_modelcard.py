@@ -12,10 +12,9 @@ from sta.config.cards import load_language
 from sta.config.recipe import load_recipe
 from sta.data.checksums import write_sums
 from sta.errors import StaError, WeightsError
-from sta.inference.modelcard import DECODER_NAMES, write_card
+from sta.inference.modelcard import write_card
 from sta.inference.release import verify
 from sta.metrics.rows import Interval, Report, Row
-from sta.models.build_decoder import DECODERS
 
 MACHINES = ["Some Processor, 2 x 1 threads"]
 META = {
@@ -41,25 +40,35 @@ def rows() -> list[Row]:
     ]  # fmt: skip
 
 
-def write(release: Path, rows: list[Row]) -> None:
+def write(release: Path, rows: list[Row], *overrides: str) -> None:
     languages = [load_language(code) for code in ("en", "ar")]
-    write_card(release, load_recipe("garden-mini"), languages, Report(META, rows))
+    write_card(release, load_recipe("garden-mini", overrides), languages, Report(META, rows))
+
+
+def card_of(release: Path, rows: list[Row], *overrides: str) -> ModelCard:
+    write_sums(release)
+    write(release, rows, *overrides)
+    return ModelCard.load(release / "README.md")
+
+
+def data_of(card: ModelCard) -> ModelCardData:
+    assert isinstance(card.data, ModelCardData)
+    return card.data
 
 
 @pytest.fixture
 def card(tmp_path: Path) -> ModelCard:
-    write_sums(tmp_path)
-    write(tmp_path, rows())
+    made = card_of(tmp_path, rows())
     verify(tmp_path)
-    return ModelCard.load(tmp_path / "README.md")
+    return made
 
 
 def test_the_hub_reads_its_metadata(card: ModelCard) -> None:
-    data = card.data
-    assert isinstance(data, ModelCardData)
-    assert (data.language, data.license, data.library_name) == (["en", "ar"], "apache-2.0", "diffusers")
+    data = data_of(card)
+    assert (data.language, data.license, data.library_name) == (["en", "ar"], "apache-2.0", "speak-the-art")
     results = {(r.metric_type, r.dataset_config): r.metric_value for r in data.eval_results or []}
     assert results == {("attributes", "en"): 0.912, ("attributes", "ar"): 0.834, ("mood", "en"): 0.95}
+    assert {(r.dataset_type, r.dataset_name) for r in data.eval_results or []} == {("garden", "Garden, both")}
 
 
 def test_it_says_how_it_was_made(card: ModelCard) -> None:
@@ -79,6 +88,55 @@ def test_it_says_what_was_measured(card: ModelCard) -> None:
     assert "| noise-10 | 71.0 (61.0–81.0) | – | 61.0 (51.0–71.0) | – |" in card.text
     assert "FID 12.5 against the same 640 test pictures, in reader-256-ff" in card.text
     assert "right on 99.9 % of the attributes" in card.text
+
+
+# ---- of other corpora and parts -------------------------------------------------------------------------------
+
+FOLDER = "corpus={{name: folder, root: {}/birds, size: 48{}}}"
+RETRIEVED = [
+    row("r1_speech_to_image", 0.5), row("r10_speech_to_image", 0.8),
+    row("r1_speech_to_image", 0.4, condition="noise-10"), row("r10_speech_to_image", 0.7, condition="noise-10"),
+]  # fmt: skip
+
+
+def test_a_users_corpus_is_not_called_garden(tmp_path: Path) -> None:
+    data = data_of(card_of(tmp_path, RETRIEVED, FOLDER.format(tmp_path, "")))
+    assert {(r.dataset_type, r.dataset_name) for r in data.eval_results or []} == {("birds", "birds, both")}
+    assert (data.license, data.license_name) == ("other", "unknown"), "nobody said what may be done with it"
+    named = card_of(tmp_path, RETRIEVED, FOLDER.format(tmp_path, ", dataset: me/birds, licence: CC-BY-4.0"))
+    data = data_of(named)
+    assert (data.license, data.datasets) == ("cc-by-4.0", ["me/birds"])
+    assert {r.dataset_type for r in data.eval_results or []} == {"me/birds"}
+    assert "Garden" not in named.text
+
+
+@pytest.mark.parametrize(
+    ("overrides", "licence", "name"),
+    [
+        ((), "apache-2.0", None),
+        (("teacher=vit-b-32", "languages=[en]"), "other", "apache-2.0-and-mit"),
+        (("encoder.backbone=some/hubert",), "other", "apache-2.0-and-unknown"),
+        (("encoder.backbone=some/hubert", "encoder.backbone_licence=Apache-2.0"), "apache-2.0", None),
+    ],
+)
+def test_the_licence_is_that_of_all_parts(
+    tmp_path: Path, overrides: tuple[str, ...], licence: str, name: str | None
+) -> None:
+    made = card_of(tmp_path, rows(), *overrides)
+    assert (data_of(made).license, data_of(made).license_name) == (licence, name)
+    assert ("backbone some/hubert: " in made.text) == any("backbone=" in o for o in overrides)
+
+
+def test_conditions_show_what_was_measured(tmp_path: Path) -> None:
+    text = card_of(tmp_path, RETRIEVED, FOLDER.format(tmp_path, "")).text
+    assert "| noise-10 | 40.0 (30.0–50.0) | – | 70.0 (60.0–80.0) | – |" in text
+
+
+def test_regional_codes_are_languages_to_the_hub(tmp_path: Path) -> None:
+    write_sums(tmp_path)
+    cards = [load_language("en").model_copy(update={"code": code}) for code in ("en-gb", "en-us")]
+    write_card(tmp_path, load_recipe("garden-mini"), cards, Report(META, rows()))
+    assert data_of(ModelCard.load(tmp_path / "README.md")).language == ["en"]
 
 
 # ---- a release is whole at every moment -----------------------------------------------------------------------
@@ -135,7 +193,3 @@ def test_a_full_disk_is_one_sentence_and_the_release_stays(release: Path, monkey
         write(release, [row("attributes", 0.5), *rows()])
     assert "\n" not in str(error.value)
     verify(release)
-
-
-def test_every_decoder_has_a_name() -> None:
-    assert DECODER_NAMES.keys() == DECODERS.keys()

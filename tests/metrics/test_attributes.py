@@ -1,4 +1,4 @@
-"""Marks of generated pictures against answers known by hand."""
+"""Scores of generated pictures against answers known by hand."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,8 @@ from sta.data.corpora.garden.world import MOODS, SLOTS, World
 from sta.metrics.attributes import (
     Swap,
     attribute_rows,
+    correct_slots,
     counted_slots,
-    marks,
     mood_rows,
     swap_rows,
 )
@@ -84,12 +84,12 @@ def test_chance_is_what_uniform_guesses_get() -> None:
 )
 def test_caption_from_another_world_is_an_error(said: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="without its kind|not of this world"):
-        marks([said], [said], WORLD)
+        correct_slots([said], [said], WORLD)
 
 
 def test_lengths_must_agree_and_not_be_zero() -> None:
     with pytest.raises(ValueError, match="shorter"):
-        marks([BIRD, BIRD], [BIRD], WORLD)
+        correct_slots([BIRD, BIRD], [BIRD], WORLD)
     with pytest.raises(ValueError, match="no items"):
         attribute_rows([], [], WORLD, **WHERE)
 
@@ -145,9 +145,9 @@ def test_swap_chance_is_what_uniform_guesses_get() -> None:
     assert row.value == pytest.approx(row.chance, abs=0.006)
 
 
-def test_every_slot_of_the_full_world_can_be_marked() -> None:
+def test_every_slot_of_the_full_world_can_be_scored() -> None:
     world = World({slot: options for slot, (_, options) in SLOTS.items()})
     scenes = [world.sample(np.random.default_rng(i)) for i in range(20)]
     said = [{"kind": s.kind, **s.attributes} for s in scenes]
     assert all(r.value == 1 for r in attribute_rows(said, said, world, **WHERE))
-    assert {slot for item in marks(said, said, world) for slot in item} == {"kind", *SLOTS}
+    assert {slot for item in correct_slots(said, said, world) for slot in item} == {"kind", *SLOTS}

@@ -32,12 +32,12 @@ def example(caption: str = ARABIC, language: str = "ar", direction: str = "rtl",
     said = {"kind": "bird", "head": "red"}
     fields = {
         "mood": "sad",
-        "heard": "split both",
+        "source": "split both",
         "audio": sound(),
         "truth": picture(),
         "drawn": [picture(1), picture(2)],
-        "said": said,
-        "read": [said | {"mood": "sad"}, {"kind": "bird", "head": "blue", "mood": "happy"}],
+        "attributes": said,
+        "predicted": [said | {"mood": "sad"}, {"kind": "bird", "head": "blue", "mood": "happy"}],
     } | changes
     return Example(caption, language, direction, **fields)  # type: ignore[arg-type]
 
@@ -116,7 +116,7 @@ def test_chips_tell_right_from_wrong_also_without_colour(tmp_path: Path) -> None
 
 
 def test_slot_that_was_not_read_is_shown_as_not_seen(tmp_path: Path) -> None:
-    assert "→ not seen" in page(tmp_path, example(drawn=[picture()], read=[{"kind": "bird"}]))
+    assert "→ not seen" in page(tmp_path, example(drawn=[picture()], predicted=[{"kind": "bird"}]))
 
 
 def test_page_shows_the_numbers_with_interval_and_chance(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_text_is_escaped(tmp_path: Path) -> None:
 
 
 def test_page_without_rows_or_sound_or_truth(tmp_path: Path) -> None:
-    bare = example(audio=None, truth=None, read=[])
+    bare = example(audio=None, truth=None, predicted=[])
     write_page(tmp_path / "new" / "p.html", Report({}, []), [bare], "bare")
     reader = Reader((tmp_path / "new" / "p.html").read_text())
     assert not reader.all("audio")
@@ -159,7 +159,7 @@ def test_page_without_rows_or_sound_or_truth(tmp_path: Path) -> None:
 
 def test_readings_must_match_the_pictures() -> None:
     with pytest.raises(ValueError, match="2 drawn pictures but 1"):
-        example(read=[{}])
+        example(predicted=[{}])
 
 
 def test_grid_holds_every_picture_enlarged(tmp_path: Path) -> None:

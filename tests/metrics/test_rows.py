@@ -52,21 +52,9 @@ def test_bootstrap_covers_the_truth_in_about_95_of_100_experiments() -> None:
     assert 0.90 <= np.mean([i.low <= 0.3 <= i.high for i in intervals]) <= 0.985
 
 
-def test_bootstrap_of_pairs_is_the_ratio_of_sums_not_the_mean_of_ratios() -> None:
-    found = bootstrap([[1, 1], [0, 9]])
-    assert found.value == pytest.approx(0.1)
-    assert (found.low, found.high) == (0.0, 1.0)
-
-
-def test_bootstrap_resamples_numerator_and_denominator_together() -> None:
-    found = bootstrap([[2, 4], [30, 60], [500, 1000]])
-    assert found == Interval(0.5, 0.5, 0.5)
-
-
-def test_bootstrap_is_deterministic_takes_a_seed_and_a_statistic() -> None:
+def test_bootstrap_is_deterministic_and_takes_a_seed() -> None:
     values = np.arange(30.0) ** 2
     assert bootstrap(values) == bootstrap(values) != bootstrap(values, seed=1)
-    assert bootstrap(values, np.median).value == np.median(values)
 
 
 def test_bootstrap_in_parts_equals_bootstrap_at_once() -> None:
@@ -77,7 +65,7 @@ def test_bootstrap_in_parts_equals_bootstrap_at_once() -> None:
     assert (found.low, found.high) == pytest.approx((low, high))
 
 
-@pytest.mark.parametrize("values", [[], [[1, 2, 3]], 0.5, [math.nan, 1.0], [math.inf]])
+@pytest.mark.parametrize("values", [[], [[1, 2]], 0.5, [math.nan, 1.0], [math.inf]])
 def test_bootstrap_refuses(values: object) -> None:
     with pytest.raises(ValueError, match="bootstrap"):
         bootstrap(values)  # type: ignore[arg-type]
@@ -94,7 +82,6 @@ def test_metric_names_are_those_of_the_design() -> None:
     benchmarks = {"seconds", "matrix_products", "samples_per_second", "step_ratio", "bare_ratio", "data_share"}
     benchmarks |= {"exchange_share", "checkpoint_share", "flops_utilisation", "scaling_efficiency"}
     assert set(METRICS) == retrieval | others | benchmarks
-    assert METRICS["fid"].higher_is_better is False
 
 
 def test_metric_text_is_in_its_unit() -> None:
@@ -160,7 +147,7 @@ def test_table_shows_chance_and_its_range() -> None:
 
 
 def test_a_metric_of_an_older_version_is_read_by_its_new_name(tmp_path: Path) -> None:
-    row: dict[str, object] = {"metric": "reader", "language": "en", "split": "both", "condition": "clean", "system": "speech"}
+    row: dict[str, object] = {"metric": "reader", **WHERE}
     row |= {"value": 0.9, "low": None, "high": None, "chance": None, "n": 3}
     (tmp_path / "report.json").write_text(json.dumps({"meta": {}, "rows": [row]}))
     assert [r.metric for r in Report.read(tmp_path / "report.json").rows] == ["classifier"]

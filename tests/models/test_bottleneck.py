@@ -16,6 +16,7 @@ from tests.conftest import scatter, tiny_encoder
 
 FRAMES = torch.randn(3, 9, 16, generator=torch.Generator().manual_seed(0))
 MASK = torch.arange(9) < torch.tensor([9, 5, 2])[:, None]
+LANGUAGE = torch.tensor([0, 1, 0])
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def test_kl_is_that_of_torch(generator: torch.Generator) -> None:
 
 
 def test_shapes_units_and_bits(bottleneck: SpeechBottleneck) -> None:
-    out = bottleneck(FRAMES, MASK)
+    out = bottleneck(FRAMES, MASK, LANGUAGE)
     assert out.tokens.shape == (3, 3, 4)
     assert out.embedding.shape == (3, 6)
     torch.testing.assert_close(out.embedding.norm(dim=1), torch.ones(3))
@@ -42,13 +43,13 @@ def test_shapes_units_and_bits(bottleneck: SpeechBottleneck) -> None:
 
 
 def test_evaluation_takes_the_means_and_training_samples(bottleneck: SpeechBottleneck) -> None:
-    mean = bottleneck(FRAMES, MASK).tokens
-    assert bottleneck(FRAMES, MASK).tokens.equal(mean)
+    mean = bottleneck(FRAMES, MASK, LANGUAGE).tokens
+    assert bottleneck(FRAMES, MASK, LANGUAGE).tokens.equal(mean)
     bottleneck.train()
     torch.manual_seed(0)
     with torch.no_grad():
-        samples = torch.stack([bottleneck(FRAMES, MASK).tokens for _ in range(800)])
-        kl = bottleneck(FRAMES, MASK).kl
+        samples = torch.stack([bottleneck(FRAMES, MASK, LANGUAGE).tokens for _ in range(800)])
+        kl = bottleneck(FRAMES, MASK, LANGUAGE).kl
     assert not samples[0].equal(samples[1])
     spread = samples.std(0)
     assert (spread > 0).all()
@@ -59,10 +60,14 @@ def test_evaluation_takes_the_means_and_training_samples(bottleneck: SpeechBottl
 
 def test_hidden_frames_change_nothing(bottleneck: SpeechBottleneck) -> None:
     other = FRAMES.masked_fill(~MASK[..., None], 99.0)
-    torch.testing.assert_close(bottleneck(other, MASK).tokens, bottleneck(FRAMES, MASK).tokens)
-    alone = bottleneck(FRAMES[1:2, :5], MASK[1:2, :5])
-    torch.testing.assert_close(alone.tokens[0], bottleneck(FRAMES, MASK).tokens[1], atol=1e-5, rtol=1e-5)
-    assert not bottleneck(other, torch.ones_like(MASK)).tokens[1].allclose(bottleneck(FRAMES, MASK).tokens[1])
+    torch.testing.assert_close(bottleneck(other, MASK, LANGUAGE).tokens, bottleneck(FRAMES, MASK, LANGUAGE).tokens)
+    alone = bottleneck(FRAMES[1:2, :5], MASK[1:2, :5], LANGUAGE[1:2])
+    torch.testing.assert_close(alone.tokens[0], bottleneck(FRAMES, MASK, LANGUAGE).tokens[1], atol=1e-5, rtol=1e-5)
+    assert (
+        not bottleneck(other, torch.ones_like(MASK), LANGUAGE)
+        .tokens[1]
+        .allclose(bottleneck(FRAMES, MASK, LANGUAGE).tokens[1])
+    )
 
 
 @pytest.mark.parametrize("teller", ["positions", "convolution"])
@@ -75,13 +80,13 @@ def test_order_of_frames_matters(bottleneck: SpeechBottleneck, teller: str, monk
             layer.convolution.weight.zero_()
     else:
         monkeypatch.setattr("sta.models.encoder.POSITION_SCALE", 0.0)
-    written = encoder.encode_text(*pieces_to_frames([[3, 9, 4, 5], [4, 9, 3, 5]]))
-    one, two = bottleneck(written.frames, written.mask).tokens
+    written = encoder.encode_text(*pieces_to_frames([[3, 9, 4, 5], [4, 9, 3, 5]]), LANGUAGE[:2])
+    one, two = bottleneck(written.frames, written.mask, LANGUAGE[:2]).tokens
     assert not one.allclose(two, atol=1e-3)
 
 
 def test_gradient_reaches_every_parameter(bottleneck: SpeechBottleneck) -> None:
-    out = bottleneck.train()(FRAMES, MASK)
+    out = bottleneck.train()(FRAMES, MASK, LANGUAGE)
     (out.kl.mean() + out.embedding[:, 0].sum() + out.tokens.sum()).backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in bottleneck.parameters())
 
@@ -90,14 +95,14 @@ def test_it_starts_with_little_noise() -> None:
     torch.manual_seed(0)
     fresh = SpeechBottleneck(16, 6, tokens=3, width=4)
     with torch.no_grad():
-        means = fresh.eval()(FRAMES, MASK).tokens
-        assert float((fresh.train()(FRAMES, MASK).tokens - means).std()) < 0.4
+        means = fresh.eval()(FRAMES, MASK, LANGUAGE).tokens
+        assert float((fresh.train()(FRAMES, MASK, LANGUAGE).tokens - means).std()) < 0.4
 
 
 def test_saved_and_loaded_it_is_the_same(tmp_path: Path, bottleneck: SpeechBottleneck) -> None:
     bottleneck.save_pretrained(tmp_path)
     again = SpeechBottleneck.from_pretrained(tmp_path).eval()
-    one, two = bottleneck(FRAMES, MASK), again(FRAMES, MASK)
+    one, two = bottleneck(FRAMES, MASK, LANGUAGE), again(FRAMES, MASK, LANGUAGE)
     assert one.tokens.equal(two.tokens)
     assert one.embedding.equal(two.embedding)
     assert one.kl.equal(two.kl)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sta.models.decoders.transformer import CodeDecoder, LatentDecoder
+from sta.models.decoders.latent_diffusion import LatentDecoder
+from sta.models.decoders.vq_diffusion import CodeDecoder
 from sta.models.draft import Draft, detail
 from sta.models.patchify import patchify, unpatchify
 from tests.conftest import scatter

@@ -75,12 +75,36 @@ def test_a_clip_alone_is_the_clip_in_a_batch(encoder: SpeechEncoder) -> None:
 def test_tokens_of_a_clip_alone_are_those_in_a_batch(encoder: SpeechEncoder, bottleneck: SpeechBottleneck) -> None:
     items, language = clips(), torch.tensor([0, 1, 0])
     batch = encoder(padded(items, 192, 0.0), torch.tensor(LENGTHS), language)
-    together = bottleneck(batch.frames, batch.mask)
+    together = bottleneck(batch.frames, batch.mask, language)
     for row, item in enumerate(items):
         out = encoder(item[None], torch.tensor([len(item)]), language[row : row + 1])
-        alone = bottleneck(out.frames, out.mask)
+        alone = bottleneck(out.frames, out.mask, language[row : row + 1])
         torch.testing.assert_close(together.tokens[row], alone.tokens[0], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(together.embedding[row], alone.embedding[0], atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_cached_features_are_encoded_as_inputs_are(encoder: SpeechEncoder) -> None:
+    features = np.random.default_rng(0).integers(256, size=(3, 128, 80), dtype=np.uint8)
+    lengths, codes = np.array(LENGTHS), ["en", "ar", "en"]
+    out = encoder.encode(features, lengths, codes)
+    inputs, sizes = encoder.inputs(torch.from_numpy(features)), torch.from_numpy(lengths)
+    assert out.frames.equal(encoder(inputs, sizes, torch.tensor([1, 0, 1])).frames)
+    disturbed = encoder.encode(features, lengths, codes, lambda x, n: (x * 0.5, n - 8))
+    assert disturbed.frames.equal(encoder(inputs * 0.5, sizes - 8, torch.tensor([1, 0, 1])).frames)
+
+
+@torch.no_grad()
+def test_a_head_is_surest_of_the_language_that_it_reads(encoder: SpeechEncoder) -> None:
+    """Four frames of Arabic pieces (1 to 7), of which two are blank, and padding that would say otherwise."""
+    logits = torch.zeros(1, 6, 13)
+    logits[0, [0, 2], [3, 6]] = 9.0
+    logits[0, [1, 3], 0] = 30.0
+    logits[0, 4:, 8] = 9.0
+    out = EncoderOutput(torch.zeros(1, 1, 16), torch.ones(1, 1, dtype=torch.bool), None, torch.tensor([4]), logits)
+    arabic, english = encoder.language_confidence(out)[0]
+    assert arabic > 0.99
+    assert english == pytest.approx(1 / 5, abs=1e-3)  # five pieces, one as likely as the other
 
 
 @torch.no_grad()
@@ -194,10 +218,11 @@ def test_a_perfect_reading_is_the_written_caption(encoder: SpeechEncoder) -> Non
     pieces, lengths = pieces_to_frames([[3, 9, 4]])
     sure = tiny_encoder()
     codes = torch.nn.functional.one_hot(pieces, 13).float()
-    written = sure.encode_text(pieces, lengths)
+    language = torch.zeros(1, dtype=torch.long)
+    written = sure.encode_text(pieces, lengths, language)
     assert sure.ctc_embedding is not None
     x = sure.ctc_embedding((50 * codes).softmax(-1))
-    heard = sure.in_context(Stretches(x, written.mask[:, :-1], sure.null_prosody[None], None, lengths))
+    heard = sure.in_context(Stretches(x, written.mask[:, :-1], sure.null_prosody[None], language, None, lengths))
     torch.testing.assert_close(heard.frames, written.frames, atol=1e-4, rtol=1e-4)
     assert written.ctc_logits is None
     assert written.mask.sum().item() == 6 + 1
@@ -209,9 +234,13 @@ def test_recordings_and_captions_in_one_pass_are_as_in_two(encoder: SpeechEncode
     """Whichever is longer."""
     mel, lengths, language = padded(clips(), 128, 0.0), torch.tensor(LENGTHS), torch.tensor([0, 1, 1])
     ids, sizes = pieces_to_frames(pieces)
-    recordings, captions = encoder.stretches(mel, lengths, language), encoder.text_stretches(ids, sizes)
+    one = language[:1]
+    recordings, captions = encoder.stretches(mel, lengths, language), encoder.text_stretches(ids, sizes, one)
     both = encoder.in_context(recordings.joined(captions))
-    for part, alone in ((slice(0, 3), encoder(mel, lengths, language)), (slice(3, 4), encoder.encode_text(ids, sizes))):
+    for part, alone in (
+        (slice(0, 3), encoder(mel, lengths, language)),
+        (slice(3, 4), encoder.encode_text(ids, sizes, one)),
+    ):
         assert both.mask[part].sum(1).equal(alone.mask.sum(1))
         torch.testing.assert_close(both.frames[part][both.mask[part]], alone.frames[alone.mask], atol=1e-5, rtol=1e-4)
 
@@ -222,7 +251,8 @@ def test_padding_of_written_captions_changes_nothing(encoder: SpeechEncoder) -> 
     assert both.shape == (2, 32)
     alone, length = pieces_to_frames([[3, 4]])
     assert alone.shape == (1, 16)
-    together, single = encoder.encode_text(both, lengths), encoder.encode_text(alone, length)
+    language = torch.tensor([0, 1])
+    together, single = encoder.encode_text(both, lengths, language), encoder.encode_text(alone, length, language[:1])
     torch.testing.assert_close(together.frames[0, :4], single.frames[0, :4], atol=1e-5, rtol=1e-5)
 
 
@@ -287,7 +317,7 @@ def test_saved_and_loaded_it_is_the_same(tmp_path: Path, order: tuple[str, str])
     assert two.ctc_logits is not None
     assert one.ctc_logits.equal(two.ctc_logits)
     ids, n = pieces_to_frames([made.offset_pieces([0, 3], "en")])
-    assert made.encode_text(ids, n).frames.equal(again.encode_text(ids, n).frames)
+    assert made.encode_text(ids, n, language[:1]).frames.equal(again.encode_text(ids, n, language[:1]).frames)
 
 
 # --- the frames' norm -------------------------------------------------------------------------------------------
@@ -328,7 +358,7 @@ def test_without_a_ctc_head_no_frame_is_merged_and_no_caption_enters() -> None:
     assert out.ctc_lengths.tolist() == encoder.acoustics.output_lengths(torch.tensor([128, 60])).tolist() == [32, 15]
     assert not any("ctc" in name for name, _ in encoder.named_parameters())
     with pytest.raises(WeightsError, match="trained without CTC and reads no captions"):
-        encoder.encode_text(torch.tensor([[1, 2]]), torch.tensor([2]))
+        encoder.encode_text(torch.tensor([[1, 2]]), torch.tensor([2]), torch.tensor([0]))
 
 
 def test_whether_there_is_a_ctc_head_is_saved_with_the_weights(tmp_path: Path) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from sta.config.recipe import Sampling
 from sta.models.flow import TIMESTEPS, flow_loss, interpolate, sample_noise_levels
-from sta.models.scheduler import FlowMatchEulerDiscreteScheduler, set_timesteps
+from tests.release_fixtures import tiny_objective
 
 SHAPE = (3, 2, 4, 4)
 
@@ -39,8 +40,9 @@ def test_shares_are_logit_normal() -> None:
 @pytest.mark.parametrize("steps", [1, 4, 12])
 def test_the_true_velocity_leads_back_to_the_picture(generator: torch.Generator, steps: int) -> None:
     x0, noise = pair(generator)
-    scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=TIMESTEPS)
-    set_timesteps(scheduler, steps, torch.device("cpu"))
+    decoder = tiny_objective("latent-diffusion")[0].decoder
+    scheduler = decoder.build_scheduler(None, Sampling())
+    decoder.set_timesteps(scheduler, steps, torch.device("cpu"))
     assert len(scheduler.timesteps) == steps
     assert scheduler.timesteps[0] == TIMESTEPS
     x = noise

@@ -23,17 +23,14 @@ from sta.models.layers import (
 from tests.conftest import scatter
 
 
-@pytest.mark.parametrize("memory_width", [None, 6])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("fused", [False, True])
-def test_attention_is_that_of_torch(
-    memory_width: int | None, masked: bool, fused: bool, generator: torch.Generator
-) -> None:
+def test_attention_is_that_of_torch(masked: bool, fused: bool, generator: torch.Generator) -> None:
     """On the CPU, and as on a GPU."""
     assert runs_ahead(torch.device("cuda"))
-    attention = Attention(8, 2, memory_width)
+    attention = Attention(8, 2)
     query = torch.randn(3, 4, 8, generator=generator)
-    memory = torch.randn(3, 5, memory_width or 8, generator=generator)
+    memory = torch.randn(3, 5, 8, generator=generator)
     mask = length_mask(torch.tensor([5, 1, 3]), 5) if masked else None
     keys, values = attention.to_memory(memory).chunk(2, -1)
     heads = [x.unflatten(-1, (2, 4)).transpose(1, 2) for x in (attention.to_query(query), keys, values)]

@@ -62,7 +62,7 @@ def test_what_is_no_fault_is_said(text: str) -> None:
     assert "\n" not in str(no.value)
 
 
-@pytest.mark.parametrize("text", ["kill@rename:3,rank:1", "torn@rename:3,rank:2", "corrupt@shard:3,rank:0"])
+@pytest.mark.parametrize("text", ["kill@rename:3,rank:1", "torn@rename:3,rank:2"])
 def test_what_would_never_strike_is_said(text: str) -> None:
     with pytest.raises(TrainingError, match=rf"'{text}' would never strike: leave ',rank:\d' out"):
         parse_faults(text)
@@ -71,13 +71,10 @@ def test_what_would_never_strike_is_said(text: str) -> None:
 
 def test_every_point_is_struck() -> None:
     points = {point for points in KINDS.values() for point in points}
-    code = "".join(
-        (ROOT / "sta" / "training" / f"{name}.py").read_text() for name in ("loop", "step", "checkpoint", "prepare")
-    )
+    code = "".join((ROOT / "sta" / "training" / f"{name}.py").read_text() for name in ("loop", "step", "checkpoint"))
     struck = set(re.findall(r'strike\("(\w+)"', code)) | set(re.findall(r'asks\("\w+", "(\w+)"', code))
-    assert struck == points - {"shard"}
-    assert set(re.findall(r'asks\("(\w+)"', code)) == set(QUIET) - {"corrupt"}
-    assert "torn_shards()" in code
+    assert struck == points
+    assert set(re.findall(r'asks\("(\w+)"', code)) == set(QUIET)
 
 
 def test_a_fault_strikes_once_and_only_its_rank(tmp_path: Path) -> None:

@@ -31,7 +31,10 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     Ragged.write(tmp_path / "features", pieces, lengths)
     columns = {"language": ["en", "ar", "en", "en", "ar"]}
     training = {"en": np.array([0, 2]), "ar": np.array([1, 4])}
-    corpus = SimpleNamespace(column=columns.__getitem__, select=lambda split, code: training[code])
+    heard = np.ones(len(lengths), bool)
+    corpus = SimpleNamespace(
+        column=columns.__getitem__, select=lambda split, code: training[code], has_audio=heard
+    )  # fmt: skip
     encoder = tiny_encoder()
     monkeypatch.setattr(features, "load_speech", lambda workspace, group: (encoder, None))
     monkeypatch.setattr(features, "fingerprint", lambda folder: "same")
@@ -99,7 +102,7 @@ def _frames_one_by_one(workspace: Any, folder: Path, disturbed: bool) -> dict[st
     for number, rows in enumerate(BATCHES):
         torch.manual_seed(features.step_seed(workspace.recipe.seed, "frames", number, 0))
         with features.bf16_autocast(CPU):
-            out = features.encode_rows(encoder, workspace, rows, CPU, disturbed)
+            out = features.encode_rows(encoder, workspace, rows, disturbed)
         heard |= {int(row): f[m].half().numpy() for row, f, m in zip(rows, out.frames, out.mask, strict=True)}
     folder.mkdir()
     pieces = [heard[row] for row in sorted(heard)]

@@ -18,7 +18,6 @@ from sta.data.unreadable import read_report
 from sta.distributed.sharding import BatchShard
 from sta.distributed.team import Team
 from sta.errors import CorpusError, TrainingError
-from sta.training.faults import VARIABLE
 from sta.training.prepare import prepare
 from sta.training.sampler import ShardedSampler, ShuffledSampler
 from sta.training.stages import open_run, run_stage
@@ -51,7 +50,7 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings(shards: Path, unreadable: float, *changes: str) -> list[str]:
-    corpus = f"corpus={{name: parquet, shards: {shards}, size: 16, unreadable: {unreadable}, by_shards: true}}"
+    corpus = f"corpus={{name: parquet, shards: {shards}, size: 16, max_unreadable: {unreadable}, by_shards: true}}"
     return [*SMALL, corpus, *changes]
 
 
@@ -129,20 +128,6 @@ def test_above_the_limit_it_stops_with_one_sentence(damaged: Path, tmp_path: Pat
     assert len(left["unreadable.jsonl"].splitlines()) == 9
     assert str(made.cache / "unreadable.jsonl") in str(error.value)
     assert not (made.folder / "prepare").exists()
-
-
-def test_a_shard_torn_on_purpose_is_set_aside_once(
-    damaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(VARIABLE, "corrupt@shard:2")
-    made = workspace(damaged, tmp_path, 0.5)
-    prepare(made)
-    torn = [entry.reason for entry in read_report(made.cache / "corpus") if entry.id is None]
-    assert len(torn) == 2
-    assert torn[0] == "the shard is torn, as STA_FAULT asks"
-    assert not any(name.startswith("s008") for name in made.corpus.column("id"))
-    monkeypatch.delenv(VARIABLE)
-    assert workspace(damaged, tmp_path, 0.5).cache != made.cache, "others would train on the damaged corpus"
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sta.distributed.sharding import BatchShard
-from sta.training.sampler import LANES, ShardedSampler, ShuffledSampler
+from sta.training.sampler import LANES, Mixing, ShardedSampler, ShuffledSampler
 
 
 @pytest.mark.parametrize("count", [1, 7, 30])
@@ -162,3 +162,50 @@ def test_many_numbers_of_ranks_divide_the_lanes() -> None:
 
 def test_nothing_to_take_in_lanes() -> None:
     assert len(ShardedSampler(np.zeros(0, np.int64), 0, np.zeros(0, np.int64), 4).take(5, 3)) == 0
+
+
+# --- of a mixture -----------------------------------------------------------------------------------------------
+
+PARTS = np.repeat([0, 1, 2], [600, 60, 40])
+MIXING = Mixing(PARTS, (1.0, 3.0, 0.5))
+
+
+def mixed(kind: str) -> ShuffledSampler:
+    items, lengths = np.arange(700) + 50, np.random.default_rng(0).integers(50, 1000, 700)
+    if kind == "in lanes":
+        return ShardedSampler(items, 1, np.arange(700) // 20, 10, lengths, mixing=MIXING)
+    return ShuffledSampler(items, 1, lengths if kind == "by length" else None, 10, MIXING)
+
+
+@pytest.mark.parametrize("kind", ["plain", "by length", "in lanes"])
+def test_parts_are_drawn_as_often_as_their_weights_say(kind: str) -> None:
+    taken = PARTS[mixed(kind).take(0, 20 * 700) - 50]
+    np.testing.assert_allclose(np.bincount(taken) / len(taken), np.array([1.0, 3.0, 0.5]) / 4.5, atol=1 / 700)
+    if kind != "in lanes":  # a lane reads one shard after another
+        for start in range(0, len(taken), 1000):
+            assert abs((taken[start : start + 1000] == 1).mean() - 2 / 3) < 0.1, "a part comes all at once"
+
+
+@pytest.mark.parametrize("kind", ["plain", "by length", "in lanes"])
+def test_items_of_a_part_come_equally_often(kind: str) -> None:
+    seen = np.bincount(mixed(kind).take(0, 20 * 700) - 50, minlength=700)
+    for part in range(3):
+        assert np.ptp(seen[part == PARTS]) <= 1
+
+
+@pytest.mark.parametrize("kind", ["plain", "by length", "in lanes"])
+def test_a_mixture_goes_on_where_it_stopped_on_any_number_of_ranks(kind: str) -> None:
+    whole = mixed(kind).take(0, 3000)
+    again = [mixed(kind).take(10 * step, 10) for step in (250, 7, 120)]
+    assert [batch.tolist() for batch in again] == [whole[10 * s : 10 * s + 10].tolist() for s in (250, 7, 120)]
+    parts = [BatchShard(rank, 2).of(again[0]) for rank in range(2)]
+    assert sorted(np.concatenate(parts)) == sorted(again[0])
+
+
+def test_a_part_without_items_leaves_its_weight_to_the_others() -> None:
+    mixing = Mixing(np.repeat([0, 2], [30, 10]), (1.0, 5.0, 1.0))
+    assert mixing.counts(40).tolist() == [20, 0, 20]
+    taken = ShuffledSampler(np.arange(40), 0, mixing=mixing).take(0, 400)
+    assert (taken >= 30).mean() == 0.5
+    none = Mixing(np.zeros(0, np.int64), (1.0, 1.0))
+    assert len(ShuffledSampler(np.zeros(0, np.int64), 0, mixing=none).take(5, 3)) == 0

@@ -1,7 +1,7 @@
-"""Synthesised speakers: who speaks (`Voice`), how it is said (`Delivery`), and the engine that says it.
+"""espeak-ng, which speaks every language here, and the speakers that are made of it.
 
-espeak-ng comes as a wheel (`espeakng-loader`: the library and the data of 100+ languages) and is driven through
-ctypes. It is GPL-3 and stays behind the `Synthesiser` protocol.
+It comes as a wheel (`espeakng-loader`: the library and the data of 100+ languages) and is driven through
+ctypes. It is GPL-3 and stays behind the `Synthesiser` interface.
 """
 
 from __future__ import annotations
@@ -9,28 +9,21 @@ from __future__ import annotations
 import _ctypes
 import ctypes
 import hashlib
-import math
 import os
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import soxr
 from numpy.typing import NDArray
 
 from sta.config.limits import SAMPLE_RATE
+from sta.data.synthesis.base import Delivery, Synthesiser, Voice, Wave, require_words, shape_level
 from sta.errors import VoiceError
-
-Wave = NDArray[np.float32]
-
-LEVEL = 10 ** (-21 / 20)  # root mean square of every speaker's recordings at volume 1: the middle of espeak's voices
-PITCH_OCTAVE = 60  # steps of espeak's pitch scale that double the frequency, about
 
 #: espeak variants that speakers are made of; each is a vocal tract of its own. Left out are whispers, robots, croaks,
 #: and those whose own speed, or level outside -23 to -18 dB, would blur a mood. Variants whose mean spectra
@@ -42,58 +35,6 @@ TRAIN_VARIANTS = (
     *("quincy", "shelby"),
 )
 TEST_VARIANTS = ("f2", "f4", "m2", "m7", "Mario", "david", "max", "robert", "steph")
-
-
-@dataclass(frozen=True)
-class Voice:
-    """A speaker: an espeak language file ("en-us"), a variant of the vocal tract ("f2"), habitual pitch and rate.
-
-    `pitch` is 0..100 with 50 the variant's own; `rate` is a factor on the words per minute.
-    """
-
-    name: str
-    accent: str
-    variant: str | None = None
-    pitch: int = 50
-    rate: float = 1.0
-
-
-@dataclass(frozen=True)
-class Delivery:
-    """How something is said, relative to the speaker.
-
-    `rate` is a factor, `pitch` an offset on the voice's 0..100, `range` the liveliness of the intonation 0..100 (50 is
-    espeak's own), `volume` a gain (1 leaves the level), `pause` extra silence between words in units of 10 ms,
-    `effort` how far a raised voice is driven into soft clipping (0 is not at all).
-    """
-
-    rate: float = 1.0
-    pitch: int = 0
-    range: int = 50
-    volume: float = 1.0
-    pause: int = 0
-    effort: float = 0.0
-
-
-class Synthesiser(Protocol):
-    """Anything that can speak: the same arguments always give the same samples."""
-
-    def voices(self, accents: Sequence[str]) -> list[Voice]:
-        """All speakers it has for these accents; raises `VoiceError` for an unknown one."""
-
-    def speak(self, text: str, voice: Voice, delivery: Delivery, words_per_minute: int) -> Wave:
-        """The text as float32 [T] at 16 kHz in [-1, 1]; raises `VoiceError`."""
-
-
-def synthesiser(name: str) -> Synthesiser:
-    """A synthesiser by the name that language cards use."""
-    if name == "espeak":
-        return Espeak()
-    if name == "pico":
-        from sta.data.synthesis.pico import Pico
-
-        return Pico()
-    raise VoiceError(f"there is no synthesiser {name!r}; known are: espeak, pico.")
 
 
 def speakers(accents: Sequence[str], test_accents: Sequence[str]) -> tuple[list[Voice], list[Voice]]:
@@ -119,7 +60,7 @@ SILENCE = 8  # of 32768
 SYNTH_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
 
 
-class Espeak:
+class Espeak(Synthesiser):
     """espeak-ng, one utterance at a time.
 
     The library keeps the phase of its pitch flutter, filters and noise from one utterance to the next, in
@@ -128,9 +69,11 @@ class Espeak:
     """
 
     def voices(self, accents: Sequence[str]) -> list[Voice]:
+        """Return every accent in every variant."""
         return [speaker(accent, variant) for accent in accents for variant in TRAIN_VARIANTS + TEST_VARIANTS]
 
     def speak(self, text: str, voice: Voice, delivery: Delivery, words_per_minute: int) -> Wave:
+        """Say a text; raises `VoiceError` where there is nothing to say."""
         require_words(text, voice)
         if "\0" in text:
             raise VoiceError(f"the text {text!r} holds a NUL character, where espeak would stop; remove it.")
@@ -148,7 +91,7 @@ class Espeak:
 
 
 def speaker(accent: str, variant: str) -> Voice:
-    """The one speaker with this accent and variant: base pitch 25..75 and rate within 8 %, by hash."""
+    """Return the one speaker with this accent and variant: base pitch 25..75 and rate within 8 %, by hash."""
     language_file(accent)
     first, second = hashlib.sha256(f"{accent}+{variant}".encode()).digest()[:2]
     return Voice(f"{accent}+{variant}", accent, variant, 25 + round(50 * first / 255), 0.92 + 0.16 * second / 255)
@@ -166,7 +109,7 @@ def engine_voice(voice: Voice) -> str:
 
 
 def language_file(accent: str) -> str:
-    """The language file, such as "gmw/en-US", that a code such as "en-us" stands for."""
+    """Return the language file, such as "gmw/en-US", that a code such as "en-us" stands for."""
     known = languages()
     if accent.lower() not in known:
         raise VoiceError(f"espeak has no language or accent {accent!r}; known are: {', '.join(sorted(known))}.")
@@ -188,17 +131,18 @@ def languages() -> dict[str, str]:
 
 @lru_cache(maxsize=1)
 def variants() -> tuple[str, ...]:
-    """All variants of the vocal tract in the wheel's data, novelties included."""
+    """Return all variants of the vocal tract in the wheel's data, novelties included."""
     return tuple(sorted(path.name for path in (data_folder() / "voices" / "!v").iterdir()))
 
 
 @lru_cache(maxsize=1)
 def data_folder() -> Path:
+    """Return where the wheel's data lies."""
     return Path(loader().get_data_path())
 
 
 def loader():  # type: ignore[no-untyped-def]
-    """The wheel's own module, imported when somebody speaks."""
+    """Return the wheel's own module, imported when somebody speaks."""
     try:
         import espeakng_loader
     except ImportError:
@@ -212,7 +156,7 @@ _lock = threading.Lock()
 
 
 def _renew_lock() -> None:
-    """A fork may copy the lock while another thread holds it."""
+    """Make a new lock: a fork may copy the lock while another thread holds it."""
     global _lock
     _lock = threading.Lock()
 
@@ -258,15 +202,11 @@ def fresh_engine() -> Iterator[ctypes.CDLL]:
 
 
 def unload(engine: ctypes.CDLL) -> None:
+    """Unload the library, and with it all that it keeps."""
     if sys.platform == "win32":
         _ctypes.FreeLibrary(engine._handle)
     else:
         _ctypes.dlclose(engine._handle)
-
-
-def octaves(pitch: float) -> float:
-    """The factor on a speaker's frequency that espeak makes of an offset on its pitch scale, about."""
-    return float(2 ** (pitch / PITCH_OCTAVE))
 
 
 def trim(samples: NDArray[np.int16]) -> NDArray[np.int16]:
@@ -276,21 +216,3 @@ def trim(samples: NDArray[np.int16]) -> NDArray[np.int16]:
         return samples[:0]
     edge = round(EDGE_SECONDS * ESPEAK_RATE)
     return samples[max(0, heard[0] - edge) : heard[-1] + 1 + edge]
-
-
-def require_words(text: str, voice: Voice) -> None:
-    """Refuse a text that is blank with a `VoiceError`."""
-    if not text.strip():
-        raise VoiceError(f"there is no text for the voice {voice.name} to speak; give at least a word.")
-
-
-def shape_level(wave: Wave, delivery: Delivery) -> Wave:
-    """Bring speech to the level of every speaker, clip it softly by the delivery's effort, then apply its gain.
-
-    Speakers of one level make loudness a matter of the delivery alone.
-    """
-    loudness = math.sqrt(float(np.mean(np.square(wave, dtype=np.float64))))
-    wave = (wave * (LEVEL / max(loudness, 1e-6))).astype(np.float32, copy=False)
-    if delivery.effort:
-        wave = np.tanh((1 + delivery.effort) * wave)
-    return np.clip(delivery.volume * wave, -1, 1).astype(np.float32, copy=False)

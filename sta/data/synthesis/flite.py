@@ -16,7 +16,7 @@ import soundfile
 import soxr
 
 from sta.config.limits import SAMPLE_RATE
-from sta.data.synthesis.espeak import Delivery, Voice, Wave, octaves, shape_level
+from sta.data.synthesis.base import Delivery, Synthesiser, Voice, Wave, octaves, shape_level
 from sta.errors import VoiceError
 
 TIMEOUT = 60
@@ -39,16 +39,18 @@ SPEAKERS = {
 }
 
 
-class Flite:
+class Flite(Synthesiser):
     """The `flite` command, one process per utterance."""
 
     def voices(self, accents: Sequence[str]) -> list[Voice]:
+        """Return its speakers of English."""
         others = [a for a in accents if a.split("-")[0] != "en"]
         if others:
             raise VoiceError(f"flite has no voice for {others[0]!r}; it speaks en only.")
         return [Voice(f"flite-{name}", "en-us", name) for name in SPEAKERS]
 
     def speak(self, text: str, voice: Voice, delivery: Delivery, words_per_minute: int) -> Wave:
+        """Say a text; raises `VoiceError` where it cannot."""
         if voice.variant not in SPEAKERS:
             raise VoiceError(f"flite has no voice {voice.variant!r}; known are: {', '.join(SPEAKERS)}.")
         speaker = SPEAKERS[voice.variant]
@@ -61,7 +63,7 @@ class Flite:
 
 
 def command() -> str:
-    """Where flite is.
+    """Return where flite is.
 
     Raises:
         VoiceError: it is not installed; says how to.

@@ -15,7 +15,7 @@ import numpy as np
 import soxr
 
 from sta.config.limits import SAMPLE_RATE
-from sta.data.synthesis.espeak import Delivery, Voice, Wave, octaves, require_words, shape_level
+from sta.data.synthesis.base import Delivery, Synthesiser, Voice, Wave, octaves, require_words, shape_level
 from sta.errors import VoiceError
 
 ACCENTS = {"en-us": "en-US", "en-gb": "en-GB"}
@@ -26,7 +26,7 @@ DEEPER = 2.6  # pitch goes with this power of the playing speed: longer vocal tr
 RATES, PITCHES = (20, 500), (50, 200)  # percent of its own, what the engine accepts
 
 
-class Pico:
+class Pico(Synthesiser):
     """The `ttspico` package, a fresh engine per utterance, since one keeps its state.
 
     Raises:
@@ -38,6 +38,7 @@ class Pico:
             raise VoiceError("pico is not installed; `pip install ttspico` brings it (it needs a C compiler)")
 
     def voices(self, accents: Sequence[str]) -> list[Voice]:
+        """Return its speakers of English."""
         unknown = [a for a in accents if a not in ACCENTS]
         if unknown:
             raise VoiceError(f"pico has no accent {unknown[0]!r}; known are: {', '.join(ACCENTS)}.")
@@ -49,6 +50,7 @@ class Pico:
         ]
 
     def speak(self, text: str, voice: Voice, delivery: Delivery, words_per_minute: int) -> Wave:
+        """Say a text; raises `VoiceError` where it cannot."""
         if voice.accent not in ACCENTS or voice.variant is None or voice.variant not in map(str, TRACTS):
             known = ", ".join(v.name for v in self.voices(list(ACCENTS)))
             raise VoiceError(f"pico has no voice {voice.name!r}; known are: {known}.")

@@ -1,20 +1,22 @@
 """VQ-Diffusion's transformer as published (Gu et al. 2022), with the names of diffusers' weights.
 
 Whatever diffusers' `Transformer2DModel` over codes was saved as loads here unchanged and gives the same logits.
-diffusers keeps the null condition elsewhere, so such weights draw without guidance; those trained here have one.
+diffusers keeps the null condition elsewhere, so such weights draw without guidance; those trained here have one. The
+network is this package's own, since diffusers has deprecated its own for codes.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
+from diffusers.configuration_utils import register_to_config
+from pydantic import Field
 from torch import Tensor, nn
 
-from sta.models.decoders.transformer import CodeDecoder
+from sta.config.recipe import DecoderSettings, Positive, Recipe, check_multiple
+from sta.models.decoders._codes import CodeDiffusion
+from sta.models.decoders.base import PictureGrid, TokenSpace
+from sta.models.layers import LayerNorm, to_autocast
 
 
 class _Places(nn.Module):
@@ -37,10 +39,11 @@ class _TimeNorm(nn.Module):
         super().__init__()
         self.emb = nn.Embedding(timesteps, width)
         self.linear = nn.Linear(width, 2 * width)
+        self.norm = LayerNorm(width, elementwise_affine=False)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         scale, shift = self.linear(F.silu(self.emb(t)))[:, None].chunk(2, -1)  # [B, 1, D] each
-        return F.layer_norm(x, x.shape[-1:]) * (1 + scale) + shift
+        return self.norm(x) * (1 + scale) + shift
 
 
 class _Attention(nn.Module):
@@ -105,7 +108,7 @@ class _Block(nn.Module):
         self.norm1, self.norm2 = _TimeNorm(width, timesteps), _TimeNorm(width, timesteps)
         self.attn1 = _Attention(width, heads, head_width, width, bias)
         self.attn2 = _Attention(width, heads, head_width, memory_width, bias)
-        self.norm3, self.ff = nn.LayerNorm(width), _FeedForward(width, activation)
+        self.norm3, self.ff = LayerNorm(width), _FeedForward(width, activation)
 
     def forward(self, x: Tensor, memory: Tensor, t: Tensor) -> Tensor:
         normed = self.norm1(x, t)
@@ -114,7 +117,14 @@ class _Block(nn.Module):
         return x + self.ff(self.norm3(x))
 
 
-class PublishedDecoder(ModelMixin, ConfigMixin):
+class _Settings(DecoderSettings):
+    width: Positive = 256
+    layers: Positive = 6
+    heads: Positive = 4
+    timesteps: Positive = Field(100, description="T of mask-and-replace")
+
+
+class PublishedDecoder(CodeDiffusion):
     """Belief in a picture's codes x_0 given noisy codes x_t; arguments as in diffusers' `Transformer2DModel`.
 
     Args:
@@ -128,7 +138,8 @@ class PublishedDecoder(ModelMixin, ConfigMixin):
         null_length: tokens of the null condition, for weights trained here; 0 where the weights have none.
     """
 
-    config_name = "config.json"
+    Settings = _Settings
+    title = "VQ-Diffusion as published"
     _repeated_blocks = ["_Block"]  # noqa: RUF012 - what diffusers' `compile_repeated_blocks` compiles
 
     @register_to_config
@@ -155,19 +166,48 @@ class PublishedDecoder(ModelMixin, ConfigMixin):
             )
             for _ in range(num_layers)
         )  # fmt: skip
-        self.norm_out = nn.LayerNorm(width)
+        self.norm_out = LayerNorm(width)
         self.out = nn.Linear(width, num_vector_embeds - 1)
         if null_length:
             self.null_tokens = nn.Parameter(torch.randn(null_length, cross_attention_dim) * 0.02)
 
-    def draft(self, tokens: Tensor) -> None:
-        """Nothing: this network has none."""
+    @classmethod
+    def check(cls, recipe: Recipe) -> None:
+        """Refuse a width that the heads do not divide."""
+        settings = recipe.decoder
+        assert isinstance(settings, _Settings)
+        check_multiple("decoder.width", settings.width, settings.heads, "which decoder.heads is")
+
+    @classmethod
+    def build(cls, settings: _Settings, grid: PictureGrid, space: TokenSpace) -> PublishedDecoder:
+        """Make an untrained decoder, with a null condition."""
+        return cls(
+            settings.heads, settings.width // settings.heads, settings.layers, cross_attention_dim=space.token_width,
+            num_vector_embeds=grid.codes + 1, sample_size=grid.side, num_embeds_ada_norm=settings.timesteps,
+            null_length=space.tokens,
+        )  # fmt: skip
+
+    @property
+    def side(self) -> int:
+        """Return the number of codes along a side of the picture."""
+        return int(self.config.sample_size)
+
+    @property
+    def codebook(self) -> int:
+        """Return V, which is the mask's id."""
+        return int(self.config.num_vector_embeds) - 1
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Return its width, layers and heads."""
+        heads = self.config.num_attention_heads
+        return {"width": heads * self.config.attention_head_dim, "layers": self.config.num_layers, "heads": heads}
 
     def forward(
         self, codes: Tensor, t: Tensor, tokens: Tensor, embedding: Tensor | None = None, drop: Tensor | None = None,
         drafted: None = None,
     ) -> Tensor:  # fmt: skip
-        """Logits of x_0.
+        """Compute logits of x_0.
 
         Args:
             codes: [B, N] in 0..V, x_t.
@@ -184,16 +224,8 @@ class PublishedDecoder(ModelMixin, ConfigMixin):
             if not self.config.null_length:
                 raise ValueError("these weights have no null condition: draw with guidance_scale 1")
             tokens = torch.where(drop[:, None, None], self.null_tokens.to(tokens.dtype), tokens)
-        x = self.latent_image_embedding(codes)
+        x = to_autocast(self.latent_image_embedding(codes))
         for block in self.transformer_blocks:
             x = block(x, tokens, times)
         logits: Tensor = self.out(self.norm_out(x))
         return logits
-
-    def start(self, batch: int, generator: Any, device: torch.device) -> Tensor:
-        """x_T: all mask, [B, N]."""
-        return torch.full((batch, self.config.sample_size**2), self.config.num_vector_embeds - 1, device=device)
-
-    guide = staticmethod(CodeDecoder.guide)
-    picture = staticmethod(CodeDecoder.picture)
-    reconstruct = staticmethod(CodeDecoder.reconstruct)

@@ -1,4 +1,4 @@
-"""The classifier stage: the attribute classifier learns what real Garden pictures show, drawn afresh for it."""
+"""The classifier stage: the attribute classifier learns what real pictures show, drawn afresh for it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sta.config.recipe import ClassifierStage, GardenCorpus, Recipe
-from sta.data.corpora.garden.corpus import world_of
-from sta.data.corpora.garden.draw import draw
-from sta.data.corpora.garden.world import Scene, World
+from sta.config.recipe import ClassifierStage, Recipe
+from sta.data.corpora.base import Attributes, open_source
 from sta.distributed import sharding
 from sta.distributed.sharding import BatchShard
 from sta.models.attribute_classifier import AttributeClassifier
@@ -60,24 +58,23 @@ def _disturbed(pictures: Tensor) -> Tensor:
     return torch.lerp(noisy, soft, softened)
 
 
-def slots_of(world: World) -> dict[str, list[str]]:
-    """What the classifier answers: kind, every slot that varies, mood."""
-    varying = {slot: list(values) for slot, values in world.slots.items() if len(values) > 1}
-    return {"kind": list(world.kinds), **varying, "mood": list(world.moods)}
-
-
-def values_of(scenes: Sequence[Scene], slots: dict[str, list[str]]) -> np.ndarray:
-    """Number of each slot's value, [n, slots]; `IGNORE_INDEX` where the slot does not apply."""
-    shown = [{**s.attributes, "kind": s.kind, "mood": s.mood} for s in scenes]
+def values_of(shown: Sequence[Mapping[str, str]], slots: Mapping[str, Sequence[str]]) -> np.ndarray:
+    """Return the number of each slot's value, [n, slots]; `IGNORE_INDEX` where the slot does not apply."""
     none = sharding.IGNORE_INDEX
-    return np.array([[of.index(s[slot]) if slot in s else none for slot, of in slots.items()] for s in shown])
+    return np.array([[of.index(one[slot]) if slot in one else none for slot, of in slots.items()] for one in shown])
+
+
+def attributes_of(recipe: Recipe) -> Attributes:
+    """Return what a recipe's corpus knows of its pictures."""
+    attributes = open_source(recipe.corpus, {}, recipe.seed).attributes()
+    assert attributes is not None, "the stage is one of those corpora that know attributes"
+    return attributes
 
 
 def build_module(recipe: Recipe) -> _Classification:
-    """The untrained network of the stage, of a recipe on Garden."""
-    assert isinstance(recipe.corpus, GardenCorpus)
+    """Build the untrained network of the stage."""
     torch.manual_seed(recipe.seed)
-    return _Classification(AttributeClassifier(slots_of(world_of(recipe.corpus.world)), recipe.corpus.size))
+    return _Classification(AttributeClassifier(attributes_of(recipe).slots(), recipe.corpus.size))
 
 
 class ClassifierTask(Task):
@@ -88,16 +85,14 @@ class ClassifierTask(Task):
     weights: Mapping[str, float] = MappingProxyType({"read": 1.0})
 
     def __init__(self, workspace: Workspace):
-        corpus = workspace.recipe.corpus
-        assert isinstance(corpus, GardenCorpus)
-        self.world, self.image_size = world_of(corpus.world), corpus.size
+        self.attributes, self.image_size = attributes_of(workspace.recipe), workspace.recipe.corpus.size
         self.stage, self.seed = workspace.recipe.stages.classifier, workspace.recipe.seed
-        self.slots = slots_of(self.world)
+        self.slots = self.attributes.slots()
         self.module = build_module(workspace.recipe)
 
     @classmethod
     def stages(cls, recipe: Recipe, section: str) -> list[str]:
-        return [section] if isinstance(recipe.corpus, GardenCorpus) else []
+        return [section] if recipe.corpus.knows_attributes else []
 
     @classmethod
     def build_network(cls, recipe: Recipe, facts: CorpusFacts, name: str) -> _Classification:
@@ -105,8 +100,7 @@ class ClassifierTask(Task):
 
     @classmethod
     def example_batch(cls, recipe: Recipe, facts: CorpusFacts, name: str, size: int, seconds: float) -> LabelledBatch:
-        assert isinstance(recipe.corpus, GardenCorpus)
-        slots = len(slots_of(world_of(recipe.corpus.world)))
+        slots = len(attributes_of(recipe).slots())
         pixels = examples.pixels(size, recipe.corpus.size, np.random.default_rng(0))
         return LabelledBatch(pixels, torch.zeros(size, slots, dtype=torch.long))
 
@@ -122,9 +116,10 @@ class ClassifierTask(Task):
 
     def batch(self, step: int, shard: BatchShard) -> LabelledBatch:
         numbers = shard.of(self._numbers_of(step))
-        scenes = [self.world.sample(np.random.default_rng([self.seed, CLASSIFIER_SEED, int(n)])) for n in numbers]
-        pixels = np.stack([np.asarray(draw(scene, self.image_size)) for scene in scenes])
-        return LabelledBatch(torch.from_numpy(pixels), torch.from_numpy(values_of(scenes, self.slots)))
+        rngs = [np.random.default_rng([self.seed, CLASSIFIER_SEED, int(number)]) for number in numbers]
+        pixels, shown = zip(*(self.attributes.draw(rng, self.image_size) for rng in rngs), strict=True)
+        values = values_of(shown, self.slots)
+        return LabelledBatch(torch.from_numpy(np.stack(pixels)), torch.from_numpy(values))
 
     def export(self, module: nn.Module, folder: Path) -> None:
         classifier = module.classifier

@@ -8,11 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sta.config.cards import load_teacher
@@ -24,13 +22,9 @@ from sta.distributed.team import Team
 from sta.errors import StaError
 from sta.models.backbones import backbone_class
 from sta.models.bottleneck import SpeechBottleneck, SpeechCondition
-from sta.models.build_decoder import build_decoder
 from sta.models.captioner import Captioner, pad_captions
-from sta.models.decoders.transformer import CodeDecoder, LatentDecoder
-from sta.models.decoders.vq_diffusion_published import PublishedDecoder
-from sta.models.diffusion import Schedule, linear_schedule, q_sample, variational_loss
+from sta.models.decoders.base import Objective, PictureGrid, Target, TokenSpace, find_decoder
 from sta.models.encoder import SpeechEncoder, pieces_to_frames
-from sta.models.flow import flow_loss, interpolate, sample_noise_levels
 from sta.training import examples
 from sta.training.batch import Batch
 from sta.training.features import (
@@ -41,11 +35,8 @@ from sta.training.features import (
     caption_pieces,
     check_teacher_reads,
     group_rows,
-    has_text,
     load_speech,
-    picture_codes,
-    picture_latents,
-    short_phrases,
+    pictures_as,
     teacher_features,
     teacher_reads,
 )
@@ -55,7 +46,6 @@ from sta.training.task import CorpusFacts, Task, compile_layers, compiles
 from sta.training.tasks.distill import DistillTask
 from sta.training.workspace import Workspace
 
-REPLACED = 0.1
 FRAME_MULTIPLE = 16
 BANK = 512  # captions whose teacher features keep the embedding where the distill stage put it
 
@@ -65,7 +55,7 @@ class DecoderBatch(Batch):
     """Recordings and captions of one group of languages, and their pictures.
 
     Attributes:
-        group: the group's number.
+        group: the group's number. language: int64 [B], numbers of its encoder's `languages`.
         spoken, written: int64 [B1], [B2], the batch's places of recordings and of captions; B1 + B2 = B.
         frames: float16 [B1, S, D] of the frozen encoder; frames_mask: bool [B1, S].
         text_pieces, text_lengths: int64 [B2, R], [B2], what the text branch reads; None where it reads nothing on any
@@ -78,6 +68,7 @@ class DecoderBatch(Batch):
     """
 
     group: int
+    language: Tensor
     spoken: Tensor
     written: Tensor
     frames: Tensor
@@ -92,58 +83,20 @@ class DecoderBatch(Batch):
     pieces: Tensor | None = None
 
 
-def sample_timesteps(count: int, timesteps: int, device: torch.device) -> Tensor:
-    """Times 1..T [count], late ones more often: where little of the picture is left, the tokens are needed."""
-    u = sharding.uniform(count, device=device)
-    return (u.sqrt() * timesteps).long().clamp(0, timesteps - 1) + 1
-
-
 def text_mask(size: int, share: float) -> np.ndarray:
     """bool [size], True for the first `share` of a batch's places: ranks take turns, so each gets as many of them."""
     return np.arange(size) < round(size * share)
 
 
-def kinds_of_pictures(recipe: Recipe) -> tuple[Literal["codes", "latents"], ...]:
-    """What the stage reads of the pictures: what the decoder draws, and what a draft is measured against."""
-    if recipe.decoder.kind == "latent-diffusion":
-        return ("latents",)
-    return ("codes", "latents") if recipe.decoder.draft else ("codes",)
+def kinds_of_pictures(recipe: Recipe) -> tuple[Target, ...]:
+    """Return what the stage reads of the pictures: what the decoder draws, and what a draft is measured against."""
+    return find_decoder(recipe.decoder.kind).reads(recipe.decoder)
 
 
 def kinds_of_frames(recipe: Recipe) -> tuple[bool, ...]:
     """Whether each kind of frames that the stage reads is disturbed: clean ones always come first."""
     disturbs = recipe.stages.decoder.augment_ratio > 0 and backbone_class(recipe.encoder.backbone).augments
     return (False, True) if disturbs else (False,)
-
-
-class _MaskAndReplace(nn.Module):
-    """VQ-Diffusion's loss on codes (Gu et al. 2022)."""
-
-    def __init__(self, decoder: CodeDecoder | PublishedDecoder, schedule: Schedule, variational: bool):
-        super().__init__()
-        self.decoder, self.schedule, self.variational = decoder, schedule, variational
-
-    def forward(self, x0: Tensor, tokens: SpeechCondition, drop: Tensor, drafted: Tensor | None) -> dict[str, Tensor]:
-        t = sample_timesteps(len(x0), self.schedule.timesteps, x0.device)
-        xt = q_sample(x0, t, self.schedule)
-        share = t / self.schedule.timesteps
-        logits = self.decoder(xt, share, tokens.tokens, tokens.embedding, drop, drafted).float()
-        losses = {"x0": F.cross_entropy(logits.flatten(0, 1), x0.flatten())}
-        return losses | ({"vlb": variational_loss(logits, x0, xt, t, self.schedule)} if self.variational else {})
-
-
-class _FlowMatching(nn.Module):
-    """Latent diffusion's loss on latents (Lipman et al. 2023)."""
-
-    def __init__(self, decoder: LatentDecoder):
-        super().__init__()
-        self.decoder = decoder
-
-    def forward(self, x0: Tensor, tokens: SpeechCondition, drop: Tensor, drafted: Tensor | None) -> dict[str, Tensor]:
-        x0, t = x0.float(), sample_noise_levels(len(x0), x0.device)
-        noise = sharding.normal_like(x0)
-        velocity = self.decoder(interpolate(x0, noise, t), t, tokens.tokens, tokens.embedding, drop, drafted)
-        return {"flow": flow_loss(velocity, x0, noise)}
 
 
 class _Denoising(nn.Module):
@@ -153,7 +106,7 @@ class _Denoising(nn.Module):
     """
 
     def __init__(
-        self, objective: _MaskAndReplace | _FlowMatching, encoders: dict[str, SpeechEncoder],
+        self, objective: Objective, encoders: dict[str, SpeechEncoder],
         bottlenecks: dict[str, SpeechBottleneck], stage: DecoderStage, temperature: float,
     ):  # fmt: skip
         super().__init__()
@@ -181,7 +134,7 @@ class _Denoising(nn.Module):
         if batch.x0 is not None:
             drop = sharding.uniform(len(batch.x0), device=batch.x0.device) < self.stage.condition_dropout
             losses |= self.objective(batch.x0, tokens, drop, drafted)
-        if drafted is not None and not isinstance(decoder, PublishedDecoder):
+        if drafted is not None:
             assert batch.latents is not None
             losses["draft"] = decoder.draft_loss(drafted, batch.latents)
         if batch.text is not None and self.stage.tune_bottleneck:
@@ -204,16 +157,17 @@ class _Denoising(nn.Module):
         assert isinstance(bottleneck, SpeechBottleneck)
         size = bottleneck.config
         noise = sharding.normal(len(places), size.tokens, size.width, device=places.device)
-        frames = batch.frames.to(self.objective.decoder.dtype)
-        heard = bottleneck(frames, batch.frames_mask, noise[batch.spoken])
+        frames, language = batch.frames.to(self.objective.decoder.dtype), batch.language
+        heard = bottleneck(frames, batch.frames_mask, language[batch.spoken], noise[batch.spoken])
         if batch.text_pieces is None:
             return heard
         encoder = self.encoders[group]
         assert isinstance(encoder, SpeechEncoder)
-        with torch.no_grad():
-            captions = encoder.encode_text(batch.text_pieces, batch.text_lengths)
         count = len(batch.written)  # none, where this rank's caption is only there to be as the other ranks
-        read = bottleneck(captions.frames, captions.mask, noise[batch.written] if count else noise[:1])
+        noise, language = (x[batch.written] if count else x[:1] for x in (noise, language))
+        with torch.no_grad():
+            captions = encoder.encode_text(batch.text_pieces, batch.text_lengths, language)
+        read = bottleneck(captions.frames, captions.mask, language, noise)
         back = places.argsort()
         return SpeechCondition(
             *(torch.cat([h, r[:count]])[back] for h, r in zip(_parts(heard), _parts(read), strict=True))
@@ -230,18 +184,10 @@ def build_module(
     """The network of the stage on the distilled encoders and bottlenecks of every group; the decoder is untrained."""
     any_one = next(iter(bottlenecks.values())).config
     torch.manual_seed(recipe.seed)
-    tokenizer, settings, stage = recipe.tokenizer, recipe.decoder, recipe.stages.decoder
-    decoder = build_decoder(
-        side=recipe.corpus.size // tokenizer.factor, codes=tokenizer.codes, channels=tokenizer.code_width,
-        tokens=any_one.tokens, token_width=any_one.width, embedding_width=any_one.embedding_width,
-        **settings.model_dump(),
-    )  # fmt: skip
-    objective: _MaskAndReplace | _FlowMatching
-    if isinstance(decoder, LatentDecoder):
-        objective = _FlowMatching(decoder)
-    else:
-        schedule = linear_schedule(settings.timesteps, tokenizer.codes, REPLACED)
-        objective = _MaskAndReplace(decoder, schedule, bool(stage.losses.get("vlb")))
+    settings, stage = recipe.decoder, recipe.stages.decoder
+    space = TokenSpace(any_one.tokens, any_one.width, any_one.embedding_width)
+    decoder = find_decoder(settings.kind).build(settings, PictureGrid.of(recipe), space)
+    objective = decoder.objective(settings, stage.losses)
     return _Denoising(objective, encoders, bottlenecks, stage, recipe.stages.distill.temperature)
 
 
@@ -269,22 +215,23 @@ class DecoderTask(Task):
         self.workspace, self.stage, self.groups = workspace, recipe.stages.decoder, list(recipe.groups)
         self.weights = {k: v for k, v in self.stage.losses.items()}
         self.phase_change_step = int(self.stage.draft_warmup * self.stage.steps)
-        kinds = {"codes": picture_codes, "latents": picture_latents}
-        pictures = {kind: kinds[kind](workspace, device) for kind in kinds_of_pictures(recipe)}
-        self.pictures = pictures[kinds_of_pictures(recipe)[0]]
-        self.latents = pictures.get("latents") if recipe.decoder.draft else None
+        self.pictures = pictures_as(workspace, kinds_of_pictures(recipe)[0], device)
+        has_draft = find_decoder(recipe.decoder.kind).has_draft(recipe.decoder)
+        self.latents = pictures_as(workspace, "latents", device) if has_draft else None
         self.text = teacher_features(workspace, device)[1] if _weighs_text(self.stage) else None
-        self.known, self.read = has_text(workspace.corpus), teacher_reads(workspace)
+        self.known, self.read = workspace.corpus.has_text, teacher_reads(workspace)
         disturbs = kinds_of_frames(recipe)
         self.frames = {g: [cached_frames(workspace, g, device, each) for each in disturbs] for g in self.groups}
         self.rows = {g: group_rows(workspace, g) for g in self.groups}
         self.image_of, _ = workspace.corpus.image_index
+        self.language = workspace.corpus.column("language")
         speech = {g: load_speech(workspace, g) for g in self.groups}
         self.encoders = {g: encoder for g, (encoder, _) in speech.items()}
         self.module = build_module(recipe, self.encoders, {g: bottleneck for g, (_, bottleneck) in speech.items()})
         self.short, self.full = {}, {}
-        for group, (frames, *_) in self.frames.items():
-            short = short_phrases(workspace, frames.lengths)
+        phrase = workspace.corpus.column("phrase").equal(True)
+        for group, rows in self.rows.items():
+            short = phrase[rows]
             shorts = self._shorts(bool(short.any()))
             self.short[group] = self._order(group, short, 0, max(1, shorts), self.stage.batch - shorts)
             self.full[group] = self._order(group, ~short, 1, max(1, self.stage.batch - shorts), 0)
@@ -324,13 +271,14 @@ class DecoderTask(Task):
         frames = rng.standard_normal((len(spoken), length, recipe.encoder.width)).astype(np.float16)
         known = sum(facts.pieces[code] for code in next(iter(recipe.groups.values())))
         captions = examples.captions(facts, known, size, seconds, rng)
-        side, kinds = recipe.corpus.size // recipe.tokenizer.factor, kinds_of_pictures(recipe)
-        smooth = torch.randn(size, recipe.tokenizer.code_width, side, side).half()
+        grid = PictureGrid.of(recipe)
+        latents = torch.randn(size, grid.channels, grid.side, grid.side).half()
+        codes, kinds = torch.randint(grid.codes, (size, grid.side**2)), kinds_of_pictures(recipe)
         batch = DecoderBatch(
-            0, torch.from_numpy(spoken), torch.from_numpy(np.flatnonzero(is_written)), torch.from_numpy(frames),
-            (torch.arange(length) < count).expand(len(spoken), -1),
-            x0=torch.randint(recipe.tokenizer.codes, (size, side * side)) if "codes" in kinds else smooth,
-            latents=smooth if recipe.decoder.draft else None,
+            0, torch.zeros(size, dtype=torch.long), torch.from_numpy(spoken),
+            torch.from_numpy(np.flatnonzero(is_written)), torch.from_numpy(frames),
+            (torch.arange(length) < count).expand(len(spoken), -1), x0=codes if kinds[0] == "codes" else latents,
+            latents=latents if find_decoder(recipe.decoder.kind).has_draft(recipe.decoder) else None,
         )  # fmt: skip
         if stage.losses.get("caption"):
             batch = replace(batch, pieces=torch.from_numpy(pad_captions(captions, np.ones(size, bool))))
@@ -356,14 +304,6 @@ class DecoderTask(Task):
         return facts.heard(recipe.stages.decoder.phrase_ratio)
 
     @classmethod
-    def reads(cls, recipe: Recipe, facts: CorpusFacts, section: str) -> dict[str, int]:
-        batch, side = recipe.stages.decoder.batch, recipe.corpus.size // recipe.tokenizer.factor
-        published = recipe.decoder.kind == "vq-diffusion-published"
-        frames = examples.frames_read(recipe, facts, cls.mean_seconds(recipe, facts))
-        places = side * side if published else (side // recipe.decoder.patch_size) ** 2
-        return {"recordings": batch, "frames": batch * frames, "positions": batch * places}
-
-    @classmethod
     def check_shares(cls, recipe: Recipe, shares: int) -> None:
         stage = recipe.stages.decoder
         spoken = int((~text_mask(stage.batch, stage.text_ratio)).sum())
@@ -381,9 +321,8 @@ class DecoderTask(Task):
 
     def _order(self, group: str, kept: np.ndarray, seed: int, batch: int, offset: int) -> ShuffledSampler:
         """The order of some of a group's recordings, of which a batch takes `batch` from the place `offset` on."""
-        places, recipe = np.flatnonzero(kept), self.workspace.recipe
-        shards = self.workspace.corpus.shard_of[self.rows[group][places]]
-        return build_sampler(recipe.corpus, places, recipe.seed + seed, shards, batch, offset=offset)
+        places, seed = np.flatnonzero(kept), self.workspace.recipe.seed + seed
+        return build_sampler(self.workspace, places, self.rows[group][places], seed, batch, offset=offset)
 
     def _places_of(self, step: int) -> tuple[int, np.ndarray]:
         """The number of the step's group, and which of the group's rows are in the whole batch."""
@@ -413,9 +352,11 @@ class DecoderTask(Task):
         stores, key, share = self.frames[group], [self.workspace.recipe.seed, step], self.stage.augment_ratio
         heard = [frames_of(stores, place, share, key) for place in places[~is_written]]
         frames, lengths = pad(heard, FRAME_MULTIPLE)
+        language = self.encoders[group].language_indices([self.language[row] for row in shown])
         batch = DecoderBatch(
-            number, torch.from_numpy(np.flatnonzero(~is_written)), torch.from_numpy(np.flatnonzero(is_written)),
-            torch.from_numpy(frames), torch.arange(frames.shape[1]) < torch.from_numpy(lengths)[:, None],
+            number, language, torch.from_numpy(np.flatnonzero(~is_written)),
+            torch.from_numpy(np.flatnonzero(is_written)), torch.from_numpy(frames),
+            torch.arange(frames.shape[1]) < torch.from_numpy(lengths)[:, None],
             **self._pictures(shown, step), **self._texts(group, shown, step),
         )  # fmt: skip
         if not written.any():

@@ -19,7 +19,7 @@ from sta.distributed.sharding import IGNORE_INDEX, BatchShard
 from sta.distributed.team import Team
 from sta.errors import StaError, TrainingError
 from sta.models.augment import augment
-from sta.models.backbones import backbone_class, describe_backbone
+from sta.models.backbones import describe_backbone
 from sta.models.bottleneck import SpeechBottleneck
 from sta.models.encoder import LENGTH_MULTIPLE, SpeechEncoder, pieces_to_frames
 from sta.training import examples
@@ -29,8 +29,6 @@ from sta.training.features import (
     caption_pieces,
     check_teacher_reads,
     group_rows,
-    has_text,
-    short_phrases,
     teacher_features,
     teacher_reads,
 )
@@ -55,12 +53,14 @@ class WrittenBatch(Batch):
 
     Attributes:
         pieces: int64 [B', R], the stretches of a perfect recognition. lengths: int64 [B'].
+        language: int64 [B'], numbers of `SpeechEncoder.languages`.
         targets: loss -> what it wants to know of them.
         total: how many there are over all ranks.
     """
 
     pieces: Tensor
     lengths: Tensor
+    language: Tensor
     targets: dict[str, Targets]
     total: int
 
@@ -123,11 +123,11 @@ class Distillation(nn.Module):
         on_device = lengths.to(inputs.device, non_blocking=True)
         stretches, count = self.encoder.stretches(inputs, on_device, batch.language, keep), len(inputs)
         if batch.written is not None:
-            written = self.encoder.text_stretches(batch.written.pieces, batch.written.lengths)
-            stretches = stretches.joined(written)
+            written = batch.written
+            stretches = stretches.joined(self.encoder.text_stretches(written.pieces, written.lengths, written.language))
         with sharding.with_more_items(0 if batch.written is None else batch.written.total):
             out = self.encoder.in_context(stretches)
-            speech = self.bottleneck(out.frames, out.mask)
+            speech = self.bottleneck(out.frames, out.mask, stretches.language)
         heard = DistillOutputs(speech[:count], out[:count], keep, acoustics.output_lengths(lengths))
         return heard, None if batch.written is None else DistillOutputs(speech[count:], out[count:])
 
@@ -176,7 +176,6 @@ class DistillTask(Task):
         self.weights = self.stage.losses
         self.corpus = corpus
         self.rows = self.corpus.rows
-        self.language = workspace.corpus.column("language")
         module = self.module = self._build(workspace)
         self.losses = module.losses_of("speech")
         self.encoder = self.corpus.encoder = module.encoder
@@ -233,7 +232,8 @@ class DistillTask(Task):
         written, count = None, written_captions(stage)
         if count:
             of_captions = {name: loss for name, loss in losses.items() if loss.on_captions}
-            written = _written_batch(corpus, of_captions, np.arange(count), list(range(count)), 0, count)
+            language, seeds = torch.zeros(count, dtype=torch.long), list(range(count))
+            written = _written_batch(corpus, of_captions, np.arange(count), language, seeds, 0, count)
         return DistillBatch(
             features, lengths, torch.zeros(size, dtype=torch.long), targets_of(spoken, corpus, np.arange(size), 0),
             written,
@@ -243,11 +243,6 @@ class DistillTask(Task):
     def mean_seconds(cls, recipe: Recipe, facts: CorpusFacts) -> float:
         stage = recipe.stages.distill
         return facts.heard(stage.phrase_warmup + (1 - stage.phrase_warmup) * stage.phrase_ratio)
-
-    @classmethod
-    def reads(cls, recipe: Recipe, facts: CorpusFacts, section: str) -> dict[str, int]:
-        batch, rate = recipe.stages.distill.batch, backbone_class(recipe.encoder.backbone).features_per_second
-        return {"recordings": batch, "features": round(batch * cls.mean_seconds(recipe, facts) * rate)}
 
     @classmethod
     def items_of_corpus(cls, recipe: Recipe, facts: CorpusFacts, name: str) -> float:
@@ -283,9 +278,8 @@ class DistillTask(Task):
 
     def _order(self, kept: np.ndarray) -> ShuffledSampler:
         rows = self.rows[kept]
-        lengths, shards = self.workspace.features.lengths[rows], self.workspace.corpus.shard_of[rows]
-        recipe = self.workspace.recipe
-        return build_sampler(recipe.corpus, rows, recipe.seed, shards, self.stage.batch, lengths)
+        lengths, seed = self.workspace.features.lengths[rows], self.workspace.recipe.seed
+        return build_sampler(self.workspace, rows, rows, seed, self.stage.batch, lengths)
 
     def _with_phrases(self, full: np.ndarray, short: np.ndarray) -> np.ndarray:
         """The full captions, and as many of the phrases as make `phrase_ratio` of the whole."""
@@ -311,7 +305,7 @@ class DistillTask(Task):
         features, lengths = store.padded(rows.tolist(), LENGTH_MULTIPLE, int(store.lengths[everyone].max()))
         return DistillBatch(
             torch.from_numpy(features), torch.from_numpy(lengths),
-            torch.tensor([self.encoder.language_index(self.language[row]) for row in rows]),
+            self.encoder.language_indices(self.corpus.column("language", rows)),
             targets_of(self.losses, self.corpus, rows, step), self._written(step, shard),
         )  # fmt: skip
 
@@ -324,7 +318,8 @@ class DistillTask(Task):
         rows, numbers = shard.of(self.written.take(step * count, count)), shard.of(np.arange(count))
         losses = {name: loss for name, loss in self.losses.items() if loss.on_captions}
         seeds = [step * count + int(number) for number in numbers]
-        return _written_batch(self.corpus, losses, rows, seeds, step, count)
+        language = self.encoder.language_indices(self.corpus.column("language", rows))
+        return _written_batch(self.corpus, losses, rows, language, seeds, step, count)
 
     def compile(self, module: nn.Module, device: torch.device) -> None:
         assert isinstance(module, Distillation)
@@ -338,10 +333,11 @@ class DistillTask(Task):
 
 
 def _written_batch(
-    corpus: DistillCorpus, losses: Mapping[str, DistillLoss], rows: np.ndarray, seeds: list[int], step: int, total: int
-) -> WrittenBatch:
+    corpus: DistillCorpus, losses: Mapping[str, DistillLoss], rows: np.ndarray, language: Tensor, seeds: list[int],
+    step: int, total: int,
+) -> WrittenBatch:  # fmt: skip
     pieces, lengths = pieces_to_frames(corpus.captions(rows), seeds)
-    return WrittenBatch(pieces, lengths, targets_of(losses, corpus, rows, step), total)
+    return WrittenBatch(pieces, lengths, language, targets_of(losses, corpus, rows, step), total)
 
 
 # ---- the corpus as losses see it --------------------------------------------------------------------------------
@@ -364,9 +360,9 @@ class GroupCorpus:
         recipe, corpus = workspace.recipe, workspace.corpus
         self.workspace, self.negative_count = workspace, recipe.stages.distill.negatives
         self.rows, (self.image_of, _) = group_rows(workspace, group), corpus.image_index
-        self.short = short_phrases(workspace, workspace.features.lengths[self.rows])
+        self.short = corpus.column("phrase").equal(True)[self.rows]
         self.image, self.text = image, text
-        self.known, self.read = has_text(corpus), teacher_reads(workspace)
+        self.known, self.read = corpus.has_text, teacher_reads(workspace)
         named = workspace.attributes if corpus.truths else None
         self.named = named.values if named else np.zeros((len(corpus), 0), np.int64)
         pieces = {code: workspace.pieces[code].size for code in recipe.groups[group]}

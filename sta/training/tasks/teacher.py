@@ -73,10 +73,11 @@ class TeacherTask(Task):
         self.pieces = workspace.made("teacher's pieces") / "teacher.model"
         self.tokenize = PieceTokenizer(Pieces.load(self.pieces), text["context_length"], text["vocab_size"])
         rows = workspace.corpus.select("train")
+        rows = rows[workspace.corpus.has_text[rows]]
         self.image_of, _ = workspace.corpus.image_index
         self.batch_size = workspace.recipe.stages.teacher.batch
         stretches = self.image_of[rows] // ITEMS_PER_PART
-        self.order = build_sampler(workspace.recipe.corpus, rows, workspace.recipe.seed, stretches, self.batch_size)
+        self.order = build_sampler(workspace, rows, rows, workspace.recipe.seed, self.batch_size, shards=stretches)
 
     @classmethod
     def stages(cls, recipe: Recipe, section: str) -> list[str]:

@@ -67,10 +67,15 @@ class TokenizerTask(Task):
         stage = workspace.recipe.stages.tokenizer
         self.workspace, self.weights, self.batch_size = workspace, {k: v for k, v in stage.losses.items()}, stage.batch
         self.module = build_module(workspace.recipe)
-        image_of, _ = workspace.corpus.image_index
+        image_of, shown_by = workspace.corpus.image_index
         pictures = np.unique(image_of[workspace.corpus.select("train")])
         self.order = build_sampler(
-            workspace.recipe.corpus, pictures, workspace.recipe.seed, pictures // ITEMS_PER_PART, self.batch_size
+            workspace,
+            pictures,
+            shown_by[pictures],
+            workspace.recipe.seed,
+            self.batch_size,
+            shards=pictures // ITEMS_PER_PART,
         )
 
     @classmethod
@@ -80,11 +85,6 @@ class TokenizerTask(Task):
     @classmethod
     def example_batch(cls, recipe: Recipe, facts: CorpusFacts, name: str, size: int, seconds: float) -> PictureBatch:
         return PictureBatch(examples.pixels(size, recipe.corpus.size, np.random.default_rng(0)))
-
-    @classmethod
-    def reads(cls, recipe: Recipe, facts: CorpusFacts, section: str) -> dict[str, int]:
-        batch, side = recipe.stages.tokenizer.batch, recipe.corpus.size // recipe.tokenizer.factor
-        return {"pictures": batch, "codes": batch * side * side}
 
     @classmethod
     def items_of_corpus(cls, recipe: Recipe, facts: CorpusFacts, name: str) -> float:

@@ -7,30 +7,37 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
-from sta.config.recipe import ParquetCorpus
-from sta.data.corpora.parquet import find_shards, version_of
+from sta.config.cards import load_language
+from sta.data.corpora.parquet import ParquetSettings, ParquetSource
 from sta.data.corpora.user import split_of
-from sta.data.rows import Corpus
-from sta.data.unreadable import Unreadable, read_report, rows_lost, settle, write_readable
+from sta.data.rows import Corpus, Sample
+from sta.data.unreadable import Unreadable, read_report, rows_lost, settle
 from sta.errors import CorpusError
 from tests.parquet_fixtures import FILE, cut, sample, scratch, write_parquet
 
+CARDS = {code: load_language(code) for code in ("en", "ar")}
 
-def settings(shards: object, **changes: Any) -> ParquetCorpus:
-    return ParquetCorpus(**{"name": "parquet", "shards": str(shards), **changes})
+
+def settings(shards: object, **changes: Any) -> ParquetSettings:
+    return ParquetSettings(**{"name": "parquet", "shards": str(shards), **changes})
+
+
+def source(path: object) -> ParquetSource:
+    return ParquetSource(settings(path), CARDS, 0)
 
 
 def found(path: Path) -> list[Any]:
-    return [item for shard in find_shards(settings(path), ["en", "ar"]) for item in shard]
+    return [item for shard in source(path).shards() for item in shard.samples()]
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
     items = found(path)
-    assert not [item for item in items if isinstance(item, Unreadable)]
-    return [row for row, _ in items]
+    assert all(isinstance(item, Sample) for item in items)
+    return [item.row for item in items]
 
 
 def refused(path: Path) -> str:
@@ -42,9 +49,10 @@ def refused(path: Path) -> str:
 
 def prepared(path: Path, folder: Path, limit: float = 0.5) -> tuple[Corpus, list[Unreadable]]:
     folder.mkdir(exist_ok=True)
-    for number, shard in enumerate(find_shards(settings(path), ["en"])):
-        write_readable(shard, number, folder)
-    settle(folder, limit, folder.with_name("beside.jsonl"))
+    shards = source(path).shards()
+    for number, shard in enumerate(shards):
+        shard.write(number, folder)
+    settle(folder, [(len(shards), limit)], folder.with_name("beside.jsonl"))
     return Corpus(folder), read_report(folder)
 
 
@@ -76,7 +84,7 @@ def test_paths_are_relative_to_the_shard(tmp_path: Path, kind: pa.DataType) -> N
 
 
 def test_what_a_row_does_not_say_is_filled_in(tmp_path: Path) -> None:
-    given = [{k: sample(n)[k] for k in ("audio", "image", "text", "language")} for n in range(40)]
+    given = [{k: sample(n)[k] for k in ("image", "language")} for n in range(40)]
     write_parquet(tmp_path / "in" / "a.parquet", given[:20])
     write_parquet(tmp_path / "in" / "b.parquet", given[20:])
     made = rows(tmp_path / "in")
@@ -84,7 +92,8 @@ def test_what_a_row_does_not_say_is_filled_in(tmp_path: Path) -> None:
     assert made[0]["image_id"] == made[1]["image_id"] != made[2]["image_id"], "the same picture has the same name"
     assert made[0]["image_id"] == hashlib.sha256(given[0]["image"]["bytes"]).hexdigest()[:16]
     assert [row["split"] for row in made] == [split_of(row["image_id"], settings("")) for row in made]
-    assert (made[0]["speaker"], made[0]["mood"], made[0]["label"]) == (None, None, None)
+    assert {made[0][name] for name in ("speaker", "mood", "label")} == {None}
+    assert made[0]["audio"] is made[0]["text"] is None, "a picture alone"
 
 
 def test_text_may_be_a_dictionary_and_other_columns_are_left_alone(tmp_path: Path) -> None:
@@ -99,7 +108,7 @@ def test_a_file_a_folder_and_a_pattern(tmp_path: Path) -> None:
         write_parquet(tmp_path / name, [sample(0)])
 
     def names(shards: Path) -> list[str]:
-        return [shard.name for shard in find_shards(settings(shards), ["en"])]
+        return [shard.name for shard in source(shards).shards()]
 
     assert names(tmp_path / "x" / "b.parquet") == ["b.parquet"]
     assert names(tmp_path / "x") == ["a.parquet", "b.parquet"]
@@ -113,27 +122,29 @@ def test_a_shard_is_read_as_a_stream(tmp_path: Path) -> None:
     """The first rows come without the row groups behind them, one of which cannot be read."""
     path = write_parquet(tmp_path / "a.parquet", [sample(n) for n in range(100)], group=50)
     scratch(path, 1)
-    (shard,) = find_shards(settings(path), ["en"])
-    assert len(list(islice(shard, 50))) == 50
+    (shard,) = source(path).shards()
+    assert len(list(islice(shard.samples(), 50))) == 50
 
 
 def test_the_version_sees_that_a_shard_has_changed(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "a.parquet", [sample(0)])
-    before = version_of(settings(path))
-    assert version_of(settings(path)) == before
+    before = source(path).version()
+    assert source(path).version() == before
+    named = settings(path, licence="cc0-1.0", dataset="me/birds")
+    assert ParquetSource(named, CARDS, 0).version() == before, "what the model card says makes no other corpus"
     write_parquet(tmp_path / "a.parquet", [sample(0), sample(1)])
-    assert version_of(settings(path)) != before
+    assert source(path).version() != before
 
 
 # --- what is refused --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("column", ["audio", "image", "text", "language"])
+@pytest.mark.parametrize("column", ["image", "language"])
 def test_a_missing_column_is_named(tmp_path: Path, column: str) -> None:
     given = {k: v for k, v in sample(0).items() if k != column}
     path = write_parquet(tmp_path / "a.parquet", [given])
     assert f"{path}: has no column '{column}' (it has id, " in refused(path)
-    assert "needs audio, image, text, language, and may have id, speaker" in refused(path)
+    assert "needs image, language, and may have audio, text, id, speaker" in refused(path)
 
 
 @pytest.mark.parametrize(
@@ -191,23 +202,32 @@ def test_samples_are_set_aside_with_id_reason_and_hash(tmp_path: Path) -> None:
     torn = given[4]["image"]["bytes"][:200]
     given[2]["audio"] = {"bytes": b"no sound", "path": None}
     given[4]["image"] = {"bytes": torn, "path": None}
-    given[6]["text"] = "  "
-    given[8]["audio"] = None
+    given[8]["image"] = None
     given[10]["image"] = {"bytes": None, "path": "nowhere.png"}
-    given[12]["text"] = None
     corpus, entries = prepared(write_parquet(tmp_path / "a.parquet", given), tmp_path / "made")
-    assert len(corpus) == 14
-    assert [entry.id for entry in entries] == [f"s{n:04d}" for n in (2, 4, 6, 8, 10, 12)]
+    assert len(corpus) == 16
+    assert [entry.id for entry in entries] == [f"s{n:04d}" for n in (2, 4, 8, 10)]
     assert {entry.shard for entry in entries} == {"a.parquet"}
-    said = ("not audio", "truncated", "caption is empty", "has no audio", "no such picture", "caption is empty")
+    said = ("not audio", "truncated", "has no image", "no such picture")
     assert all(what in entry.reason for what, entry in zip(said, entries, strict=True))
-    hashes = [hashlib.sha256(data).hexdigest() for data in (b"no sound", torn, given[6]["audio"]["bytes"])]
-    assert [entry.sha256 for entry in entries[:3]] == hashes
-    assert entries[3].sha256 is entries[4].sha256 is None
+    hashes = [hashlib.sha256(data).hexdigest() for data in (b"no sound", torn)]
+    assert [entry.sha256 for entry in entries[:2]] == hashes
+    assert entries[2].sha256 is entries[3].sha256 is None
+
+
+def test_rows_may_lack_a_recording_or_a_text(tmp_path: Path) -> None:
+    given = [sample(n) for n in range(10)]
+    given[2]["audio"], given[3]["audio"] = None, {"bytes": None, "path": None}
+    given[4]["text"], given[6]["text"] = None, "  "
+    corpus, entries = prepared(write_parquet(tmp_path / "a.parquet", given), tmp_path / "made", limit=0)
+    assert (len(corpus), entries) == (10, [])
+    assert np.flatnonzero(~corpus.has_audio).tolist() == [2, 3]
+    assert np.flatnonzero(~corpus.has_text).tolist() == [4, 6]
+    assert not corpus.column("phrase").equal(True).any()
 
 
 def test_a_shard_that_is_there_is_not_read_again(tmp_path: Path) -> None:
-    path = write_parquet(tmp_path / "a.parquet", [sample(0), sample(1, text="")])
+    path = write_parquet(tmp_path / "a.parquet", [sample(0), sample(1, audio={"bytes": b"", "path": None})])
     _, entries = prepared(path, tmp_path / "made")
     cut(path)
     corpus, again = prepared(path, tmp_path / "made")

@@ -13,18 +13,9 @@ import pytest
 
 from sta.config.limits import SAMPLE_RATE
 from sta.data.audio import log_mel
-from sta.data.synthesis.espeak import (
-    LEVEL,
-    TEST_VARIANTS,
-    TRAIN_VARIANTS,
-    Delivery,
-    Espeak,
-    Voice,
-    speakers,
-    synthesiser,
-    variants,
-)
-from sta.errors import VoiceError
+from sta.data.synthesis.base import LEVEL, Delivery, Voice, synthesiser
+from sta.data.synthesis.espeak import TEST_VARIANTS, TRAIN_VARIANTS, Espeak, speakers, variants
+from sta.errors import RecipeError, VoiceError
 
 TEXT = "A small bird with a red head is flying."
 ARABIC = "طَائِرٌ صَغِيرٌ لَهُ رَأْسٌ أَحْمَرُ وَجَنَاحَانِ أَزْرَقَانِ"
@@ -129,7 +120,7 @@ def test_what_cannot_be_spoken(text: str, voice: Voice, words: str) -> None:
 
 def test_synthesisers() -> None:
     assert isinstance(synthesiser("espeak"), Espeak)
-    with pytest.raises(VoiceError, match="'festival'; known are: espeak, pico"):
+    with pytest.raises(RecipeError, match=r"'festival' \(known: espeak, flite, pico, or module:Class"):
         synthesiser("festival")
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sta.config.limits import SAMPLE_RATE
-from sta.data.synthesis.espeak import LEVEL, Delivery, Voice
+from sta.data.synthesis.base import LEVEL, Delivery, Voice
 from sta.data.synthesis.flite import SPEAKERS, Flite, command
 from sta.errors import VoiceError
 

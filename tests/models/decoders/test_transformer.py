@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sta.models.decoders.transformer import CodeDecoder, LatentDecoder
+from sta.models.decoders.latent_diffusion import LatentDecoder
+from sta.models.decoders.vq_diffusion import CodeDecoder
 from sta.models.patchify import patchify, unpatchify
 from sta.models.vq import VQTokenizer
 from tests.conftest import scatter

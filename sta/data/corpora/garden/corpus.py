@@ -7,22 +7,23 @@ any shard, and an interrupted build goes on with the shards it lacks.
 from __future__ import annotations
 
 import io
-import json
+import time
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from pathlib import Path
-from typing import Any
+from functools import cached_property
+from typing import Annotated, ClassVar
 
 import numpy as np
+from pydantic import Field
 
-from sta.config.cards import LanguageCard, load_language
-from sta.config.recipe import GardenCorpus, WorldSettings
+from sta.config.recipe import CorpusSettings, Positive, Share, Strict
 from sta.data.audio import wav_bytes
+from sta.data.corpora.base import CorpusShard, CorpusSource, DataCard, Outline, outline_of
+from sta.data.corpora.garden.attributes import GardenAttributes
 from sta.data.corpora.garden.draw import draw
 from sta.data.corpora.garden.grammar import Grammar
-from sta.data.corpora.garden.prosody import delivery
+from sta.data.corpora.garden.prosody import other_speakers, speak
 from sta.data.corpora.garden.world import (
     COLOUR_SLOTS,
     COLOURS,
@@ -34,16 +35,48 @@ from sta.data.corpora.garden.world import (
     World,
     species,
 )
-from sta.data.rows import write_shard
-from sta.data.synthesis.espeak import Voice, speakers, synthesiser
-from sta.errors import RecipeError
+from sta.data.rows import Sample, Truth, file_column
+from sta.errors import RecipeError, VoiceError
 
 SCENES_PER_SHARD = 100
 MAX_DRAWS = 10_000
 
 
+class WorldSettings(Strict):
+    """Which values Garden's attributes take; a slot left out of `slots` takes every value it knows."""
+
+    colours: list[str] = Field(default_factory=list, description="colours of every coloured part; empty: all ten")
+    moods: list[str] = Field(default_factory=list, description="moods; empty: all five")
+    kinds: list[str] = Field(default_factory=list, description="bird, flower; empty: both")
+    slots: dict[str, list[str]] = Field(default_factory=dict, description="values of one slot, such as pose: [perched]")
+
+
+class GardenSettings(CorpusSettings):
+    """Garden: drawn pictures, grammar captions and synthesised speech, built here from nothing."""
+
+    scenes: Positive = Field(20_000, description="training pictures")
+    phrases: Annotated[int, Field(ge=0)] = Field(
+        1, description="short phrases spoken per training picture and language"
+    )
+    omit: Share = Field(0.1, description="chance that a caption leaves an attribute out")
+    validation: Positive = Field(200, description="validation recordings per language")
+    test: Positive = Field(200, description="test recordings per language and test split")
+    swaps: Positive = Field(50, description="pairs per language whose captions differ in one colour word")
+    held_out: Share = Field(0.1, description="share of attribute combinations kept for the test")
+    tempo: Annotated[float, Field(gt=0.3, lt=3)] = Field(1.0, description="tempo, as a factor of the language card's")
+    other_engines: Share = Field(
+        0.0, description="share of training recordings by the language card's other engines, if it names any"
+    )
+    world: WorldSettings = WorldSettings()
+
+    @property
+    def knows_attributes(self) -> bool:
+        """Return true: scenes are made from their attributes."""
+        return True
+
+
 def world_of(settings: WorldSettings) -> World:
-    """The world that a recipe asks for.
+    """Return the world that a recipe asks for.
 
     Raises:
         RecipeError: a slot, kind, mood or value that Garden does not know; names the known ones.
@@ -83,15 +116,31 @@ class SplitPlan:
     new_voices: bool
 
 
-@dataclass(frozen=True)
-class Garden:
-    """Everything a process needs to make any shard."""
+class GardenSource(CorpusSource):
+    """Garden in the languages of the cards."""
 
-    settings: GardenCorpus
-    languages: tuple[str, ...]
-    seed: int
+    Settings: ClassVar[type[CorpusSettings]] = GardenSettings
+    settings: GardenSettings
+
+    @cached_property
+    def world(self) -> World:
+        """What can be drawn and said."""
+        return world_of(self.settings.world)
+
+    def check(self) -> None:
+        """Refuse a world that a language cannot say, and engines that are not installed."""
+        for card in self.cards.values():
+            Grammar(card, self.world)
+            if self.settings.other_engines:
+                try:
+                    other_speakers(card)
+                except VoiceError as error:
+                    raise RecipeError(
+                        f"{error}; or say corpus.other_engines=0 and train on the language's own engine"
+                    ) from error
 
     def plans(self) -> list[SplitPlan]:
+        """Return the splits, in the order of the corpus."""
         s = self.settings
         return [
             SplitPlan("train", s.scenes, s.phrases, False, False),
@@ -103,42 +152,70 @@ class Garden:
             SplitPlan("swap", s.swaps, 0, True, True),
         ]
 
-    def shards(self) -> list[tuple[SplitPlan, range]]:
-        """The shards, in the order of the corpus: a split and a range of its scenes each."""
+    def shards(self) -> list[GardenShard]:
+        """Return the shards: a split and a range of its scenes each."""
         return [
-            (plan, range(start, min(start + SCENES_PER_SHARD, plan.scenes)))
+            GardenShard(self, plan, range(start, min(start + SCENES_PER_SHARD, plan.scenes)))
             for plan in self.plans()
             for start in range(0, plan.scenes, SCENES_PER_SHARD)
         ]
 
-    def rows(self, plan: SplitPlan, scenes: range) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-        """The rows of some scenes of a split, and the truth about each."""
-        maker = _Maker(self, plan)
-        return [pair for number in scenes for pair in maker.rows(number)]
+    def attributes(self) -> GardenAttributes:
+        """Return what Garden can do with its pictures' attributes."""
+        return GardenAttributes(self.world, self.cards, self.settings.tempo, self.settings.held_out)
 
-    def write(self, number: int, folder: Path) -> int:
-        """Make shard `number` in `folder` unless it is there; returns its scenes."""
-        plan, scenes = self.shards()[number]
-        path = folder / "shards" / f"{number:05d}.arrow"
-        if not path.exists():
-            made = self.rows(plan, scenes)
-            truths = "".join(json.dumps(t, ensure_ascii=False) + "\n" for _, t in made)
-            (folder / "attributes" / f"{number:05d}.jsonl").write_text(truths, encoding="utf-8")
-            write_shard([row for row, _ in made], path)
-        return len(scenes)
+    def outline(self, most: int) -> Outline:
+        """Count all rows, and make some as the prepare stage does."""
+        s, world, count = self.settings, self.world, len(self.cards)
+        train, scenes = self.plans()[0], max(1, most // (count * (1 + self.settings.phrases)))
+        list(GardenShard(self, train, range(1)).samples())  # the synthesisers start
+        started = time.perf_counter()
+        rows = [sample.row for sample in GardenShard(self, train, range(min(scenes, train.scenes))).samples()]
+        seconds, held_out = time.perf_counter() - started, s.validation + 4 * s.test + 2 * s.swaps
+        spoken = {slot for kind in world.kinds for slot in world.spoken_slots(kind)}
+        return replace(
+            outline_of(rows, rows, 1.0, f"from {len(rows)} recordings made here"), seconds=seconds,
+            recordings=s.scenes * (1 + s.phrases) * count, others=held_out * count, pictures=s.scenes + held_out,
+            moods=len(world.moods),
+            attributes={"kind": len(world.kinds) + 1, **{slot: len(world.slots[slot]) + 1 for slot in sorted(spoken)}},
+        )  # fmt: skip
+
+    def card(self) -> DataCard:
+        """Return what a model card says of it."""
+        made = f"Garden, {self.settings.scenes} pictures of {self.settings.size} px, described and spoken in every "
+        return DataCard(
+            "Garden", "garden", f"{made}language", {"corpus Garden": "apache-2.0"},
+            "drawn birds and flowers, in synthetic voices and in sentences of Garden's grammar",
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class GardenShard(CorpusShard):
+    """Some scenes of a split."""
+
+    garden: GardenSource
+    plan: SplitPlan
+    scenes: range
+    trusted: bool = True
+
+    def __len__(self) -> int:
+        return len(self.scenes) * len(self.garden.cards) * (1 + self.plan.phrases)
+
+    def samples(self) -> Iterator[Sample]:
+        """Yield the rows of the scenes."""
+        maker = _Maker(self.garden, self.plan)
+        return (sample for number in self.scenes for sample in maker.samples(number))
 
 
 class _Maker:
     """Makes the rows of one split's scenes."""
 
-    def __init__(self, garden: Garden, plan: SplitPlan):
-        self.garden, self.plan = garden, plan
-        self.world = world_of(garden.settings.world)
-        self.cards = {code: load_language(code) for code in garden.languages}
+    def __init__(self, garden: GardenSource, plan: SplitPlan):
+        self.garden, self.plan, self.world, self.cards = garden, plan, garden.world, garden.cards
         self.grammars = {code: Grammar(card, self.world) for code, card in self.cards.items()}
 
-    def rows(self, number: int) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-        """(row, truth) pairs of one scene: a caption per language, then its short phrases."""
+    def samples(self, number: int) -> Iterator[Sample]:
+        """Yield the rows of one scene: a caption per language, then its short phrases."""
         rng = np.random.default_rng([self.garden.seed, zlib.crc32(self.plan.name.encode()), number])
         scene = self._scene(rng)
         if self.plan.name == "swap":
@@ -148,7 +225,8 @@ class _Maker:
         for code in self.cards:
             yield self._row(scene, picture, code, f"{number:06d}", self._caption(scene, rng), rng)
             for phrase in range(self.plan.phrases):
-                yield self._row(scene, picture, code, f"{number:06d}-p{phrase}", self._phrase(scene, rng), rng)
+                said = self._phrase(scene, rng)
+                yield self._row(scene, picture, code, f"{number:06d}-p{phrase}", said, rng, phrase=True)
 
     def _scene(self, rng: np.random.Generator) -> Scene:
         for _ in range(MAX_DRAWS):
@@ -161,7 +239,7 @@ class _Maker:
         )
 
     def _caption(self, scene: Scene, rng: np.random.Generator) -> dict[str, str]:
-        """What a full caption says: every attribute that varies, each left out now and then, but never all."""
+        """Draw what a full caption says: every attribute that varies, each left out now and then, but never all."""
         slots = self.world.spoken_slots(scene.kind)
         kept = [s for s in slots if rng.random() >= self.garden.settings.omit]
         return {s: scene.attributes[s] for s in kept or slots[:1]}
@@ -174,8 +252,8 @@ class _Maker:
 
     def _row(
         self, scene: Scene, picture: bytes, code: str, name: str, said: dict[str, str], rng: np.random.Generator,
-        wording: int | None = None, voice_seed: int | None = None,
-    ) -> tuple[dict[str, Any], dict[str, Any]]:  # fmt: skip
+        wording: int | None = None, voice_seed: int | None = None, phrase: bool = False,
+    ) -> Sample:  # fmt: skip
         wording = int(rng.integers(2**31)) if wording is None else wording
         voice_seed = int(rng.integers(2**31)) if voice_seed is None else voice_seed
         text = self.grammars[code].describe(scene.kind, said, np.random.default_rng(wording))
@@ -184,23 +262,21 @@ class _Maker:
             self.cards[code], text, scene.mood, voice_seed, self.plan.new_voices, self.garden.settings.tempo, others
         )
         row = {
-            "id": f"{self.plan.name}-{name}-{code}", "image": {"bytes": picture, "path": None},
-            "audio": {"bytes": wav_bytes(audio), "path": None}, "text": text, "language": code, "speaker": speaker,
+            "id": f"{self.plan.name}-{name}-{code}", "image": file_column(picture),
+            "audio": file_column(wav_bytes(audio)), "text": text, "language": code, "speaker": speaker,
             "mood": scene.mood, "label": species(scene), "image_id": f"{self.plan.name}-{name.split('-p')[0]}",
-            "split": self.plan.name,
+            "split": self.plan.name, "phrase": phrase,
         }  # fmt: skip
-        return row, {"id": row["id"], "kind": scene.kind, "attributes": dict(scene.attributes), "said": said}
+        return Sample(row, self.plan.name, Truth(scene.kind, dict(scene.attributes), said))
 
     def _other_colours(self, scene: Scene, slot: str) -> list[str]:
-        """Colours that a part may take instead, so that it still differs from the part beside it."""
+        """Return the colours that a part may take instead, so that it still differs from the part beside it."""
         neighbour = {a: b for pair in HIDING_PAIRS for a, b in (pair, pair[::-1])}.get(slot, slot)
         taken = (scene.attributes[slot], scene.attributes[neighbour])
         return [c for c in self.world.slots[slot] if c not in taken]
 
-    def _swap(
-        self, scene: Scene, number: int, rng: np.random.Generator
-    ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-        """Two recordings in one voice and wording that differ in one colour word, per language."""
+    def _swap(self, scene: Scene, number: int, rng: np.random.Generator) -> Iterator[Sample]:
+        """Yield two recordings in one voice and wording that differ in one colour word, per language."""
         said = {s: scene.attributes[s] for s in self.world.spoken_slots(scene.kind)}
         free = {s: self._other_colours(scene, s) for s in COLOUR_SLOTS if s in said}
         changeable = [s for s, colours in free.items() if colours]
@@ -214,45 +290,6 @@ class _Maker:
                 words = {s: shown.attributes[s] for s in said}
                 picture = _png(shown, self.garden.settings.size)
                 yield self._row(shown, picture, code, f"{number:06d}{side}", words, rng, wording, voice)
-
-
-def speak(
-    card: LanguageCard, text: str, mood: str, seed: int, new_voice: bool, tempo: float = 1.0, others: float = 0.0
-) -> tuple[np.ndarray, str]:
-    """Say `text` in a mood, in a voice drawn by `seed` from the training or the test speakers.
-
-    Args:
-        others: chance of one of the card's other engines, if it names any.
-
-    Returns:
-        The waveform, float32 [T] at 16 kHz, and the speaker's name.
-    """
-    rng = np.random.default_rng(seed)
-    by_other = bool(card.speech.other_engines) and np.random.default_rng([seed, 1]).random() < others
-    pool = other_speakers(card) if by_other else _speakers(card)[new_voice]
-    engine, voice = pool[int(rng.integers(len(pool)))]
-    pace = round(card.speech.words_per_minute * tempo)
-    return synthesiser(engine).speak(text, voice, delivery(mood, rng), pace), voice.name
-
-
-def _speakers(card: LanguageCard) -> tuple[list[tuple[str, Voice]], list[tuple[str, Voice]]]:
-    """Training and test speakers of the card's own engine."""
-    train, test = _named(tuple(card.speech.voices), tuple(card.speech.test_voices))
-    return [(card.speech.synthesiser, v) for v in train], [(card.speech.synthesiser, v) for v in test]
-
-
-def other_speakers(card: LanguageCard) -> list[tuple[str, Voice]]:
-    """Training speakers of the card's other engines, with the engine of each.
-
-    Raises:
-        VoiceError: an engine is not installed or lacks an accent.
-    """
-    return [(e, v) for e, accents in card.speech.other_engines.items() for v in synthesiser(e).voices(accents)]
-
-
-@lru_cache
-def _named(voices: tuple[str, ...], test_voices: tuple[str, ...]) -> tuple[list[Voice], list[Voice]]:
-    return speakers(voices, test_voices)
 
 
 def _png(scene: Scene, size: int) -> bytes:

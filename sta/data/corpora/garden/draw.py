@@ -15,7 +15,7 @@ _SUBJECTS = {"bird": draw_bird, "flower": draw_flower}
 
 
 def draw(scene: Scene, size: int) -> Image.Image:
-    """The scene's picture: RGB, `size` by `size`, the same for the same scene.
+    """Draw the scene: RGB, `size` by `size`, the same picture for the same scene.
 
     Everything is laid out in shares of the side, so one scene looks alike at every size.
     """

@@ -7,11 +7,10 @@ from functools import cache
 import numpy as np
 
 from sta.data.corpora.garden.palette import RGB, ink, lit_paint, lit_scenery, shade
-from sta.data.corpora.garden.pen import LINE, Contour, Pen, Place, smooth
+from sta.data.corpora.garden.pen import LINE, Contour, Pen, Place, shapes
 from sta.data.corpora.garden.world import Scene
 
 COUNTS = {"five": 5, "eight": 8, "twelve": 12}
-LEAF = smooth([(0.0, 0.0), (0.3, -0.2), (0.7, -0.22), (1.0, 0.0), (0.7, 0.14), (0.3, 0.16)])
 STALK = (92, 150, 78)
 #: Where the flowers stand and their radius.
 BEDS = {
@@ -21,7 +20,7 @@ BEDS = {
 
 
 def draw_flower(pen: Pen, scene: Scene, generator: np.random.Generator) -> None:
-    """Draw the scene's flowers; `generator` gives what nobody speaks of."""
+    """Draw the scene's flowers; `generator` varies what no caption names."""
     places, radius = BEDS[scene.attributes["grouping"]]
     jitter = generator.uniform(-1, 1, 4)
     radius *= 1 + 0.04 * jitter[0]
@@ -47,7 +46,7 @@ def _stalk(pen: Pen, top: tuple[float, float], fill: RGB) -> None:
 def _leaf(pen: Pen, x: float, sign: int, fill: RGB) -> None:
     tilt = -0.45 if sign > 0 else np.pi + 0.45
     place = Place(x, 0.97, 0.3, tilt)
-    pen.shape(LEAF, place, fill, ink(fill))
+    pen.shape(shapes()["flower leaf"], place, fill, ink(fill))
     pen.line([place.at(0.1, 0.0), place.at(0.75, -0.01)], shade(fill), 0.6 * LINE)
 
 
@@ -76,7 +75,7 @@ def _creases(count: int) -> np.ndarray:
 
 @cache
 def petal_outlines(count: int, shape: str, swell: float) -> tuple[Contour, tuple[Contour, ...]]:
-    """The outline of all petals together, `swell` larger than they are, and that of each one, the first pointing up."""
+    """Return the outline of all petals together, `swell` larger, and that of each one, the first pointing up."""
     half = np.pi / count
     petal = Contour(_round_petal(half) if shape == "round" else _pointed_petal(half))
     rim = (petal.points + swell * petal.normals)[1:]
@@ -89,7 +88,7 @@ def petal_outlines(count: int, shape: str, swell: float) -> tuple[Contour, tuple
 
 
 def _round_petal(half: float) -> np.ndarray:
-    """A cone from the centre with a round cap: the largest circle that fits its wedge."""
+    """Return a cone from the centre with a round cap: the largest circle that fits its wedge."""
     reach = 1 / (1 + np.sin(half))
     radius = reach * np.sin(half) - 0.03  # a gap that keeps neighbours apart
     angle = np.linspace(-(np.pi / 2 + 0.9 * half), np.pi / 2 + 0.9 * half, 17)
@@ -98,7 +97,7 @@ def _round_petal(half: float) -> np.ndarray:
 
 
 def _pointed_petal(half: float) -> np.ndarray:
-    """A leaf from the centre to a sharp tip, as wide as its wedge half way."""
+    """Return a leaf from the centre to a sharp tip, as wide as its wedge half way."""
     t = np.linspace(0, 1, 8)
     middle = 0.55
     wide = 0.93 * middle * np.tan(half)

@@ -1,7 +1,7 @@
 """Says scenes of Garden in any language, from the templates and the lexicon of a language card.
 
 A template is text with `{slot.form}` for the word of that slot's value in that form, `{slot}` for a word with
-one form only, and `[...]` for a part that drops out when a slot in it is not said. ResultKey several
+one form only, and `[...]` for a part that drops out when a slot in it is not said. Where several
 templates are listed, the first that says exactly what is to be said is used.
 """
 
@@ -32,22 +32,23 @@ class Template:
 
     @classmethod
     def parse(cls, text: str) -> Template:
+        """Read a template as a card has it."""
         pieces = OPTIONAL.split(text)  # text outside brackets at even places, inside at odd ones
         parts = tuple((piece, i % 2 == 1) for i, piece in enumerate(pieces) if piece)
         needed = frozenset(_slots("".join(pieces[0::2])))
         return cls(text, parts, needed, needed | frozenset(_slots("".join(pieces[1::2]))))
 
     def fits(self, said: Iterable[str]) -> bool:
-        """Whether it can say exactly these slots."""
+        """Return whether it can say exactly these slots."""
         return self.needed <= set(said) <= self.slots
 
     def fill(self, said: Iterable[str], word: Callable[[str, str], str]) -> str:
-        """The text with each placeholder replaced by `word(slot, form)`, without the parts not said."""
+        """Return the text with each placeholder replaced by `word(slot, form)`, without the parts not said."""
         kept = (t for t, optional in self.parts if not optional or set(_slots(t)) <= set(said))
         return PLACEHOLDER.sub(lambda m: word(m[1], m[2] or EVERY_FORM), "".join(kept))
 
     def places(self) -> list[tuple[str, str]]:
-        """Every slot and form that it asks for."""
+        """Return every slot and form that it asks for."""
         return [(m[1], m[2] or EVERY_FORM) for m in PLACEHOLDER.finditer(self.text)]
 
 
@@ -63,7 +64,7 @@ class Choice:
         return frozenset(chain.from_iterable(t.slots for t in self.templates))
 
     def pick(self, said: Iterable[str]) -> Template | None:
-        """The first template that says exactly these slots."""
+        """Return the first template that says exactly these slots."""
         return next((t for t in self.templates if t.fits(said)), None)
 
     def fill(self, said: Iterable[str], word: Callable[[str, str], str]) -> str:
@@ -91,31 +92,29 @@ class Grammar:
     Args:
         card: the language; must have a `garden` grammar.
         world: what may have to be said.
-        source: what an error calls the card's file, by default `languages/<code>.yaml`.
+        source: what an error calls the card's file, by default `language card '<code>'`.
 
     Raises:
         RecipeError: the card has no grammar or lacks something that the world needs.
     """
 
     def __init__(self, card: LanguageCard, world: World, source: str | None = None) -> None:
-        self._source = source or f"languages/{card.code}.yaml"
+        self._source = source or f"language card '{card.code}'"
         if card.garden is None:
             raise self._wrong(f"key 'garden' is missing, so Garden cannot be spoken in {card.name}")
         self._garden = card.garden
         self._patterns: dict[str, list[Pattern]] = {}
-        self._phrases: dict[str, list[Choice]] = {}
         for kind, grammar in card.garden.kinds.items():
             key = f"garden.kinds.{kind}"
             self._patterns[kind] = [_pattern(f"{key}.patterns.{i}", p) for i, p in enumerate(grammar.patterns)]
-            self._phrases[kind] = [_choice(f"{key}.phrases.{i}", t) for i, t in enumerate(grammar.phrases)]
         self.check(world)
 
     def patterns(self, kind: str) -> int:
-        """How many sentence patterns there are for `kind`."""
+        """Return how many sentence patterns there are for `kind`."""
         return len(self._patterns[kind])
 
     def describe(self, kind: str, said: Mapping[str, str], rng: np.random.Generator, pattern: int | None = None) -> str:
-        """A sentence that says exactly the slot values in `said`, in a pattern and order drawn by `rng`.
+        """Return a sentence that says exactly the slot values in `said`, in a pattern and order drawn by `rng`.
 
         What is drawn depends on which slots are said, never on their values: generators in equal states
         give sentences that differ only in the words of the values that differ. `pattern` fixes the pattern.
@@ -134,17 +133,8 @@ class Grammar:
         details = [d.fill(d.slots & said.keys(), word) for d in order if d.slots & said.keys()]
         return chosen.sentence.fill((chosen.sentence.slots & said.keys()) | ({DETAILS} if details else set()), word)
 
-    def phrase(self, kind: str, said: Mapping[str, str], rng: np.random.Generator) -> str:
-        """A noun phrase as short as there is: "a red head" alone, or else the kind's first pattern."""
-        self._sayable(kind, said)
-        fitting = [c for c in self._phrases[kind] if said and c.pick(said)]
-        if not fitting:
-            return self.describe(kind, said, rng, pattern=0)
-        drawn = int(rng.integers(len(fitting)))
-        return fitting[drawn].fill(said, lambda slot, form: self._form(said[slot], form))
-
     def forms(self, value: str) -> list[str]:
-        """Every word by which `value` can be said."""
+        """Return every word by which `value` can be said."""
         return sorted(set(self._garden.lexicon[value].values()))
 
     def check(self, world: World) -> None:
@@ -163,8 +153,6 @@ class Grammar:
                     self._check_words(kind, choice, world)
                     self._check_subsets(kind, choice, world)
                 self._check_slots(kind, pattern, world)
-            for choice in self._phrases[kind]:  # what no phrase can say, a pattern says
-                self._check_words(kind, choice, world)
 
     def _sayable(self, kind: str, said: Mapping[str, str]) -> None:
         if kind not in self._patterns:

@@ -9,17 +9,10 @@ RGB = tuple[int, int, int]
 
 #: The ten colours as they look in neutral light, chosen to lie far apart.
 PAINT: dict[str, RGB] = {
-    "red": (216, 26, 44),
-    "orange": (250, 132, 20),
-    "yellow": (255, 221, 32),
-    "green": (48, 160, 66),
-    "blue": (36, 96, 220),
-    "purple": (122, 48, 180),
-    "pink": (255, 152, 198),
-    "brown": (124, 74, 38),
-    "black": (52, 52, 62),
-    "white": (252, 252, 248),
-}
+    "red": (216, 26, 44), "orange": (250, 132, 20), "yellow": (255, 221, 32), "green": (48, 160, 66),
+    "blue": (36, 96, 220), "purple": (122, 48, 180), "pink": (255, 152, 198), "brown": (124, 74, 38),
+    "black": (52, 52, 62), "white": (252, 252, 248),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -42,32 +35,32 @@ LIGHTS: dict[str, Light] = {
 
 
 def mix(colour: RGB, other: RGB, share: float) -> RGB:
-    """`colour` with `share` in [0, 1] of `other` in it."""
+    """Mix a `share` in [0, 1] of `other` into `colour`."""
     r, g, b = (round(c + (o - c) * share) for c, o in zip(colour, other, strict=True))
     return r, g, b
 
 
 @cache
 def lit_paint(name: str, mood: str) -> RGB:
-    """The named colour on a bird or flower in the mood's light."""
+    """Return the named colour as it looks on a bird or flower in the mood's light."""
     light = LIGHTS[mood]
     return mix(PAINT[name], light.haze, light.on_subject)
 
 
 @cache
 def lit_scenery(colour: RGB, mood: str) -> RGB:
-    """A scenery colour in the mood's light."""
+    """Return a scenery colour as it looks in the mood's light."""
     light = LIGHTS[mood]
     return mix(colour, light.haze, light.on_scenery)
 
 
 @cache
 def ink(fill: RGB) -> RGB:
-    """The outline that goes around `fill`: its own dark shade."""
+    """Return the colour of the outline around `fill`: its own dark shade."""
     return mix(fill, (16, 8, 20), 0.78)
 
 
 @cache
 def shade(fill: RGB) -> RGB:
-    """`fill` a little darker (a very dark fill: a little lighter), for feathers and folds."""
+    """Darken `fill` a little (lighten a very dark one), for feathers and folds."""
     return mix(fill, (110, 112, 128), 0.3) if sum(fill) < 200 else mix(fill, (60, 24, 30), 0.22)

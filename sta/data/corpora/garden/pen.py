@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -24,7 +28,7 @@ class Place:
     tilt: float = 0.0
 
     def at(self, x: float, y: float) -> tuple[float, float]:
-        """Where the shape's point (x, y) lands."""
+        """Return where the shape's point (x, y) lands."""
         c, s = np.cos(self.tilt) * self.scale, np.sin(self.tilt) * self.scale
         return float(self.x + c * x - s * y), float(self.y + s * x + c * y)
 
@@ -35,9 +39,8 @@ class Contour:
     def __init__(self, points: np.ndarray | Points) -> None:
         self.points = np.asarray(points, dtype=np.float64)
         edge = np.roll(self.points, -1, axis=0) - self.points
-        area = np.sum(
-            self.points[:, 0] * np.roll(self.points[:, 1], -1) - self.points[:, 1] * np.roll(self.points[:, 0], -1)
-        )
+        x, y = self.points.T
+        area = np.sum(x * np.roll(y, -1) - y * np.roll(x, -1))
         out = np.stack([edge[:, 1], -edge[:, 0]], axis=1) * np.sign(area)
         out /= np.linalg.norm(out, axis=1, keepdims=True) + 1e-12
         before = np.roll(out, 1, axis=0)
@@ -47,13 +50,26 @@ class Contour:
 
 
 def smooth(points: Points, steps: int = 6) -> Contour:
-    """The closed Catmull-Rom curve through `points`, with `steps` points for each one given."""
+    """Return the closed Catmull-Rom curve through `points`, with `steps` points for each one given."""
     p = np.asarray(points, dtype=np.float64)
     p0, p2, p3 = np.roll(p, 1, axis=0), np.roll(p, -1, axis=0), np.roll(p, -2, axis=0)
     t = np.arange(steps).reshape(1, -1, 1) / steps
     p0, p1, p2, p3 = (q[:, None] for q in (p0, p, p2, p3))
     curve = p1 + 0.5 * t * (p2 - p0 + t * (2 * p0 - 5 * p1 + 4 * p2 - p3 + t * (3 * (p1 - p2) + p3 - p0)))
     return Contour(curve.reshape(-1, 2))
+
+
+@cache
+def shapes() -> dict[str, Any]:
+    """Read `shapes.json`, in which `{"smooth": points}` and `{"corners": points}` are contours."""
+
+    def build(found: dict[str, Any]) -> Any:
+        if "smooth" in found:
+            return smooth(found["smooth"])
+        return Contour(found["corners"]) if "corners" in found else found
+
+    text = (Path(__file__).parent / "shapes.json").read_text(encoding="utf-8")
+    return json.loads(text, object_hook=build)  # type: ignore[no-any-return]
 
 
 class Pen:
@@ -80,8 +96,7 @@ class Pen:
 
     def disc(self, x: float, y: float, radius: float, fill: RGB) -> None:
         """Fill a disc."""
-        s = self.side
-        self.draw.ellipse(((x - radius) * s, (y - radius) * s, (x + radius) * s, (y + radius) * s), fill=fill)
+        self.oval(x, y, radius, radius, fill)
 
     def oval(self, x: float, y: float, rx: float, ry: float, fill: RGB) -> None:
         """Fill an upright ellipse."""

@@ -1,4 +1,4 @@
-"""Mood as prosody: how a Garden caption is said, never which words.
+"""Mood as prosody, and who speaks: how a Garden caption is said, never which words.
 
 The speaker's own pitch and level are unknown to the listener, so moods differ in several cues at once: loudness,
 rate, height and liveliness of the intonation, each far enough apart to hold across speakers.
@@ -6,9 +6,13 @@ rate, height and liveliness of the intonation, each far enough apart to hold acr
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
-from sta.data.synthesis.espeak import Delivery
+from sta.config.cards import LanguageCard
+from sta.data.synthesis.base import Delivery, Voice, synthesiser
+from sta.data.synthesis.espeak import speakers
 
 #: Moods before jitter; the order of loudness is angry, happy, neutral, fearful, sad.
 PROSODY = {
@@ -36,3 +40,42 @@ def delivery(mood: str, rng: np.random.Generator) -> Delivery:
         volume=min(1.0, mean.volume * volume),
         effort=mean.effort,
     )
+
+
+def speak(
+    card: LanguageCard, text: str, mood: str, seed: int, new_voice: bool, tempo: float = 1.0, others: float = 0.0
+) -> tuple[np.ndarray, str]:
+    """Say `text` in a mood, in a voice drawn by `seed` from the training or the test speakers.
+
+    Args:
+        others: chance of one of the card's other engines, if it names any.
+
+    Returns:
+        The waveform, float32 [T] at 16 kHz, and the speaker's name.
+    """
+    rng = np.random.default_rng(seed)
+    by_other = bool(card.speech.other_engines) and np.random.default_rng([seed, 1]).random() < others
+    pool = other_speakers(card) if by_other else _speakers(card)[new_voice]
+    engine, voice = pool[int(rng.integers(len(pool)))]
+    pace = round(card.speech.words_per_minute * tempo)
+    return synthesiser(engine).speak(text, voice, delivery(mood, rng), pace), voice.name
+
+
+def _speakers(card: LanguageCard) -> tuple[list[tuple[str, Voice]], list[tuple[str, Voice]]]:
+    """Return the training and test speakers of the card's own engine."""
+    train, test = _named(tuple(card.speech.voices), tuple(card.speech.test_voices))
+    return [(card.speech.synthesiser, v) for v in train], [(card.speech.synthesiser, v) for v in test]
+
+
+def other_speakers(card: LanguageCard) -> list[tuple[str, Voice]]:
+    """Return the training speakers of the card's other engines, with the engine of each.
+
+    Raises:
+        VoiceError: an engine is not installed or lacks an accent.
+    """
+    return [(e, v) for e, accents in card.speech.other_engines.items() for v in synthesiser(e).voices(accents)]
+
+
+@lru_cache
+def _named(voices: tuple[str, ...], test_voices: tuple[str, ...]) -> tuple[list[Voice], list[Voice]]:
+    return speakers(voices, test_voices)

@@ -81,7 +81,7 @@ class World:
         return Scene(kind, attributes, mood, int(generator.integers(2**31)))
 
     def held_out(self, scene: Scene, share: float) -> bool:
-        """Whether the scene's combination of attributes is kept for the test, by hash, whatever the seed.
+        """Return whether the scene's combination of attributes is kept for the test, by hash, whatever the seed.
 
         `share` in [0, 1] is the part of all combinations that no training row may show. The mood is
         not part of a combination.
@@ -91,6 +91,6 @@ class World:
 
 
 def species(scene: Scene) -> str:
-    """The class label of a scene: the kind and its colours, as a species is told by its plumage."""
+    """Return the class label of a scene: the kind and its colours, as a species is told by its plumage."""
     parts = [scene.attributes[s] for s in COLOUR_SLOTS if s in scene.attributes]
     return "-".join([scene.kind, *parts])

@@ -5,12 +5,13 @@ import evaluate
 
 from sta.data.corpora.garden.world import SLOTS, World
 from sta.metrics.attributes import attribute_rows
+from sta.metrics.rows import as_numbers
 
 _DESCRIPTION = "Share of the spoken attributes that an attribute classifier sees in the generated picture."
 _INPUTS = """
 Args:
-    predictions: per picture, what was read from it as a list of "slot=value"; a slot that is absent was not seen.
-    references: per picture, what was spoken, likewise, with "kind=bird" or "kind=flower".
+    predictions: per picture, the classifier's list of "slot=value"; a slot that is absent was not seen.
+    references: per picture, what the caption names, likewise, with "kind=bird" or "kind=flower".
 Returns:
     attributes, colours, exact: fractions, each with `_low`, `_high` (95 % bootstrap) and `_chance`.
 """
@@ -26,10 +27,6 @@ class AttributeAccuracy(evaluate.Metric):
 
     def _compute(self, predictions: list[list[str]], references: list[list[str]]) -> dict[str, float]:
         world = World({slot: values for slot, (_, values) in SLOTS.items()})
-        said, read = ([dict(pair.split("=") for pair in item) for item in x] for x in (references, predictions))
-        rows = attribute_rows(said, read, world, language="", split="", condition="", system="")
-        numbers: dict[str, float] = {}
-        for row in rows:
-            numbers[row.metric] = row.value
-            numbers |= {f"{row.metric}_{part}": getattr(row, part) for part in ("low", "high", "chance")}
-        return numbers
+        true, seen = ([dict(pair.split("=") for pair in item) for item in x] for x in (references, predictions))
+        rows = attribute_rows(true, seen, world, language="", split="", condition="", system="")
+        return as_numbers(rows)

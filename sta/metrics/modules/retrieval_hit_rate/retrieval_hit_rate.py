@@ -5,6 +5,7 @@ import evaluate
 import torch
 
 from sta.metrics.retrieval import retrieval_rows, unique_images
+from sta.metrics.rows import as_numbers
 
 _DESCRIPTION = "Hit rates at 1, 5 and 10 between spoken captions and unique pictures, in both directions."
 _INPUTS = """
@@ -33,8 +34,4 @@ class RetrievalHitRate(evaluate.Metric):
     ) -> dict[str, float]:
         ids, images = unique_images(image_ids, torch.tensor(references))
         where = {"language": "", "split": "", "condition": "", "system": ""}
-        numbers: dict[str, float] = {}
-        for row in retrieval_rows(torch.tensor(predictions), images, image_ids, ids, **where):
-            numbers[row.metric] = row.value
-            numbers |= {f"{row.metric}_{part}": getattr(row, part) for part in ("low", "high", "chance")}
-        return numbers
+        return as_numbers(retrieval_rows(torch.tensor(predictions), images, image_ids, ids, **where))

@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 
 from sta.config.cards import load_language
-from sta.config.recipe import GardenCorpus
-from sta.data.corpora.garden.corpus import SCENES_PER_SHARD, Garden, world_of
+from sta.data.corpora.garden.corpus import SCENES_PER_SHARD, GardenSettings, GardenSource, world_of
 from sta.data.corpora.garden.world import COLOUR_SLOTS, COLOURS, Scene
 from sta.data.rows import Corpus, Truth
 from sta.data.synthesis.espeak import speakers
 from sta.errors import RecipeError
-from tests.conftest import TINY_WORLD, tiny_garden, write_garden
+from tests.conftest import TINY_WORLD, tiny_garden, write_corpus
 
 LANGUAGES = ("en", "ar")
 SIZES = {"train": 24, "validation": 4, "seen": 10, "voice": 10, "combination": 10, "both": 10, "swap": 6}
@@ -86,14 +85,15 @@ def test_captions_say_what_the_picture_shows(garden_corpus: Corpus) -> None:
 
 
 def test_captions_say_something(garden_corpus: Corpus) -> None:
-    full = [r for r in range(len(garden_corpus)) if "-p" not in garden_corpus.column("id")[r]]
+    full = np.flatnonzero(~garden_corpus.column("phrase").equal(True)).tolist()
     assert all(truth(garden_corpus, r).said for r in full)
     assert any(len(truth(garden_corpus, r).said) < len(truth(garden_corpus, r).attributes) - 2 for r in full)
 
 
 def test_phrases_say_one_or_two_things(garden_corpus: Corpus) -> None:
-    short = [r for r in range(len(garden_corpus)) if "-p" in garden_corpus.column("id")[r]]
+    short = np.flatnonzero(garden_corpus.column("phrase").equal(True)).tolist()
     assert len(short) == 48
+    assert all("-p" in garden_corpus.column("id")[r] for r in short)
     assert {len(truth(garden_corpus, r).said) for r in short} == {1, 2}
 
 
@@ -127,11 +127,9 @@ def test_swapped_parts_still_differ_where_colours_allow(garden_corpus: Corpus) -
 
 def test_swapped_parts_differ_with_two_colours(tmp_path: Path) -> None:
     garden = tiny_garden(TINY_WORLD.model_copy(update={"colours": ["red", "blue"]}))
-    (tmp_path / "shards").mkdir()
-    (tmp_path / "attributes").mkdir()
-    swap = next(i for i, (plan, _) in enumerate(garden.shards()) if plan.name == "swap")
-    garden.write(swap, tmp_path)
-    (tmp_path / "attributes" / f"{swap:05d}.jsonl").rename(tmp_path / "attributes.jsonl")
+    number, swap = next((i, shard) for i, shard in enumerate(garden.shards()) if shard.plan.name == "swap")
+    swap.write(number, tmp_path)
+    (tmp_path / "attributes" / f"{number:05d}.jsonl").rename(tmp_path / "attributes.jsonl")
     for known in Corpus(tmp_path).truths.values():
         assert known.attributes.get("wings", 1) != known.attributes.get("belly", 2)
         assert known.attributes.get("petals", 1) != known.attributes.get("centre", 2)
@@ -140,7 +138,7 @@ def test_swapped_parts_differ_with_two_colours(tmp_path: Path) -> None:
 def test_mood_is_never_in_the_words(garden_corpus: Corpus, tmp_path: Path) -> None:
     """The same seed in a world of one mood and in a world of another: the same texts and attributes, another sound."""
     happy, sad = (
-        write_garden(
+        write_corpus(
             tiny_garden(TINY_WORLD.model_copy(update={"moods": [mood]}), scenes=6, validation=1, test=1, swaps=2),
             tmp_path / mood,
         )
@@ -158,18 +156,14 @@ def test_mood_is_never_in_the_words(garden_corpus: Corpus, tmp_path: Path) -> No
 
 def test_the_same_shard_twice_is_byte_identical(garden_corpus: Corpus, tmp_path: Path) -> None:
     garden = tiny_garden()
-    (tmp_path / "shards").mkdir()
-    (tmp_path / "attributes").mkdir()
     for number in (len(garden.shards()) - 1, 1):  # in another order, with other shards left out
-        garden.write(number, tmp_path)
+        garden.shards()[number].write(number, tmp_path)
         for name in (f"shards/{number:05d}.arrow", f"attributes/{number:05d}.jsonl"):
             assert (tmp_path / name).read_bytes() == (garden_corpus.folder / name).read_bytes()
 
 
 def test_another_seed_is_another_corpus(garden_corpus: Corpus, tmp_path: Path) -> None:
-    (tmp_path / "shards").mkdir()
-    (tmp_path / "attributes").mkdir()
-    tiny_garden(seed=4).write(1, tmp_path)
+    tiny_garden(seed=4).shards()[1].write(1, tmp_path)
     name = "attributes/00001.jsonl"
     assert (tmp_path / name).read_bytes() != (garden_corpus.folder / name).read_bytes()
 
@@ -177,34 +171,33 @@ def test_another_seed_is_another_corpus(garden_corpus: Corpus, tmp_path: Path) -
 def test_a_shard_that_is_there_is_left_alone(garden_corpus: Corpus) -> None:
     shard = garden_corpus.folder / "shards" / "00000.arrow"
     before = shard.stat().st_mtime_ns
-    assert tiny_garden().write(0, garden_corpus.folder) == SIZES["train"]
+    assert tiny_garden().shards()[0].write(0, garden_corpus.folder) == len(garden_corpus.select("train"))
     assert shard.stat().st_mtime_ns == before
 
 
 def test_shards_cover_every_scene_once() -> None:
-    settings = GardenCorpus(name="garden", scenes=2 * SCENES_PER_SHARD + 1, test=5, validation=100, swaps=3)
-    garden = Garden(settings, LANGUAGES, 0)
+    settings = GardenSettings(name="garden", scenes=2 * SCENES_PER_SHARD + 1, test=5, validation=100, swaps=3)
+    garden = GardenSource(settings, {}, 0)
     for plan in garden.plans():
-        covered = [i for p, scenes in garden.shards() if p == plan for i in scenes]
+        covered = [i for shard in garden.shards() if shard.plan == plan for i in shard.scenes]
         assert covered == list(range(plan.scenes))
-    assert max(len(scenes) for _, scenes in garden.shards()) == SCENES_PER_SHARD
+    assert max(len(shard.scenes) for shard in garden.shards()) == SCENES_PER_SHARD
 
 
 @pytest.mark.parametrize(("share", "which"), [(0.0, "held-out"), (1.0, "training")])
 def test_no_combination_left_is_said(share: float, which: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sta.data.corpora.garden.corpus.MAX_DRAWS", 50)
-    settings = tiny_garden().settings.model_copy(update={"held_out": share})
-    garden = Garden(settings, ("en",), 0)
+    garden = tiny_garden(held_out=share)
     wanted = "both" if which == "held-out" else "train"
-    number = next(i for i, (plan, _) in enumerate(garden.shards()) if plan.name == wanted)
+    number = next(i for i, shard in enumerate(garden.shards()) if shard.plan.name == wanted)
     with pytest.raises(RecipeError, match=rf"corpus\.held_out {share}: no {which} combination is left"):
-        garden.write(number, tmp_path)
+        garden.shards()[number].write(number, tmp_path)
 
 
 def test_other_engines_speak_training_recordings_only_and_change_nothing_else(tmp_path: Path) -> None:
     pytest.importorskip("ttspico")
-    plain = write_garden(tiny_garden(scenes=12, test=4, swaps=2), tmp_path / "plain")
-    mixed = write_garden(tiny_garden(scenes=12, test=4, swaps=2, other_engines=0.5), tmp_path / "mixed")
+    plain = write_corpus(tiny_garden(scenes=12, test=4, swaps=2), tmp_path / "plain")
+    mixed = write_corpus(tiny_garden(scenes=12, test=4, swaps=2, other_engines=0.5), tmp_path / "mixed")
     assert mixed.truths == plain.truths
     assert [mixed.column("text")[r] for r in range(len(mixed))] == list(plain.column("text"))
     by_pico = {r for r in range(len(mixed)) if mixed.column("speaker")[r].startswith("pico-")}

@@ -8,7 +8,8 @@ import pytest
 from sta.data.audio import log_mel
 from sta.data.corpora.garden.prosody import JITTER, PROSODY, delivery
 from sta.data.corpora.garden.world import MOODS
-from sta.data.synthesis.espeak import Espeak, Voice, speakers
+from sta.data.synthesis.base import Voice
+from sta.data.synthesis.espeak import Espeak, speakers
 
 TEXTS = ("This bird has a red head and blue wings.", "A pink flower with a white centre in the forest.")
 

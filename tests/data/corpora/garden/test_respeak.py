@@ -8,37 +8,47 @@ import numpy as np
 import pytest
 
 from sta.config.cards import load_language
-from sta.data.corpora.garden.respeak import BREATH, Respeaker, Utterance
+from sta.data.corpora.base import Utterance
+from sta.data.corpora.garden.attributes import BREATH, GardenAttributes
 from sta.data.language import FULL_WORLD
+from sta.data.rows import Truth
+from sta.data.synthesis.espeak import speakers
 from sta.errors import VoiceError
 
 SAID = {"head": "red", "wings": "blue", "pose": "flying", "background": "forest"}
 
 
 @pytest.fixture(scope="module", params=["en", "ar"])
-def speaker(request: pytest.FixtureRequest) -> Respeaker:
-    return Respeaker(load_language(request.param), FULL_WORLD, 1.0)
+def speaker(request: pytest.FixtureRequest) -> GardenAttributes:
+    return GardenAttributes(FULL_WORLD, {request.param: load_language(request.param)}, 1.0, 0.1)
 
 
-def utterance(speaker: Respeaker, voice: str | None = None) -> Utterance:
-    text = speaker.grammar.describe("bird", SAID, np.random.default_rng(0))
-    return Utterance(text, voice or sorted(speaker.voices)[0], "neutral", "bird", SAID)
+def code_of(speaker: GardenAttributes) -> str:
+    (code,) = speaker.cards
+    return code
 
 
-def spoken(speaker: Respeaker, condition: str, seed: int = 0, voice: str | None = None) -> np.ndarray:
-    return speaker.speak(condition, utterance(speaker, voice), np.random.default_rng(seed))
+def voices(speaker: GardenAttributes) -> list[str]:
+    speech = speaker.cards[code_of(speaker)].speech
+    return sorted(voice.name for pool in speakers(speech.voices, speech.test_voices) for voice in pool)
 
 
-def test_pace(speaker: Respeaker) -> None:
-    slow, plain, fast = (
-        len(speaker.at_pace(utterance(speaker), p, np.random.default_rng(0))) for p in (0.75, 1.0, 1.3)
-    )
-    assert (len(spoken(speaker, "slow")), len(spoken(speaker, "fast"))) == (slow, fast)
+def utterance(speaker: GardenAttributes, voice: str | None = None, mood: str = "neutral") -> Utterance:
+    text = speaker.describe(code_of(speaker), Truth("bird", SAID, SAID), np.random.default_rng(0))
+    return Utterance(text, voice or voices(speaker)[0], mood, Truth("bird", SAID, SAID))
+
+
+def spoken(speaker: GardenAttributes, condition: str, seed: int = 0, voice: str | None = None) -> np.ndarray:
+    return speaker.respeak(code_of(speaker), condition, utterance(speaker, voice), np.random.default_rng(seed))
+
+
+def test_pace(speaker: GardenAttributes) -> None:
+    slow, plain, fast = (len(spoken(speaker, condition)) for condition in ("slow", "same", "fast"))
     assert slow / plain == pytest.approx(1 / 0.75, rel=0.12)
     assert fast / plain == pytest.approx(1 / 1.3, rel=0.12)
 
 
-def test_two_sentences_have_a_breath_between(speaker: Respeaker) -> None:
+def test_two_sentences_have_a_breath_between(speaker: GardenAttributes) -> None:
     wave = spoken(speaker, "two-sentences")
     silent = np.flatnonzero(np.convolve(np.abs(wave) > 1e-4, np.ones(round(BREATH * 16_000)), "valid") == 0)
     assert len(silent) > 0
@@ -46,14 +56,14 @@ def test_two_sentences_have_a_breath_between(speaker: Respeaker) -> None:
 
 
 @pytest.mark.parametrize("condition", ["slow", "fast", "two-sentences"])
-def test_the_same_seed_speaks_the_same(speaker: Respeaker, condition: str) -> None:
+def test_the_same_seed_speaks_the_same(speaker: GardenAttributes, condition: str) -> None:
     np.testing.assert_array_equal(spoken(speaker, condition), spoken(speaker, condition))
     assert not np.array_equal(spoken(speaker, condition), spoken(speaker, condition, seed=1))
 
 
-def test_moods_of_the_same_words_differ(speaker: Respeaker) -> None:
+def test_moods_of_the_same_words_differ(speaker: GardenAttributes) -> None:
     spoken_in = {
-        mood: speaker.in_mood(utterance(speaker), mood, np.random.default_rng(0))
+        mood: speaker.respeak(code_of(speaker), "same", utterance(speaker, mood=mood), np.random.default_rng(0))
         for mood in ("neutral", "sad", "angry")
     }
     level = {mood: float(np.sqrt(np.mean(wave**2))) for mood, wave in spoken_in.items()}
@@ -61,14 +71,16 @@ def test_moods_of_the_same_words_differ(speaker: Respeaker) -> None:
     assert len(spoken_in["angry"]) < len(spoken_in["neutral"]) < len(spoken_in["sad"])
 
 
-def test_the_speaker_is_kept(speaker: Respeaker) -> None:
-    names = sorted(speaker.voices)
+def test_the_speaker_is_kept(speaker: GardenAttributes) -> None:
+    names = voices(speaker)
     one, other = (spoken(speaker, "fast", voice=v) for v in (names[0], names[-1]))
     assert len(one) != len(other) or not np.array_equal(one, other)
 
 
-def test_an_engine_that_is_missing_is_told(speaker: Respeaker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_engine_that_is_missing_is_told(
+    speaker: GardenAttributes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    said = "flite is not installed" if speaker.card.code == "en" else "it speaks en only"
+    said = "flite is not installed" if code_of(speaker) == "en" else "it speaks en only"
     with pytest.raises(VoiceError, match=said):
         spoken(speaker, "flite")

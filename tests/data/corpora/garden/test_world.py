@@ -7,8 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sta.config.recipe import WorldSettings
-from sta.data.corpora.garden.corpus import world_of
+from sta.data.corpora.garden.corpus import WorldSettings, world_of
 from sta.data.corpora.garden.world import COLOUR_SLOTS, COLOURS, KINDS, MOODS, SLOTS, World, species
 from sta.errors import RecipeError
 

@@ -1,0 +1,154 @@
+"""The transformer that two decoders share: the positions of a picture read the speech tokens.
+
+Cross-attention to the tokens, adaptive norm from time and the global embedding (one table shared by all
+layers, as in PixArt-alpha), learned null condition for guidance. Squares of `patch_size` x `patch_size` codes share a
+position, so that the transformer works on patch_size^2 times fewer positions.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from sta.config.recipe import DecoderSettings, Positive, Recipe, Share, check_multiple
+from sta.models.decoders.base import Decoder, PictureGrid
+from sta.models.draft import Draft
+from sta.models.layers import Attention, LayerNorm, feed_forward, sinusoids
+from sta.models.patchify import num_patches
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention, cross-attention and feed-forward, each scaled, shifted and gated by the condition."""
+
+    def __init__(self, width: int, heads: int, dropout: float):
+        super().__init__()
+        self.norms = nn.ModuleList(LayerNorm(width, elementwise_affine=False) for _ in range(3))
+        self.self_attention = Attention(width, heads)
+        self.cross_attention = Attention(width, heads)
+        self.feed_forward = feed_forward(width, 4, dropout)
+        self.table = nn.Parameter(torch.zeros(9, width))
+
+    def forward(self, x: Tensor, tokens: Tensor, modulation: Tensor) -> Tensor:
+        """x [B, P, D], tokens [B, K, D], modulation [B, 9, D]."""
+        shift_a, scale_a, gate_a, shift_c, scale_c, gate_c, shift_f, scale_f, gate_f = (
+            (modulation + self.table).to(x.dtype)[:, :, None].unbind(1)
+        )  # [B, 1, D] each
+        y = self.norms[0](x) * (1 + scale_a) + shift_a
+        x = x + (1 + gate_a) * self.self_attention(y, y)
+        x = x + (1 + gate_c) * self.cross_attention(self.norms[1](x) * (1 + scale_c) + shift_c, tokens)
+        return x + (1 + gate_f) * self.feed_forward(self.norms[2](x) * (1 + scale_f) + shift_f)
+
+
+class Trunk(nn.Module):
+    """Positions of a picture [B, P, D] in the light of time, speech tokens, their draft and global embedding."""
+
+    def __init__(
+        self, positions: int, tokens: int, token_width: int, embedding_width: int,
+        width: int, layers: int, heads: int, dropout: float, draft: Draft | None,
+    ):  # fmt: skip
+        super().__init__()
+        self.width, self.draft = width, draft
+        if draft is not None:
+            self.draft_proj = nn.Linear(width, width)
+        self.position_embedding = nn.Parameter(torch.randn(positions, width) * 0.02)
+        self.token_proj = nn.Linear(token_width, width)
+        self.token_embedding = nn.Parameter(torch.randn(tokens, width) * 0.02)
+        self.null_tokens = nn.Parameter(torch.randn(tokens, width) * 0.02)
+        self.embedding_proj = nn.Linear(embedding_width, width)
+        self.null_embedding = nn.Parameter(torch.zeros(width))
+        self.time_mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+        adaln = nn.Linear(width, 9 * width)
+        self.adaln = nn.Sequential(nn.SiLU(), adaln)
+        self.blocks = nn.ModuleList(DecoderLayer(width, heads, dropout) for _ in range(layers))
+        self.norm = LayerNorm(width)
+        nn.init.zeros_(adaln.weight)
+        nn.init.zeros_(adaln.bias)
+
+    def drafted(self, tokens: Tensor) -> Tensor | None:
+        """The draft [B, P, D] of tokens [B, K, C], where this network has one."""
+        return None if self.draft is None else self.draft(tokens)
+
+    def forward(
+        self, x: Tensor, t: Tensor, tokens: Tensor, embedding: Tensor, drop: Tensor | None, drafted: Tensor | None
+    ) -> Tensor:
+        """x, drafted [B, P, D], t [B], tokens [B, K, C], embedding [B, E], drop [B] bool or None -> [B, P, D]."""
+        memory = self.token_proj(tokens)
+        memory = memory + self.token_embedding.to(memory.dtype)
+        condition = self.embedding_proj(embedding)
+        if drop is not None:
+            memory = torch.where(drop[:, None, None], self.null_tokens.to(memory.dtype), memory)
+            condition = torch.where(drop[:, None], self.null_embedding.to(condition.dtype), condition)
+        time = self.time_mlp(sinusoids(t * 1000, self.width).to(condition.dtype))
+        modulation = self.adaln(time + condition).unflatten(-1, (9, -1))
+        x = x + self.position_embedding.to(x.dtype)  # bfloat16 under autocast, and so in all layers
+        if self.draft is not None:
+            known = self.draft_proj(self.draft(tokens) if drafted is None else drafted)
+            x = x + (known if drop is None else known.masked_fill(drop[:, None, None], 0))
+        for layer in self.blocks:
+            x = layer(x, memory, modulation)
+        normed: Tensor = self.norm(x)
+        return normed
+
+
+class TransformerSettings(DecoderSettings):
+    """The keys of a decoder with this transformer."""
+
+    width: Positive = 256
+    layers: Positive = 6
+    heads: Positive = 4
+    patch_size: Literal[1, 2] = Field(2, description="side of the square of codes that shares a position")
+    dropout: Share = 0.0
+    draft: Annotated[int, Field(ge=0)] = Field(
+        0, description="layers of the draft that the tokens alone give, which the denoiser starts from; 0: none"
+    )
+
+
+class TransformerDecoder(Decoder):
+    """A decoder with a trunk, which may hold a draft."""
+
+    _repeated_blocks = ["DecoderLayer", "_DraftLayer"]  # noqa: RUF012 - what diffusers' `compile_repeated_blocks` compiles
+    trunk: Trunk
+
+    @classmethod
+    def check(cls, recipe: Recipe) -> None:
+        """Refuse patches that do not fill the picture, and widths that the trunk cannot split."""
+        settings: Any = recipe.decoder
+        side = recipe.corpus.size / recipe.tokenizer.factor
+        if side % settings.patch_size:
+            raise ValueError(
+                f"corpus.size {recipe.corpus.size} / tokenizer.factor {recipe.tokenizer.factor} = {side:g} codes a "
+                f"side, which decoder.patch_size {settings.patch_size} does not divide"
+            )
+        check_multiple("decoder.width", settings.width, settings.heads, "which decoder.heads is")
+        check_multiple("decoder.width", settings.width, 2, "the sines and cosines that tell it the time")
+
+    @classmethod
+    def has_draft(cls, settings: TransformerSettings) -> bool:
+        """Return whether the draft has layers."""
+        return settings.draft > 0
+
+    @classmethod
+    def positions(cls, settings: TransformerSettings, side: int) -> int:
+        """Return how many squares of codes there are."""
+        return num_patches(side, settings.patch_size)
+
+    def draft(self, tokens: Tensor) -> Tensor | None:
+        """Compute what tokens [B, K, C] alone tell of the picture [B, P, D], for `forward`; None without a draft."""
+        return self.trunk.drafted(tokens)
+
+    def draft_loss(self, drafted: Tensor, latents: Tensor) -> Tensor:
+        """Compute the weighted squared error of the latents [B, d, h, w] that a draft [B, P, D] predicts: scalar."""
+        assert self.trunk.draft is not None
+        return self.trunk.draft.loss(drafted, latents)
+
+
+def build_draft(
+    grid: PictureGrid, patch_size: int, tokens: int, token_width: int, width: int, layers: int, heads: int
+) -> Draft | None:
+    """Make a draft of so many layers; none where there are 0."""
+    if not layers:
+        return None
+    return Draft(grid.side, grid.channels, patch_size, tokens, token_width, width, layers, heads)

@@ -1,0 +1,92 @@
+"""VQ-Diffusion (Gu et al. 2022) by this package's transformer."""
+
+from __future__ import annotations
+
+from diffusers.configuration_utils import register_to_config
+from pydantic import Field
+from torch import Tensor, nn
+
+from sta.config.recipe import Positive
+from sta.models.decoders._codes import CodeDiffusion
+from sta.models.decoders._transformer import TransformerDecoder, TransformerSettings, Trunk, build_draft
+from sta.models.decoders.base import PictureGrid, TokenSpace
+from sta.models.patchify import num_patches, patchify, unpatchify
+
+
+class _Settings(TransformerSettings):
+    timesteps: Positive = Field(100, description="T of mask-and-replace")
+
+
+class CodeDecoder(CodeDiffusion, TransformerDecoder):
+    """VQ-Diffusion (Gu et al. 2022): belief in a picture's codes x_0 given noisy codes x_t.
+
+    Args:
+        side: codes along a side of the picture; N = side * side.
+        codebook: V; the mask's id is V.
+        patch_size: side of the square of codes that shares a position.
+        token_width: C. embedding_width: E. tokens: K.
+        draft: layers of the draft of the picture that the tokens alone give; 0: none.
+        channels: d of the tokenizer's latents, which the draft predicts.
+    """
+
+    Settings = _Settings
+    title = "VQ-Diffusion"
+
+    @register_to_config
+    def __init__(
+        self,
+        side: int,
+        codebook: int,
+        tokens: int,
+        token_width: int,
+        embedding_width: int,
+        width: int = 256,
+        layers: int = 6,
+        heads: int = 4,
+        patch_size: int = 2,
+        dropout: float = 0.0,
+        draft: int = 0,
+        channels: int = 8,
+    ):
+        super().__init__()
+        members = patch_size * patch_size
+        drafting = build_draft(
+            PictureGrid(side, codebook, channels), patch_size, tokens, token_width, width, draft, heads
+        )
+        self.embed = nn.Embedding(codebook + 1, width // members)
+        self.patch_embed = nn.Linear(width // members * members, width)
+        self.trunk = Trunk(
+            num_patches(side, patch_size), tokens, token_width, embedding_width, width, layers, heads, dropout, drafting
+        )
+        self.out = nn.Linear(width, members * width // 2)
+        self.classify = nn.Linear(width // 2, codebook)
+
+    def forward(
+        self, codes: Tensor, t: Tensor, tokens: Tensor, embedding: Tensor, drop: Tensor | None = None,
+        drafted: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Compute logits of x_0.
+
+        Args:
+            codes: [B, N] in 0..V, x_t.
+            t: [B], time as a share of T in [0, 1].
+            tokens: [B, K, C]; embedding: [B, E].
+            drop: [B] bool, True where the null condition stands in.
+            drafted: [B, P, D], what `draft` gave for these tokens; drafted here if it is not given.
+
+        Returns:
+            [B, N, V].
+        """
+        side, patch_size = self.config.side, self.config.patch_size
+        x = self.patch_embed(patchify(self.embed(codes), side, patch_size))
+        x = self.trunk(x, t, tokens, embedding, drop, drafted)
+        logits: Tensor = self.classify(unpatchify(self.out(x), side, patch_size))
+        return logits
+
+    @classmethod
+    def build(cls, settings: _Settings, grid: PictureGrid, space: TokenSpace) -> CodeDecoder:
+        """Make an untrained decoder."""
+        return cls(
+            grid.side, grid.codes, space.tokens, space.token_width, space.embedding_width, settings.width,
+            settings.layers, settings.heads, settings.patch_size, settings.dropout, settings.draft, grid.channels,
+        )  # fmt: skip
