@@ -19,7 +19,7 @@ from sta.config.limits import MAX_SECONDS
 from sta.config.recipe import Recipe, load_recipe
 from sta.distributed.sharding import BatchShard
 from sta.errors import StaError
-from sta.models.teachers.open_clip import build_unfilled
+from sta.models.teachers.base import teacher_class
 from sta.plan import memory, storage
 from sta.plan.corpus import AtHand, Facts, facts_of, with_languages
 from sta.plan.memory import GIB, OFFLOAD, WAYS
@@ -198,7 +198,9 @@ def test_the_first_way_that_fits_is_taken() -> None:
 
 
 def test_a_published_teacher_is_counted_without_its_weights() -> None:
-    model = build_unfilled(load_teacher("vit-l-14"))
+    card = load_teacher("vit-l-14")
+    model, length = teacher_class(card).outline(card)
+    assert length == 77
     assert sum(p.numel() for p in model.parameters()) == 427_616_513
     assert {p.device.type for p in model.parameters()} == {"meta"}
 

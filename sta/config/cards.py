@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, model_validator
 
 from sta.config import yamlfile
+from sta.config.variants import find_variant, interface
 from sta.errors import RecipeError
 
 #: One placeholder of a template: `{slot}` or `{slot.form}`.
@@ -24,6 +25,7 @@ OPTIONAL = re.compile(r"\[([^\[\]]*)\]")
 MARKS = 3
 #: The form that a plain string in the lexicon stands for: it serves wherever a form is not listed.
 EVERY_FORM = "*"
+TEACHERS = "sta.models.teachers"  # where their kinds lie
 #: How a language is named: ISO 639, and where it is one of several kinds, what BCP 47 adds (pt-br).
 CODE = r"^[a-z]{2,3}(-[a-z0-9]{2,8})*$"
 
@@ -142,33 +144,48 @@ class LanguageCard(Card):
 
 
 class TeacherCard(Card):
-    """One frozen image-text teacher.
+    """One frozen image-text teacher; `kind` names a class of `sta.models.teachers`, or `module:Class` of your own.
 
-    `architecture` names a model of open_clip, or is null when `config` gives an own open_clip model
-    configuration. `pretrained` is a tag of open_clip, a path, or null. `sha256` is that of the file
-    at `source`, null where none is published; a file that `pretrained` is the path of must have it.
-    `text_languages` are those whose captions a published one reads; one trained here reads the recipe's.
+    `text_languages` are those whose captions it reads.
     """
 
     name: Word
-    architecture: str | None = None
-    config: dict[str, Any] | None = None
-    pretrained: str | None = None
+    kind: Word = "open-clip"
     embedding_width: int = Field(gt=0)
     image_size: int = Field(gt=0)
     text_languages: Annotated[Words, Field(min_length=1)]
     licence: Word
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     source: Word
-    trained_here: bool = False
+
+    @property
+    def pieces(self) -> int | None:
+        """How many pieces of the corpus's captions it is given at most; None: it has its own."""
+        return None
+
+
+class OpenClipCard(TeacherCard):
+    """A published model of open_clip.
+
+    `architecture` is its name there, or `local-dir:FOLDER`. `pretrained` is a tag of open_clip, a path, or null.
+    `sha256` is that of the file at `source`, null where none is published; a file that `pretrained` is the path of
+    must have it.
+    """
+
+    architecture: Word
+    pretrained: str | None = None
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+
+
+class TrainedClipCard(TeacherCard):
+    """A CLIP that the teacher stage trains, of an open_clip model configuration; it reads the recipe's languages."""
+
+    config: dict[str, Any]
 
     @model_validator(mode="after")
-    def _one_origin(self) -> TeacherCard:
-        if (self.architecture is None) == (self.config is None):
-            raise ValueError("exactly one of architecture (a model of open_clip) and config (an own one) must be given")
-        if self.trained_here and (self.config is None or "vocab_size" not in self.config.get("text_cfg", {})):
-            raise ValueError("a teacher that is trained_here needs a config, and in it text_cfg with a vocab_size")
-        if self.config is not None and self.config.get("embed_dim", self.embedding_width) != self.embedding_width:
+    def _holds(self) -> TrainedClipCard:
+        if "vocab_size" not in self.config.get("text_cfg", {}):
+            raise ValueError("config needs text_cfg with a vocab_size, so that its pieces can be trained")
+        if self.config.get("embed_dim", self.embedding_width) != self.embedding_width:
             raise ValueError(
                 f"embedding_width {self.embedding_width} is not config.embed_dim {self.config['embed_dim']}"
             )
@@ -176,8 +193,7 @@ class TeacherCard(Card):
 
     @property
     def pieces(self) -> int:
-        """The most pieces that the text tower of a teacher trained here has ids for."""
-        assert self.config is not None
+        """The most pieces that its text tower has ids for."""
         return int(self.config["text_cfg"]["vocab_size"]) - MARKS
 
 
@@ -215,4 +231,14 @@ def load_teacher(name_or_path: str | Path) -> TeacherCard:
     Raises:
         RecipeError: it does not exist or does not hold.
     """
-    return yamlfile.load(yamlfile.find(name_or_path, "teachers"), TeacherCard)
+    path = yamlfile.find(name_or_path, "teachers")
+    card = yamlfile.read(path)
+    if "trained_here" in card:
+        kind = "trained-clip" if card["trained_here"] else "open-clip"
+        raise RecipeError(f"{path}: key 'trained_here' is gone since version 0.2; write kind: {kind} in its place")
+    try:
+        teacher = find_variant(TEACHERS, str(card.get("kind", "open-clip")), interface(TEACHERS, "Teacher"), "kind")
+    except RecipeError as error:
+        raise RecipeError(f"{path}: {error}") from error
+    settings: type[TeacherCard] = teacher.Settings
+    return yamlfile.validate(settings, card, str(path))

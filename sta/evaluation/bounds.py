@@ -11,7 +11,7 @@ from sta.metrics.attributes import Swap, swap_rows
 from sta.metrics.probe import probe
 from sta.metrics.rows import ResultKey, Row, bootstrap
 from sta.models.bottleneck import SpeechCondition
-from sta.training.features import cached_frames, group_rows
+from sta.training.speech_features import cached_frames, group_rows
 
 PROBE_ROWS = 4000
 
@@ -40,8 +40,10 @@ def bound_rows(evaluator: Evaluator, language: str, split: str) -> list[Row]:
 
 
 def _written(evaluator: Evaluator, rows: np.ndarray, language: str) -> dict[str, list[str]]:
-    """Return what each system that goes through words gives to the text branch."""
+    """Return what each system that goes through words gives to the text branch, which takes a CTC head."""
     assert evaluator.judge is not None
+    if not evaluator.pipe.pack(language).encoder.config.ctc_head:
+        return {}
     describe, rng = evaluator.judge.attributes.describe, np.random.default_rng(evaluator.seed)
     truths = [evaluator.corpus.truths[evaluator.ids[r]] for r in rows]
     # One by one: a transcript must not depend on its batch.

@@ -21,7 +21,9 @@ from sta.metrics.rows import ResultKey, Row
 from sta.models.bottleneck import SpeechCondition
 from sta.models.layers import length_mask
 from sta.models.vq import to_unit_range
-from sta.training.features import bf16_autocast, cached_frames, load_teacher_of, teacher_features
+from sta.training.runtime import bf16_autocast
+from sta.training.speech_features import cached_frames
+from sta.training.teacher_features import load_teacher_of, teacher_features
 from sta.training.workspace import Workspace
 
 BATCH = 32

@@ -14,7 +14,7 @@ from sta.distributed import ranks
 from sta.metrics import fidelity
 from sta.models.attribute_classifier import AttributeClassifier
 from sta.models.loading import load_network
-from sta.models.teachers.open_clip import Teacher
+from sta.models.teachers.base import Teacher
 
 PREDICT_BATCH, FEATURE_BATCH = 256, 64  # pictures
 

@@ -14,6 +14,7 @@ from sta.data.checksums import renew
 from sta.data.corpora.base import DataCard, open_source
 from sta.metrics.rows import METRICS, SPLITS, SYSTEMS, Report, Row, known_first
 from sta.models.decoders.base import find_decoder
+from sta.models.teachers.base import teacher_class
 
 SHOWN = ("attributes", "colours", "exact", "mood", "swap", "r1_speech_to_image", "r10_speech_to_image")
 SHOWN_DISTURBED = ("attributes", "mood", "r1_speech_to_image", "r10_speech_to_image")
@@ -98,7 +99,7 @@ def licences_of(recipe: Recipe, data: DataCard) -> dict[str, str | None]:
     teacher, found = load_teacher(recipe.teacher), dict(data.licences)
     if recipe.encoder.backbone is not None:
         found[f"backbone {recipe.encoder.backbone}"] = recipe.encoder.backbone_licence
-    if not teacher.trained_here:
+    if not teacher_class(teacher).trained_here:
         found[f"teacher {teacher.name}"] = teacher.licence
     return {part: licence and licence.lower() for part, licence in found.items()}
 

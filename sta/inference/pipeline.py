@@ -245,8 +245,14 @@ class SpeechToImagePipeline(DiffusionPipeline):
 
     @torch.no_grad()
     def transcribe(self, audio: Audio | Sequence[Audio], language: str, sampling_rate: int = SAMPLE_RATE) -> list[str]:
-        """Return what the CTC head read: one normalised caption per recording."""
+        """Return what the CTC head read: one normalised caption per recording.
+
+        Raises:
+            WeightsError: the release has none.
+        """
         pack = self.pack(language)
+        if not pack.encoder.config.ctc_head:
+            raise WeightsError(f"language '{language}' was trained without CTC, so nothing is read; draw from it")
         out = self._encode(arguments.waves(audio, sampling_rate), pack)
         self._check_language([out], pack)
         assert out.ctc_logits is not None

@@ -32,7 +32,7 @@ PRETRAINED = SHIPPED / "garden"  # what is drawn with where no other release is 
 def assemble(workspace: Workspace) -> SpeechToImagePipeline:
     """The pipeline of a run, from what its stages left."""
     # Drawing needs nothing of training, whose imports (datasets, open_clip) take more than a second.
-    from sta.training.features import load_speech
+    from sta.training.speech_features import load_speech
     from sta.training.workspace import fingerprint
 
     recipe = workspace.recipe

@@ -206,9 +206,10 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
         """Compute how sure the CTC head is of what it reads if the language is each of `languages`: [B, L] in [0, 1].
 
         That is the share that the best piece has of all pieces but the blank, averaged over the frames by how far they
-        are no blank. The head is surest in the language that is spoken.
+        are no blank. The head is surest in the language that is spoken; without one all are as sure.
         """
-        assert out.joint_logits is not None
+        if out.joint_logits is None:
+            return torch.ones(len(out.frames), len(self.languages), device=out.frames.device)
         valid, found = length_mask(out.ctc_lengths, out.joint_logits.shape[1]), []
         for allowed in self.allowed:
             pieces = out.joint_logits.masked_fill(~allowed, -1e4).softmax(-1)[..., 1:] * valid[..., None]  # no blank

@@ -7,13 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from sta.config.cards import TeacherCard, load_teacher
 from sta.config.recipe import Recipe
 from sta.errors import StaError, WeightsError
 from sta.models.flops import flops_of
-from sta.models.teachers.open_clip import build_unfilled
+from sta.models.teachers.base import teacher_class
 from sta.plan import memory, storage
 from sta.plan.corpus import Facts
 from sta.plan.networks import TRIED, Parameters, count, step_of
@@ -167,14 +166,14 @@ def _once(recipe: Recipe, facts: Facts) -> tuple[dict[str, float], str | None]:
         None,
     )
     try:
-        works["teacher's features"] = _teacher_flops(build_unfilled(card), card, facts)
+        works["teacher's features"] = _teacher_flops(card, facts)
     except WeightsError as error:
         unknown = str(error)
     return works, unknown
 
 
-def _teacher_flops(model: nn.Module, card: TeacherCard, facts: Facts) -> float:
-    length = card.config["text_cfg"]["context_length"] if card.config else getattr(model, "context_length", 77)
+def _teacher_flops(card: TeacherCard, facts: Facts) -> float:
+    model, length = teacher_class(card).outline(card)
     with torch.device("meta"), torch.no_grad():
         model.eval()
         pictures = flops_of(lambda: model.encode_image(torch.empty(1, 3, card.image_size, card.image_size)))  # type: ignore[operator]

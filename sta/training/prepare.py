@@ -44,10 +44,11 @@ def prepare(workspace: Workspace, team: Team | None = None) -> Path:
     _build_corpus(workspace, team, folders["corpus"])
     team.on_first(lambda: check_captions(workspace))
     team.build(folders["pieces"], _nothing, lambda partial: train_pieces(workspace, partial))
-    if workspace.teacher_card.trained_here:
+    if workspace.teacher_class.trained_here:
         team.build(folders["teacher's pieces"], _nothing, lambda partial: _train_teacher_pieces(workspace, partial))
     _build_features(workspace, team)
-    _build_pixels(workspace, team)
+    for what in [what for what in folders if "pixels" in what]:
+        _build_pixels(workspace, team, folders[what])
     final = workspace.stage("prepare") / "final"
     team.on_first(lambda: write_json(final / SUMMARY, _summary(workspace)))  # there may be one, of an older corpus
     return final
@@ -92,7 +93,7 @@ def check_captions(workspace: Workspace) -> None:
         CorpusError: names the language and what would work.
     """
     corpus, readers = workspace.corpus, text_readers(workspace.recipe)
-    if workspace.teacher_card.trained_here and not corpus.has_text[corpus.select("train")].any():
+    if workspace.teacher_class.trained_here and not corpus.has_text[corpus.select("train")].any():
         raise CorpusError(
             f"{workspace.cache}: no row has a text, so teacher '{workspace.teacher_card.name}' cannot be trained here; "
             "name a published one, such as teacher=vit-b-32"
@@ -123,6 +124,8 @@ def text_readers(recipe: Recipe) -> list[str]:
         for loss in losses
         if getattr(recipe.stages, stage).losses.get(loss)
     ]
+    if not recipe.stages.distill.losses.get("ctc"):
+        return found  # no caption enters in the place of what a CTC head reads
     return found + [f"stages.{n}.text_ratio" for n in ("distill", "decoder") if getattr(recipe.stages, n).text_ratio]
 
 
@@ -142,6 +145,7 @@ def train_pieces(workspace: Workspace, folder: Path) -> None:
 def _train_teacher_pieces(workspace: Workspace, folder: Path) -> None:
     """Pieces of all languages together, as many as the text tower of a teacher trained here has ids for."""
     teacher, cards = workspace.teacher_card, workspace.cards.values()
+    assert teacher.pieces is not None
     coverage = min(card.sentencepiece.character_coverage for card in cards)
     joint = SentencePieceCard(vocab_size=teacher.pieces, character_coverage=coverage)
     texts = [workspace.texts[i] for i in _some(workspace.corpus.select("train"))]
@@ -171,8 +175,9 @@ def _build_features(workspace: Workspace, team: Team) -> None:
     team.build(workspace.prepared["features"], fill, join)
 
 
-def _build_pixels(workspace: Workspace, team: Team) -> None:
-    size = workspace.recipe.corpus.size
+def _build_pixels(workspace: Workspace, team: Team, folder: Path) -> None:
+    """Make the pictures at the size that the folder's name says."""
+    size = int(folder.name.rpartition("-")[2])
     rows = workspace.corpus.image_index[1].tolist()
 
     def fill(partial: Path) -> None:
@@ -187,4 +192,4 @@ def _build_pixels(workspace: Workspace, team: Team) -> None:
         values.flush()
         remove_parts(partial)
 
-    team.build(workspace.prepared["pixels"], fill, join)
+    team.build(folder, fill, join)

@@ -34,6 +34,11 @@ def has_fast_bf16(device: str | None = None) -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
+def bf16_autocast(device: torch.device) -> torch.autocast:
+    """Return bfloat16 where the machine has it in hardware: for frozen networks whose output is cached."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bf16(device.type))
+
+
 def join() -> PartialState:
     """The processes of this launch, joined at the first call; without a launcher this process alone.
 

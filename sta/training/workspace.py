@@ -22,6 +22,7 @@ from sta.data.text import Pieces, normalise
 from sta.distributed.sharding import IGNORE_INDEX
 from sta.errors import CorpusError, StaError
 from sta.models.backbones import backbone_class
+from sta.models.teachers.base import Teacher, teacher_class
 
 CORPUS_VERSION = 2  # raised when the same recipe would build another corpus
 
@@ -83,6 +84,10 @@ class Workspace:
         return load_teacher(self.recipe.teacher)
 
     @cached_property
+    def teacher_class(self) -> type[Teacher]:
+        return teacher_class(self.teacher_card)
+
+    @cached_property
     def cache(self) -> Path:
         """The folder of this corpus: everything it depends on is in its key."""
         parts = {
@@ -97,14 +102,18 @@ class Workspace:
     def prepared(self) -> dict[str, Path]:
         """The folders that the prepare stage makes in the cache."""
         kind = backbone_class(self.recipe.encoder.backbone).feature_kind
-        teacher = self.teacher_card
-        own = {"teacher's pieces": self.cache / f"pieces-teacher-{teacher.pieces}"} if teacher.trained_here else {}
+        teacher, own = self.teacher_card, {}
+        if self.teacher_class.trained_here:
+            own = {
+                "teacher's pieces": self.cache / f"pieces-teacher-{teacher.pieces}",
+                "teacher's pixels": self.cache / f"pixels-{teacher.image_size}",
+            }
         return {
             "corpus": self.cache / "corpus",
             "pieces": self.cache / "pieces",
-            **own,
             "features": self.cache / f"features-{kind}-margin-{1000 * MARGIN:.0f}ms",
             "pixels": self.cache / f"pixels-{self.recipe.corpus.size}",
+            **own,
         }
 
     def made(self, what: str) -> Path:
@@ -136,6 +145,11 @@ class Workspace:
     def pixels(self) -> np.ndarray:
         """uint8 [pictures, H, W, 3], memory-mapped, in the order of `corpus.image_index`."""
         return np.load(self.made("pixels") / "values.npy", mmap_mode="r")
+
+    @cached_property
+    def teacher_pixels(self) -> np.ndarray:
+        """As `pixels`, at the resolution of a teacher that is trained here."""
+        return np.load(self.made("teacher's pixels") / "values.npy", mmap_mode="r")
 
     @cached_property
     def features(self) -> Ragged:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,8 +20,8 @@ from sta.data.rows import Corpus, write_shard
 from sta.data.text import Pieces
 from sta.errors import CorpusError
 from sta.metrics.rows import Report
-from sta.training.features import group_rows
 from sta.training.prepare import check_captions, text_readers, train_pieces
+from sta.training.speech_features import group_rows
 from sta.training.workspace import Captions, Workspace
 from tests.parquet_fixtures import sample, write_parquet
 
@@ -56,9 +55,9 @@ def workspace_of(folder: Path, texts: Sequence[str | None], *overrides: str, tea
     recipe, corpus = load_recipe("garden-tiny", overrides), Corpus(folder)
     cards = recipe.cards()
     captions = Captions(corpus, {code: card.normaliser for code, card in cards.items()})
-    return SimpleNamespace(
-        recipe=recipe, cards=cards, corpus=corpus, texts=captions, cache=folder, teacher_card=load_teacher(teacher)
-    )
+    workspace = Workspace(recipe.model_copy(update={"teacher": teacher}), folder)
+    workspace.cards, workspace.corpus, workspace.texts, workspace.cache = cards, corpus, captions, folder
+    return workspace
 
 
 ENGLISH_ALONE = [f"a bird number {n}" if n % 2 == 0 else None for n in range(40)]
@@ -97,6 +96,7 @@ def test_a_teacher_that_is_trained_here_needs_captions(tmp_path: Path) -> None:
     workspace = workspace_of(tmp_path, [None] * 40, *WORDLESS)
     with pytest.raises(CorpusError, match="no row has a text, so teacher 'garden-clip' cannot be trained here; name a"):
         check_captions(workspace)
+    del workspace.teacher_class
     workspace.teacher_card = load_teacher("vit-b-32")
     check_captions(workspace)
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sta.config.cards import TeacherCard, load_language, load_teacher
+from sta.config.cards import TeacherCard, TrainedClipCard, load_language, load_teacher
 from sta.config.recipe import load_recipe
 from sta.data.text import Pieces
 from sta.errors import RecipeError
-from sta.models.teachers.open_clip import PieceTokenizer
+from sta.models.teachers.trained_clip import PieceTokenizer
 from sta.training.prepare import _train_teacher_pieces
 from sta.training.workspace import Workspace
 
@@ -22,10 +22,10 @@ CHINESE = ["".join(chr(0x4E00 + 6 * n + k) for k in range(6)) for n in range(150
 
 
 def teacher(vocabulary: int) -> TeacherCard:
-    config = load_teacher("garden-clip").config
-    assert config is not None
-    config = config | {"text_cfg": config["text_cfg"] | {"vocab_size": vocabulary}}
-    return load_teacher("garden-clip").model_copy(update={"config": config})
+    card = load_teacher("garden-clip")
+    assert isinstance(card, TrainedClipCard)
+    config = card.config | {"text_cfg": card.config["text_cfg"] | {"vocab_size": vocabulary}}
+    return card.model_copy(update={"config": config})
 
 
 def train(folder: Path, captions: list[str], vocabulary: int, coverage: float = 1.0) -> Pieces:

@@ -27,23 +27,13 @@ from sta.models.decoders.base import Objective, PictureGrid, Target, TokenSpace,
 from sta.models.encoder import SpeechEncoder, pieces_to_frames
 from sta.training import examples
 from sta.training.batch import Batch
-from sta.training.features import (
-    cache_frames,
-    cache_pictures,
-    cache_teacher,
-    cached_frames,
-    caption_pieces,
-    check_teacher_reads,
-    group_rows,
-    load_speech,
-    pictures_as,
-    teacher_features,
-    teacher_reads,
-)
 from sta.training.losses.base import similarity_distillation
+from sta.training.picture_features import cache_pictures, pictures_as
 from sta.training.sampler import ShuffledSampler, build_sampler
+from sta.training.speech_features import cache_frames, cached_frames, caption_pieces, group_rows, load_speech
 from sta.training.task import CorpusFacts, Task, compile_layers, compiles
 from sta.training.tasks.distill import DistillTask
+from sta.training.teacher_features import cache_teacher, check_teacher_reads, teacher_features, teacher_reads
 from sta.training.workspace import Workspace
 
 FRAME_MULTIPLE = 16

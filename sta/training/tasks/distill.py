@@ -24,14 +24,6 @@ from sta.models.bottleneck import SpeechBottleneck
 from sta.models.encoder import LENGTH_MULTIPLE, SpeechEncoder, pieces_to_frames
 from sta.training import examples
 from sta.training.batch import Batch
-from sta.training.features import (
-    cache_teacher,
-    caption_pieces,
-    check_teacher_reads,
-    group_rows,
-    teacher_features,
-    teacher_reads,
-)
 from sta.training.losses.base import (
     DistillCorpus,
     DistillLoss,
@@ -43,7 +35,9 @@ from sta.training.losses.base import (
     targets_of,
 )
 from sta.training.sampler import ShuffledSampler, build_sampler
+from sta.training.speech_features import caption_pieces, group_rows
 from sta.training.task import CorpusFacts, Task, compile_layers, compiles
+from sta.training.teacher_features import cache_teacher, check_teacher_reads, teacher_features, teacher_reads
 from sta.training.workspace import Workspace
 
 

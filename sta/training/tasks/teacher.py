@@ -12,12 +12,12 @@ import torch
 from open_clip.loss import ClipLoss
 from torch import Tensor, nn
 
-from sta.config.cards import load_teacher
+from sta.config.cards import TrainedClipCard, load_teacher
 from sta.config.recipe import Recipe, TeacherStage
 from sta.data.parts import ITEMS_PER_PART
-from sta.data.text import Pieces
 from sta.distributed.sharding import BatchShard
-from sta.models.teachers.open_clip import PieceTokenizer, Preprocessing, build_own, prepare_pixels, save_own
+from sta.models.teachers.base import Preprocessing, teacher_class
+from sta.models.teachers.trained_clip import build, save, tokenizer_of
 from sta.training import examples
 from sta.training.batch import Batch
 from sta.training.sampler import build_sampler
@@ -45,16 +45,23 @@ class _Clip(nn.Module):
         self.contrast = ClipLoss(local_loss=True, gather_with_grad=True, rank=shard.rank, world_size=shard.world)
 
     def forward(self, batch: CaptionedBatch) -> dict[str, Tensor]:
-        out = self.clip(prepare_pixels(batch.pixels, self.preprocessing), batch.texts)
+        out = self.clip(self.preprocessing.normalise(batch.pixels), batch.texts)
         loss = self.contrast(out["image_features"].float(), out["text_features"].float(), out["logit_scale"])
         return {"clip": loss}
 
 
 def build_module(recipe: Recipe, shard: BatchShard) -> _Clip:
     """The untrained network of the stage, of a recipe whose teacher is trained here."""
-    card = load_teacher(recipe.teacher)
+    card = card_of(recipe)
     torch.manual_seed(recipe.seed)
-    return _Clip(build_own(card), card.image_size, shard)
+    return _Clip(build(card), card.image_size, shard)
+
+
+def card_of(recipe: Recipe) -> TrainedClipCard:
+    """Return the card of a teacher that this stage trains."""
+    card = load_teacher(recipe.teacher)
+    assert isinstance(card, TrainedClipCard)
+    return card
 
 
 class TeacherTask(Task):
@@ -66,12 +73,10 @@ class TeacherTask(Task):
 
     def __init__(self, workspace: Workspace, shard: BatchShard):
         self.workspace = workspace
-        self.card = load_teacher(workspace.recipe.teacher)
-        assert self.card.config is not None
-        text = self.card.config["text_cfg"]
+        self.card = card_of(workspace.recipe)
         self.module = build_module(workspace.recipe, shard)
         self.pieces = workspace.made("teacher's pieces") / "teacher.model"
-        self.tokenize = PieceTokenizer(Pieces.load(self.pieces), text["context_length"], text["vocab_size"])
+        self.tokenize = tokenizer_of(self.card, self.pieces)
         rows = workspace.corpus.select("train")
         rows = rows[workspace.corpus.has_text[rows]]
         self.image_of, _ = workspace.corpus.image_index
@@ -81,7 +86,7 @@ class TeacherTask(Task):
 
     @classmethod
     def stages(cls, recipe: Recipe, section: str) -> list[str]:
-        return [section] if load_teacher(recipe.teacher).trained_here else []
+        return [section] if teacher_class(load_teacher(recipe.teacher)).trained_here else []
 
     @classmethod
     def build(cls, workspace: Workspace, name: str, device: torch.device, shard: BatchShard) -> TeacherTask:
@@ -93,10 +98,8 @@ class TeacherTask(Task):
 
     @classmethod
     def example_batch(cls, recipe: Recipe, facts: CorpusFacts, name: str, size: int, seconds: float) -> CaptionedBatch:
-        config, rng = load_teacher(recipe.teacher).config, np.random.default_rng(0)
-        assert config is not None
-        text = config["text_cfg"]
-        pixels = examples.pixels(size, recipe.corpus.size, rng)
+        card, rng = card_of(recipe), np.random.default_rng(0)
+        text, pixels = card.config["text_cfg"], examples.pixels(size, card.image_size, rng)
         texts = rng.integers(text["vocab_size"], size=(size, text["context_length"]))
         return CaptionedBatch(pixels, torch.from_numpy(texts))
 
@@ -108,10 +111,10 @@ class TeacherTask(Task):
 
     def batch(self, step: int, shard: BatchShard) -> CaptionedBatch:
         rows = shard.of(self._rows_of(step))
-        pixels = np.stack([self.workspace.pixels[self.image_of[r]] for r in rows])
+        pixels = np.stack([self.workspace.teacher_pixels[self.image_of[r]] for r in rows])
         return CaptionedBatch(torch.from_numpy(pixels), self.tokenize([self.workspace.texts[r] for r in rows]))
 
     def export(self, module: nn.Module, folder: Path) -> None:
         clip = module.clip
         assert isinstance(clip, nn.Module)
-        save_own(clip, self.card, self.pieces, folder)
+        save(clip, self.card, self.pieces, folder)

@@ -11,21 +11,15 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
-from sta.config.cards import TeacherCard
+from sta.config.cards import OpenClipCard, TrainedClipCard
 from sta.data.text import Pieces
 from sta.errors import StaError, WeightsError
-from sta.models.teachers.open_clip import (
-    PieceTokenizer,
-    Preprocessing,
-    Teacher,
-    build_own,
-    load_own,
-    load_published,
-    prepare_pixels,
-    save_own,
-)
+from sta.models.teachers.base import Preprocessing, teacher_class
+from sta.models.teachers.open_clip import OpenClipTeacher
+from sta.models.teachers.trained_clip import PieceTokenizer, TrainedClipTeacher, build, save
 
 CONFIG: dict[str, Any] = {
     "embed_dim": 8,
@@ -35,11 +29,28 @@ CONFIG: dict[str, Any] = {
 TEXTS = ["a red bird", "a blue bird with white wings", ""]
 
 
-def card(**changes: Any) -> TeacherCard:
-    return TeacherCard.model_validate(
-        {"name": "tiny", "config": CONFIG, "embedding_width": 8, "image_size": 16, "text_languages": ["en"],
-         "licence": "MIT", "source": "here", "trained_here": True, **changes}
-    )  # fmt: skip
+COMMON = {
+    "name": "tiny", "embedding_width": 8, "image_size": 16, "text_languages": ["en"], "licence": "MIT", "source": "here",
+}  # fmt: skip
+
+
+def card() -> TrainedClipCard:
+    return TrainedClipCard.model_validate({**COMMON, "kind": "trained-clip", "config": CONFIG})
+
+
+def load_own(folder: Path) -> TrainedClipTeacher:
+    return TrainedClipTeacher.load(card(), folder)
+
+
+def prepare_pixels(pixels: torch.Tensor, how: Preprocessing) -> torch.Tensor:
+    return how.normalise(pixels)
+
+
+def test_a_card_names_its_class() -> None:
+    published = OpenClipCard.model_validate({**COMMON, "architecture": "RN50"})
+    assert (teacher_class(card()), teacher_class(published)) == (TrainedClipTeacher, OpenClipTeacher)
+    assert (TrainedClipTeacher.reads(card(), "sw"), OpenClipTeacher.reads(published, "sw")) == (True, False)
+    assert OpenClipTeacher.reads(published, "en-gb")
 
 
 @pytest.fixture
@@ -50,13 +61,13 @@ def pixels() -> torch.Tensor:
 @pytest.fixture
 def folder(tmp_path: Path, pieces_model: Path) -> Path:
     torch.manual_seed(0)
-    save_own(build_own(card()), card(), pieces_model, tmp_path / "teacher")
+    save(build(card()), card(), pieces_model, tmp_path / "teacher")
     return tmp_path / "teacher"
 
 
 def test_own_teacher_comes_back_the_same(folder: Path, pieces: Pieces, pixels: torch.Tensor) -> None:
     torch.manual_seed(0)
-    made = Teacher(build_own(card()), PieceTokenizer(pieces, 10, 64), card(), Preprocessing(16))
+    made = TrainedClipTeacher(build(card()), PieceTokenizer(pieces, 10, 64), card(), Preprocessing(16))
     again = load_own(folder)
     assert again.card == card()
     assert again.encode_images(pixels).equal(made.encode_images(pixels))
@@ -117,6 +128,30 @@ def test_pixels_are_prepared_as_openai_does(pixels: torch.Tensor) -> None:
     )
 
 
+def test_a_teacher_of_version_0_1_loads(folder: Path, pixels: torch.Tensor) -> None:
+    saved = json.loads((folder / "config.json").read_text())
+    saved |= {"architecture": None, "pretrained": None, "sha256": None, "trained_here": True}
+    del saved["kind"]
+    before = load_own(folder).encode_images(pixels)
+    (folder / "config.json").write_text(json.dumps(saved))
+    assert load_own(folder).encode_images(pixels).equal(before)
+
+
+# ---- pictures at their own resolution --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(256, 256), (200, 301), (37, 90), (16, 16), (9, 12)])
+@pytest.mark.parametrize("resize", ["shortest", "longest", "squash"])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_pictures_are_scaled_and_cut_as_open_clip_does(size: tuple[int, int], resize: str, interpolation: str) -> None:
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8))
+    how = Preprocessing(16, interpolation=interpolation, resize=resize)
+    wanted = open_clip.image_transform(
+        16, is_train=False, mean=how.mean, std=how.deviation, interpolation=interpolation, resize_mode=resize
+    )(picture)
+    torch.testing.assert_close(how.normalise(torch.from_numpy(how.fit(picture))[None])[0], wanted, atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "pieces.model"])
 def test_a_missing_file_is_said(folder: Path, name: str) -> None:
     (folder / name).unlink()
@@ -154,9 +189,9 @@ def test_weights_of_another_teacher_are_said(folder: Path) -> None:
 
 @pytest.mark.parametrize("changes", [{"architecture": "ViT-Nonsense"}, {"pretrained": "/nowhere/weights.pt"}])
 def test_a_card_that_points_at_nothing_is_said(changes: dict[str, str]) -> None:
-    published = card(**{"config": None, "architecture": "RN50", "trained_here": False} | changes)
+    published = OpenClipCard.model_validate({**COMMON, "architecture": "RN50", **changes})
     with pytest.raises(WeightsError) as error:
-        load_published(published)
+        OpenClipTeacher.load(published)
     text = str(error.value)
     assert all(part in text for part in ["teacher 'tiny'", *changes.values(), "`pretrained`"])
     assert "\n" not in text
@@ -179,7 +214,7 @@ def test_published_weights_load_from_disk(architecture: str, tmp_path: Path, pix
     weights = tmp_path / "weights.pt"
     torch.save(original.state_dict(), weights)
     torch.manual_seed(6)
-    teacher = load_published(card(config=None, architecture=architecture, pretrained=str(weights), trained_here=False))
+    teacher = OpenClipTeacher.load(on_disk(architecture, weights))
     images, texts = teacher.encode_images(pixels), teacher.encode_texts(TEXTS)
     with torch.no_grad():
         wanted = original.encode_image(prepare_pixels(pixels, Preprocessing(16)))
@@ -198,19 +233,18 @@ def weights(architecture: str, tmp_path: Path) -> Path:
     return path
 
 
-def on_disk(architecture: str, weights: Path, **changes: Any) -> TeacherCard:
-    published = {"config": None, "architecture": architecture, "pretrained": str(weights), "trained_here": False}
-    return card(**published | changes)
+def on_disk(architecture: str, weights: Path, **changes: Any) -> OpenClipCard:
+    return OpenClipCard.model_validate(COMMON | {"architecture": architecture, "pretrained": str(weights)} | changes)
 
 
 def test_pictures_are_prepared_as_the_model_says(
     architecture: str, weights: Path, pixels: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SigLIP and others were not trained with OpenAI's mean and deviation."""
-    plain = load_published(on_disk(architecture, weights))
+    plain = OpenClipTeacher.load(on_disk(architecture, weights))
     create, own = open_clip.create_model, {"mean": (0.5, 0.4, 0.3), "std": (0.5, 0.6, 0.7), "interpolation": "bilinear"}
     monkeypatch.setattr(open_clip, "create_model", lambda *a, **k: create(*a, force_preprocess_cfg=own, **k))
-    other = load_published(on_disk(architecture, weights))
+    other = OpenClipTeacher.load(on_disk(architecture, weights))
     assert other.preprocessing == Preprocessing(16, (0.5, 0.4, 0.3), (0.5, 0.6, 0.7), "bilinear")
     wanted = (pixels.permute(0, 3, 1, 2) / 255 - torch.tensor(own["mean"])[:, None, None]) / torch.tensor(own["std"])[
         :, None, None
@@ -223,12 +257,12 @@ def test_pictures_are_prepared_as_the_model_says(
 def test_a_card_that_says_another_size_is_refused(architecture: str, weights: Path, key: str, value: int) -> None:
     found = {"embedding_width": 8, "image_size": 16}[key]
     with pytest.raises(WeightsError, match=f"teacher 'tiny': its card says {key} {value}, and sta-tiny has {found}"):
-        load_published(on_disk(architecture, weights, **{key: value}))
+        OpenClipTeacher.load(on_disk(architecture, weights, **{key: value}))
 
 
 def test_weights_that_are_not_the_cards_are_refused(architecture: str, weights: Path) -> None:
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-    load_published(on_disk(architecture, weights, sha256=digest))
+    OpenClipTeacher.load(on_disk(architecture, weights, sha256=digest))
     with pytest.raises(WeightsError, match=f"{weights} has the SHA-256 {digest}, and its card says 0000") as error:
-        load_published(on_disk(architecture, weights, sha256="0" * 64))
+        OpenClipTeacher.load(on_disk(architecture, weights, sha256="0" * 64))
     assert "\n" not in str(error.value)

@@ -1,0 +1,112 @@
+"""What the frozen encoders make of a corpus's recordings, and what its captions are as their pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sta.data.cache import key_of
+from sta.data.store import Ragged
+from sta.distributed.team import Team
+from sta.models.augment import augment
+from sta.models.bottleneck import SpeechBottleneck
+from sta.models.encoder import LENGTH_MULTIPLE, EncoderOutput, SpeechEncoder
+from sta.models.loading import load_network
+from sta.training.caching import Part, build_parts, in_parts
+from sta.training.runtime import bf16_autocast, step_seed
+from sta.training.workspace import Workspace, fingerprint
+
+
+def load_speech(workspace: Workspace, group: str, stage: str | None = None) -> tuple[SpeechEncoder, SpeechBottleneck]:
+    """Encoder and bottleneck of a group as distilled, or the bottleneck as `stage` tuned it; in evaluation mode."""
+    distilled = workspace.final(f"distill-{group}")
+    tuned = workspace.final(stage) / f"bottleneck-{group}" if stage else distilled / "bottleneck"
+    return load_network(SpeechEncoder, distilled / "encoder"), load_network(SpeechBottleneck, tuned)
+
+
+def batches_by_length(features: Ragged, rows: np.ndarray, size: int = 64) -> list[np.ndarray]:
+    """Rows in batches of like length, longest first, so that little is padding."""
+    order = rows[np.argsort(-features.lengths[rows], kind="stable")]
+    return [order[i : i + size] for i in range(0, len(order), size)]
+
+
+def encode_rows(
+    encoder: SpeechEncoder, workspace: Workspace, rows: np.ndarray, disturbed: bool = False
+) -> EncoderOutput:
+    """Encode some rows, clean or as distillation hears them."""
+    features, lengths = workspace.features.padded(list(rows), LENGTH_MULTIPLE)
+    languages, stage = workspace.corpus.column("language"), workspace.recipe.stages.distill
+    disturb = partial(augment, stage=stage, kind=encoder.acoustics.feature_kind) if disturbed else None
+    return encoder.encode(features, lengths, [languages[row] for row in rows], disturb)
+
+
+def caption_pieces(workspace: Workspace, encoder: SpeechEncoder, rows: np.ndarray) -> list[list[int]]:
+    """The captions of some rows as pieces of the encoder's CTC head."""
+    codes = workspace.corpus.column("language")
+    return [
+        encoder.offset_pieces(workspace.pieces[codes[row]].encode(workspace.texts[row]), codes[row]) for row in rows
+    ]
+
+
+def cached_frames(workspace: Workspace, group: str, device: torch.device, disturbed: bool = False) -> Ragged:
+    """The frozen encoder's frames of the group's training rows, float16; the number of a row is its place in `rows`.
+
+    Args:
+        disturbed: hear each row once with the augmentation and the noise of the distill stage (log-mel only).
+    """
+    return Ragged(cache_frames(workspace, group, device, disturbed))
+
+
+def cache_frames(
+    workspace: Workspace, group: str, device: torch.device, disturbed: bool = False, team: Team | None = None
+) -> Path:
+    """Compute what `cached_frames` gives, each rank of the team its share."""
+    encoder_name = fingerprint(workspace.final(f"distill-{group}") / "encoder")
+    folder = workspace.cache / f"frames-{encoder_name}"
+    if disturbed:
+        stage = workspace.recipe.stages.distill
+        name = key_of([encoder_name, stage.augment, stage.accent, stage.noise, stage.gain, workspace.recipe.seed])
+        folder = workspace.cache / f"disturbed-frames-{name}"
+    encoder = cache(lambda: load_speech(workspace, group)[0].to(device))
+    batches = cache(lambda: batches_by_length(workspace.features, group_rows(workspace, group)))
+
+    def hear(rows: np.ndarray, number: int) -> dict[str, Tensor]:
+        torch.manual_seed(step_seed(workspace.recipe.seed, "frames", number, 0))
+        with bf16_autocast(device):
+            out = encode_rows(encoder(), workspace, rows, disturbed)
+        return {"values": out.frames[out.mask].half(), "lengths": out.mask.sum(1)}
+
+    parts = cache(lambda: in_parts("frames", batches(), hear))
+    title = f"{'disturbed ' * disturbed}frames of {group}"
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        return build_parts(
+            folder, parts, lambda partial: _join_frames(partial, parts()), title, "recordings", team or Team()
+        )
+
+
+def _join_frames(folder: Path, parts: Sequence[Part]) -> set[str]:
+    """The frames of all parts as one store, in the order of the rows."""
+    lengths = np.concatenate([np.load(folder / part.name / "lengths.npy") for part in parts])
+    order = np.argsort(np.concatenate([batch for part in parts for batch in part.batches]))
+    place_of, heard = np.argsort(order), 0
+    values = None
+    for part in parts:
+        made, start = np.load(folder / part.name / "values.npy", mmap_mode="r"), 0
+        if values is None:
+            values, offsets = Ragged.new(folder, lengths[order].tolist(), made)
+        for place, length in zip(place_of[heard : heard + len(part)], lengths[heard : heard + len(part)], strict=True):
+            values[offsets[place] : offsets[place + 1]] = made[start : start + length]
+            start += length
+        heard += len(part)
+    return {"values.npy", "offsets.npy"}
+
+
+def group_rows(workspace: Workspace, group: str) -> np.ndarray:
+    """Return the training rows with a recording in the languages that an encoder serves, in order."""
+    rows = np.concatenate([workspace.corpus.select("train", code) for code in workspace.recipe.groups[group]])
+    return np.sort(rows[workspace.corpus.has_audio[rows]])
