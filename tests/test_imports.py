@@ -36,7 +36,7 @@ ALLOWED: dict[str, set[str]] = {
 #: heavyweight -> the modules or packages that may import it.
 HOMES = {
     "open_clip": {"sta/models/teachers", "sta/training/tasks/teacher.py"},
-    "accelerate": {"sta/training", "sta/bench/training.py", "sta/distributed/team.py"},
+    "accelerate": {"sta/training", "sta/bench", "sta/distributed/team.py"},
     "deepspeed": {"sta/training"},
     "diffusers": {"sta/models", "sta/inference", "sta/bench/reference.py"},
     "transformers": {"sta/models/backbones"},

@@ -118,8 +118,19 @@ def losses(stage: Path) -> list[float]:
     return [line["loss"] for line in logged(stage)]
 
 
-def near(expected: list[float], times: float = 1) -> object:
-    return pytest.approx(expected, rel=times * 1e-4, abs=times * 2e-5)
+def rounding(step: int, terms: float = 1e4) -> float:
+    """How far, in relation to its size, a sum of so many float32 terms may be off after some steps.
+
+    Ranks add the same terms up in another order, which is off by about sqrt(terms) in the last place; and what a step
+    is off by is in the weights of all that follow, so it adds up. A loss is a sum over items and places, a gradient
+    one over every activation, about a million.
+    """
+    return step * terms**0.5 * torch.finfo(torch.float32).eps
+
+
+def near(expected: list[float], times: float = 1) -> list[object]:
+    """Losses of the steps from the first on, up to rounding."""
+    return [pytest.approx(x, rel=times * rounding(n), abs=times * rounding(n)) for n, x in enumerate(expected, 1)]
 
 
 def weights(stage: Path) -> dict[str, torch.Tensor]:
@@ -209,8 +220,8 @@ def test_two_ranks_train_as_one(tmp_path: Path) -> None:
         assert [line["step"] for line in one] == [line["step"] for line in two] == list(range(1, 21))
         for expected, found in zip(one, two, strict=True):
             for name in expected.keys() - {"seconds"}:
-                near = pytest.approx(expected[name], rel=1e-5 if name == "loss" else 1e-4, abs=1e-6)
-                assert found[name] == near, (stage, expected["step"], name)
+                most = rounding(int(expected["step"]), 1e6 if name == "norm" else 1e4)
+                assert found[name] == pytest.approx(expected[name], rel=most, abs=most / 10), (stage, expected, name)
 
 
 @pytest.mark.parametrize("config", DEEPSPEED)

@@ -23,13 +23,15 @@ from sta.models.teachers.open_clip import build_unfilled
 from sta.plan import memory, storage
 from sta.plan.corpus import AtHand, Facts, facts_of, with_languages
 from sta.plan.memory import GIB, OFFLOAD, WAYS
-from sta.plan.networks import Cost, Parameters, Tried, attempt, build, count, counted, step_of, weights_of
+from sta.plan.networks import Cost, Parameters, Tried, attempt, count, counted, step_of, weights_of
 from sta.plan.plan import Machines, plan_of
 from sta.plan.report import conclusions, duration, launch_file, totals
+from sta.training.batch import Batch
 from sta.training.checkpoint import Checkpoints
-from sta.training.loop import Task
-from sta.training.stages import build_task, open_run, run_stage, settings_of, stage_names
+from sta.training.stages import build_task, open_run, run_stage, settings_of, stage_names, task_of
+from sta.training.task import Task
 from sta.training.workspace import Workspace
+from tests.training.facts import FACTS
 
 STAGES = ("teacher", "tokenizer", "distill-pooled", "decoder", "classifier")
 SHORT = (
@@ -37,11 +39,7 @@ SHORT = (
     "stages.distill.phrase_warmup=0",
     *("corpus.validation=2", "corpus.test=2", "corpus.swaps=1", "stages.distill.losses.attributes=1"),
 )
-FACTS = Facts(
-    source="made up", pieces={"en": 40, "ar": 60}, recordings=800, others=80, pictures=500, seconds=2.0, longest=4.0,
-    raw=2.0, full=2.0, phrase=0.0, pieces_a_second=5.0, moods=3, attributes={"kind": 3, "head": 4},
-    picture_bytes=1000.0, holds_audio=True, rate=None,
-)  # fmt: skip
+SPOKEN = "stages.decoder.text_ratio=0"  # a batch of eight has a recording for each of eight GPUs
 H100 = Machines(8, 1, 80 * GIB, 989.0, 0.35)
 
 
@@ -120,7 +118,7 @@ def test_parameters_are_those_of_the_stage(run: Run, stage: str) -> None:
 @pytest.mark.parametrize("stage", STAGES)
 def test_operations_are_those_of_real_steps(run: Run, stage: str) -> None:
     task, size, planned = run.task(stage), settings_of(run.recipe, stage).batch, step_of(run.recipe, run.facts, stage)
-    assert weights_of(run.recipe, stage).items() >= task.weights.items()
+    assert weights_of(task_of(run.recipe, stage), run.recipe, stage).items() >= task.weights.items()
     steps = [attempt(task.module, task.batch(step, BatchShard()), task.weights, True) for step in range(10, 20)]
     flops = sum(step.flops for step in steps) / len(steps)
     near = {"decoder": 0.2, "distill-pooled": 0.4}.get(stage, 1e-3)  # what is read of speech depends on the training
@@ -154,16 +152,22 @@ def test_caches_are_as_large_as_planned(run: Run) -> None:
 
 
 def test_what_is_kept_for_the_backward_pass_counts_once_and_no_weights() -> None:
+    @dataclass(frozen=True)
+    class Numbers(Batch):
+        """x [4, 8]."""
+
+        x: torch.Tensor
+
     class Squared(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.linear = nn.Linear(8, 8, bias=False)
 
-        def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-            y = self.linear(batch["x"])  # keeps x, and the weight if x wants a gradient
+        def forward(self, batch: Numbers) -> dict[str, torch.Tensor]:
+            y = self.linear(batch.x)  # keeps x, and the weight if x wants a gradient
             return {"loss": (y * y).sum(), "more": y.square().sum()}  # keeps y, several times
 
-    tried = attempt(Squared(), {"x": torch.ones(4, 8, requires_grad=True)}, {"loss": 1.0, "more": 1.0}, bf16=False)
+    tried = attempt(Squared(), Numbers(torch.ones(4, 8, requires_grad=True)), {"loss": 1.0, "more": 1.0}, bf16=False)
     assert tried == Tried(flops=3 * 2 * 4 * 8 * 8, saved=2 * 4 * 8 * 4)
 
 
@@ -228,7 +232,7 @@ def test_hours_follow_from_operations() -> None:
 
 
 def test_a_plan_adds_up() -> None:
-    recipe = load_recipe("garden-tiny", ["encoder.sharing=each"])
+    recipe = load_recipe("garden-tiny", ["encoder.sharing=each", SPOKEN])
     plan = plan_of(recipe, FACTS, H100)
     counts = {stage.name: stage.count for stage in plan.stages}
     assert counts == {"teacher": 1, "tokenizer": 1, "distill-en": 2, "decoder": 1, "classifier": 1}
@@ -236,7 +240,8 @@ def test_a_plan_adds_up() -> None:
     assert plan.flops == pytest.approx(steps + sum(plan.once.values()))
     decoder = next(s for s in plan.stages if s.name == "decoder")
     assert decoder.passes == 20 * 8 / 800
-    encoders = [build(recipe, FACTS, f"distill-{code}", [code]).get_submodule("encoder") for code in recipe.languages]
+    distill = task_of(recipe, "distill")
+    encoders = [distill.build_network(recipe, FACTS, f"distill-{c}").get_submodule("encoder") for c in recipe.languages]
     assert decoder.size.frozen == sum(counted(encoder).trainable for encoder in encoders)
     assert all(plan.once.values())
     kept, temporary = totals(plan)
@@ -244,7 +249,7 @@ def test_a_plan_adds_up() -> None:
 
 
 def test_what_does_not_fit_is_one_sentence() -> None:
-    recipe = load_recipe("garden-tiny")
+    recipe = load_recipe("garden-tiny", [SPOKEN])
     small = replace(H100, memory=0.001 * GIB)
     said = [line for line in conclusions(plan_of(recipe, FACTS, small)) if "nothing fits" in line]
     assert len(said) == 5
@@ -255,7 +260,7 @@ def test_what_does_not_fit_is_one_sentence() -> None:
 
 
 def test_offloading_takes_memory_of_the_machine() -> None:
-    plan = plan_of(load_recipe("garden-tiny"), FACTS, H100)
+    plan = plan_of(load_recipe("garden-tiny", [SPOKEN]), FACTS, H100)
     decoder = replace(plan.stages[-2], way=OFFLOAD)
     size = f"{20 * decoder.size.trainable / 2 / GIB:.3g}"
     two = replace(plan, machines=replace(H100, nodes=2), stages=[decoder])
@@ -263,7 +268,7 @@ def test_offloading_takes_memory_of_the_machine() -> None:
 
 
 def test_a_process_holds_numbers_of_recordings_and_no_captions() -> None:
-    plan = plan_of(load_recipe("garden-tiny"), FACTS, H100)
+    plan = plan_of(load_recipe("garden-tiny", [SPOKEN]), FACTS, H100)
     assert not [line for line in conclusions(plan) if "in its memory" in line]
     many = replace(plan, facts=replace(FACTS, recordings=500_000_000, others=0))
     assert [line for line in conclusions(many) if "in its memory" in line] == [
@@ -273,7 +278,7 @@ def test_a_process_holds_numbers_of_recordings_and_no_captions() -> None:
 
 
 def test_a_teacher_that_cannot_be_built_is_left_out_with_a_sentence() -> None:
-    plan = replace(plan_of(load_recipe("garden-tiny"), FACTS, H100), unknown="no such model")
+    plan = replace(plan_of(load_recipe("garden-tiny", [SPOKEN]), FACTS, H100), unknown="no such model")
     assert "teacher's features: not counted (no such model)" in conclusions(plan)
 
 
@@ -281,14 +286,17 @@ def test_a_batch_that_cannot_be_shared_out_is_refused() -> None:
     with pytest.raises(StaError, match=r"stages.teacher.batch 16 is not a multiple of 5 GPUs.*stages.teacher.batch=20"):
         plan_of(load_recipe("garden-tiny"), FACTS, replace(H100, gpus=5))
     few = load_recipe("garden-tiny", ["stages.distill.text_ratio=0.1"])
-    with pytest.raises(StaError, match="1 captions a step, too few for 8 GPUs"):
+    with pytest.raises(StaError, match="is 1 written captions a step, too few for 8 shares"):
         plan_of(few, FACTS, H100)
+    with pytest.raises(StaError, match="7 recordings a step are too few for 8 shares"):
+        plan_of(load_recipe("garden-tiny"), FACTS, H100)
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "plan.json"
     at_hand = ["corpus={name: folder, root: nowhere}", "--captions", "1000", "--languages", "3", "--seconds", "2"]
-    assert main(["plan", "garden-tiny", *at_hand, "--gpus", "8", "--memory", "80", "--json", str(file)]) == 0
+    gpus = ["--gpus", "8", "--memory", "80"]
+    assert main(["plan", "garden-tiny", SPOKEN, *at_hand, *gpus, "--json", str(file)]) == 0
     said = capsys.readouterr().out
     assert "3,000 recordings for training in 3 languages" in said
     assert "recipes/accelerate/gpu-8.yaml" in said

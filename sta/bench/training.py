@@ -29,14 +29,16 @@ from sta.metrics.tables import make_table
 from sta.models.flops import flops_of
 from sta.progress import Bar
 from sta.training import runtime
-from sta.training.loop import Task, build_optimizer, train
+from sta.training.batch import Batch
+from sta.training.loop import train
+from sta.training.optimizers import build_optimizer
 from sta.training.stages import build_task, settings_of
+from sta.training.task import Task, Update
 from sta.training.workspace import Workspace
 
 LOOP, MEMORY = "sta", "sta, batches from memory"
 HAND, BARE = "loop written by hand", "bare forward and backward"
 SYSTEMS = (LOOP, MEMORY, HAND, BARE)
-Batch = dict[str, Tensor]
 #: Column -> metric and system, of one launch and of launches that are compared.
 SHARES = {"data": ("data_share", LOOP), "save": ("checkpoint_share", LOOP), "flops": ("flops_utilisation", LOOP)}
 RATIOS = {"loop/hand": ("step_ratio", LOOP), "loop/bare": ("bare_ratio", LOOP), "hand/bare": ("bare_ratio", HAND)}
@@ -93,6 +95,9 @@ class _TimedTask(Task):
 
     def items(self, step: int) -> list[str]:
         return self.task.items(self.first + step)
+
+    def training_step(self, update: Update) -> None:
+        self.task.training_step(update)
 
     def compile(self, module: nn.Module, device: torch.device) -> None:
         self.task.compile(module, device)
@@ -161,7 +166,7 @@ class _Bench:
     def _loss(self, module: nn.Module, batch: Batch) -> Tensor:
         device = self.accelerator.device
         with torch.autocast(device.type, torch.bfloat16, enabled=runtime.is_bf16(self.precision)):
-            losses = module({name: value.to(device) for name, value in batch.items()})
+            losses = module(batch.to(device))
         total: Tensor = sum(self.task.weights[name] * x for name, x in losses.items() if name in self.task.weights)
         return total
 

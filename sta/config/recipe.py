@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Sequence
 from importlib import import_module
@@ -10,25 +11,29 @@ from types import ModuleType
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     SerializeAsAny,
     ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
     field_validator,
     model_validator,
 )
 
 from sta.config import yamlfile
 from sta.config.cards import CODE, LanguageCard, load_language
-from sta.config.variants import interface, read_settings
+from sta.config.variants import find_variant, interface, modules_of, read_settings
 from sta.config.yamlfile import AbsolutePath, CardName
 from sta.errors import RecipeError
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
+Compile = Literal["never", "gpu", "always"]
 
 
 DECODERS, DRAWN_BY = "sta.models.decoders", "vq-diffusion"  # where decoders lie, and the one that draws by default
@@ -103,6 +108,7 @@ class DecoderSettings(Strict):
 class Optimisation(Strict):
     """How one stage is trained. All sizes are global: over every process."""
 
+    task: str | None = Field(None, description="module:Class of a task of your own in the place of the stage's")
     steps: Positive
     batch: Positive
     lr: Annotated[float, Field(gt=0)] = 1e-3
@@ -156,19 +162,34 @@ class TokenizerStage(Optimisation):
     )
 
 
+def _is_loss(name: str) -> str:
+    known = [module for module in modules_of("sta.training.losses") if module != "base"]
+    if ":" in name or name in known:
+        return name
+    close = difflib.get_close_matches(name, known, 1)
+    hint = f", did you mean '{close[0]}'?" if close else ""
+    raise ValueError(f"no such loss{hint} (known: {', '.join(known)}, or module:Class of your own)")
+
+
+LossName = Annotated[str, AfterValidator(_is_loss)]
+
+
 class DistillStage(Optimisation):
     """Distillation of speech against the teacher."""
 
-    losses: dict[Literal["image", "text", "text_branch", "ctc", "caption", "attributes", "mood", "kl"], Weight] = {
-        "image": 0.2,
-        "text": 0.5,
-        "text_branch": 1.0,
-        "ctc": 2.0,
-        "caption": 1.0,
-        "attributes": 0.0,  # S2IGAN's distinctive loss, for every attribute that a caption names (Garden only)
-        "mood": 1.0,
-        "kl": 1e-4,
-    }
+    losses: dict[LossName, Weight] = Field(
+        {
+            "image": 0.2,
+            "text": 0.5,  # of captions in the languages that the teacher reads
+            "text_branch": 1.0,  # takes ctc
+            "ctc": 2.0,  # 0: no CTC head, which transcripts are needed for
+            "caption": 1.0,
+            "attributes": 0.0,  # S2IGAN's distinctive loss, for every attribute that a caption names (Garden only)
+            "mood": 1.0,
+            "kl": 1e-4,
+        },
+        description="files of sta/training/losses, or module:Class of your own -> weight; 0 turns one off",
+    )
     max_seconds: Annotated[float, Field(gt=0)] = Field(
         12.0, description="seconds of speech above which a recording is left out here; what it says is still read"
     )
@@ -189,6 +210,10 @@ class DistillStage(Optimisation):
     noise: Share = Field(0.0, description="chance that an utterance is heard in noise or by telephone (log-mel)")
     augment: Weight = Field(1.0, description="strength of vocal-tract, tempo, noise and mask augmentation; 0: none")
     accent: Share = Field(0.0, description="how far the bands of a syllable are stretched, as vowels differ (log-mel)")
+    gain: Weight = Field(12.0, description="decibels by which a recording's level is changed, at most, up or down")
+    compile: Compile = Field(
+        "never", description="torch.compile the layers of encoder and bottleneck: pays on a GPU, as for the decoder"
+    )
 
 
 class DecoderStage(Optimisation):
@@ -213,7 +238,7 @@ class DecoderStage(Optimisation):
         0.0, description="share of the recordings heard with the distill stage's augmentation and noise (log-mel)"
     )
     tune_bottleneck: bool = Field(True, description="let the denoising loss reach the bottleneck (encoder frozen)")
-    compile: Literal["never", "gpu", "always"] = Field(
+    compile: Compile = Field(
         "never", description="torch.compile the decoder's layers: pays on a GPU, after up to a minute at each start"
     )
 
@@ -222,12 +247,34 @@ class ClassifierStage(Optimisation):
     """Training of the attribute classifier that judges pictures; Garden only."""
 
 
+def _stage(section: str, base: type[Optimisation]) -> Any:
+    """Validate a stage's section by the settings of the task that it names; the built-in tasks' are in this module.
+
+    Args:
+        base: what the settings of another task must extend, since other stages read them.
+    """
+
+    def validate(given: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        name = given.get("task") if isinstance(given, dict) else None
+        if not isinstance(name, str):
+            return handler(given)
+        key, task = f"stages.{section}", import_module("sta.training.task").Task
+        settings = find_variant("sta.training.tasks", name, task, f"{key}.task").Settings
+        if not issubclass(settings, base):
+            raise ValueError(f"the Settings of task '{name}' must extend {base.__name__} of {base.__module__}")
+        return yamlfile.validate_section(settings, given, key)
+
+    return WrapValidator(validate)
+
+
 class Stages(Strict):
-    teacher: TeacherStage
-    tokenizer: TokenizerStage
-    distill: DistillStage
-    decoder: DecoderStage
-    classifier: ClassifierStage
+    """The stages that train, in their order; a section's `task` may be one of your own."""
+
+    teacher: Annotated[SerializeAsAny[TeacherStage], _stage("teacher", Optimisation)]
+    tokenizer: Annotated[SerializeAsAny[TokenizerStage], _stage("tokenizer", Optimisation)]
+    distill: Annotated[SerializeAsAny[DistillStage], _stage("distill", DistillStage)]
+    decoder: Annotated[SerializeAsAny[DecoderStage], _stage("decoder", Optimisation)]
+    classifier: Annotated[SerializeAsAny[ClassifierStage], _stage("classifier", Optimisation)]
 
 
 class Sampling(Strict):
@@ -316,8 +363,8 @@ class Recipe(Strict):
     @classmethod
     def _losses_of_the_decoder(cls, stages: Stages, info: ValidationInfo) -> Stages:
         """The losses that a recipe leaves out have the decoder's weight, and others are refused."""
-        if "decoder" not in info.data:
-            return stages  # which does not hold itself
+        if "decoder" not in info.data or not isinstance(stages.decoder, DecoderStage):
+            return stages  # it does not hold itself, or another task has losses of its own
         kind = info.data["decoder"].kind
         own = _decoders().find_decoder(kind).loss_weights
         losses = {**own, **stages.decoder.losses}
@@ -335,7 +382,7 @@ class Recipe(Strict):
         check_multiple("tokenizer.width", self.tokenizer.width, 8, "the groups that its normalisation has")
         decoder = _decoders().find_decoder(self.decoder.kind)
         decoder.check(self)
-        if self.stages.decoder.draft_warmup and not decoder.has_draft(self.decoder):
+        if getattr(self.stages.decoder, "draft_warmup", 0) and not decoder.has_draft(self.decoder):
             raise ValueError(
                 "stages.decoder.draft_warmup trains a draft first: give decoder.draft some layers, such as 3, or set "
                 "it to 0 where the decoder has none"
@@ -455,7 +502,7 @@ def _extended(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Lay `over` on `base`, mapping by mapping."""
+    """Lay `over` on `base`, mapping by mapping; another corpus, decoder or task of a stage replaces its section."""
     nested = {
         k: _merge(_kept(k, base[k], v), v)
         for k, v in over.items()
@@ -471,6 +518,8 @@ def _kept(key: str, base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any
     if key == "decoder" and over.get("kind") not in (None, base.get("kind", DRAWN_BY)):
         known = _decoders().find_decoder(str(over["kind"])).Settings.model_fields
         return {k: v for k, v in base.items() if k in known}
+    if "task" in over and over["task"] != base.get("task"):
+        return {}
     return base
 
 

@@ -29,13 +29,14 @@ def find_variant(package: str, name: str, base: type[Variant], key: str) -> type
     if ":" in name:
         return _imported(name, base, key)
     module_name = name.replace("-", "_")
-    found = _classes(f"{package}.{module_name}", base) if module_name in _modules(package) and "_" not in name else []
-    if len(found) != 1:
+    known_here = module_name in modules_of(package) and "_" not in name
+    classes = _classes(f"{package}.{module_name}", base) if known_here else []
+    if len(classes) != 1:
         known = known_variants(package, base)
         close = difflib.get_close_matches(name, known, 1)
         hint = f"; did you mean '{close[0]}'?" if close else ""
         raise RecipeError(f"key '{key}' is '{name}'{hint} (known: {', '.join(known)}, or module:Class of your own)")
-    return found[0]
+    return classes[0]
 
 
 def interface(package: str, name: str) -> Any:
@@ -66,10 +67,11 @@ def read_settings(package: str, base: type[Variant], given: Any, key: str, name_
 
 def known_variants(package: str, base: type) -> list[str]:
     """Return the names of the built-in variants of an interface, sorted."""
-    return sorted(m.replace("_", "-") for m in _modules(package) if _classes(f"{package}.{m}", base))
+    return sorted(m.replace("_", "-") for m in modules_of(package) if _classes(f"{package}.{m}", base))
 
 
-def _modules(package: str) -> list[str]:
+def modules_of(package: str) -> list[str]:
+    """Return the names of a package's modules, private ones left out, without importing them."""
     return [m.name for m in pkgutil.iter_modules(import_module(package).__path__) if not m.name.startswith("_")]
 
 

@@ -17,10 +17,16 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from sta.distributed.ahead import runs_ahead
+
 Sliced = TypeVar("Sliced", np.ndarray, Tensor, range)
+
+#: A target that is not known and not asked for, as torch's cross-entropy has it.
+IGNORE_INDEX = -100
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,13 @@ def with_batch_size(total: int) -> Iterator[None]:
         _step.reset(token)
 
 
+@contextmanager
+def with_more_items(extra: int) -> Iterator[None]:
+    """Within `sharded_step`, the step's batch and `extra` items behind it, each shared out, as one batch."""
+    with with_batch_size(_step.get().total + extra):
+        yield
+
+
 # ---- random numbers -----------------------------------------------------------------------------------------
 
 
@@ -124,17 +137,13 @@ def normal_like(x: Tensor) -> Tensor:
     with the number of ranks, and frames and activations are large.)
     """
     seeds = integers(2**62, len(x), device=torch.device("cpu"))
-    if not _draws_by_item(x.device):
+    if runs_ahead(x.device):
         return _hashed_normal(seeds.to(x.device), x)
     generator = torch.Generator(x.device)
     drawn = torch.empty_like(x)
     for item, seed in zip(drawn, seeds.tolist(), strict=True):
         item.normal_(generator=generator.manual_seed(seed))
     return drawn
-
-
-def _draws_by_item(device: torch.device) -> bool:
-    return device.type == "cpu"
 
 
 def _hashed_normal(seeds: Tensor, x: Tensor) -> Tensor:
@@ -214,11 +223,17 @@ def mean(values: Tensor) -> Tensor:
     return global_mean(values.sum(), values.new_full((), values.numel(), dtype=torch.float32))
 
 
-def all_reduce_max(number: int, device: torch.device) -> int:
-    """The all_reduce_max of the ranks' numbers."""
+def cross_entropy(logits: Tensor, values: Tensor) -> Tensor:
+    """The mean cross-entropy in nats of logits [N, V] whose values [N] are not `IGNORE_INDEX`: see `global_mean`."""
+    total = F.cross_entropy(logits, values, ignore_index=IGNORE_INDEX, reduction="sum")
+    return global_mean(total, (values != IGNORE_INDEX).sum())
+
+
+def all_reduce_max(number: int) -> int:
+    """The largest of the ranks' numbers, by way of their hosts, which wait for one another and for no device."""
     if _step.get().shard.world == 1:
         return number
-    most = torch.tensor(number, device=device)
+    most = torch.tensor(number)
     dist.all_reduce(most, dist.ReduceOp.MAX)
     return int(most)
 
@@ -229,6 +244,18 @@ def all_reduce_sum(moments: Tensor) -> Tensor:
         return moments
     total: Tensor = _Sum.apply(moments)
     return total
+
+
+def ranks() -> int:
+    """How many ranks share the step's batch; a backward pass, which is outside of the step, has to be told."""
+    return _step.get().shard.world
+
+
+def plain_sum(moments: Tensor, ranks: int) -> Tensor:
+    """The sum over so many ranks, without gradient."""
+    if ranks > 1:
+        dist.all_reduce(moments)
+    return moments
 
 
 class _Sum(torch.autograd.Function):

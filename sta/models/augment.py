@@ -1,8 +1,8 @@
 """Augmentation of log-mel features: vocal tract length, accent, tempo, rhythm, blur, colour, noise floor, masks
-(SpecAugment, Park 2019), and what lies between a speaker and a listener: noise, the colour of a microphone, a
-telephone's band.
+(SpecAugment, Park 2019), and what lies between a speaker and a listener: the level and the colour of a microphone,
+noise, a telephone's band.
 
-Loudness is left alone but for a decibel or two: it carries mood.
+Lengths are on the host, as they decide shapes, and what decides them is drawn there.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sta.config.recipe import DistillStage
 from sta.data.audio import LOG_STEPS, Q_MEAN, Q_STD
 from sta.distributed import sharding
 from sta.models.layers import length_mask
@@ -24,6 +25,43 @@ FLICKER = 0.7  # deviation of the noise from its mean in a band of a frame, natu
 STEEPEST, FLATTEST = -6.0, 2.0  # how noise changes from the lowest band to the highest, natural log of power
 SYLLABLE = 16  # frames between the points where rhythm and vowels change
 TELEPHONE_BANDS = (7, 59)  # of 80: about 300 to 3,400 Hz
+HOST = torch.device("cpu")
+
+
+def augment(inputs: Tensor, lengths: Tensor, stage: DistillStage, kind: str) -> tuple[Tensor, Tensor]:
+    """Disturb recordings as the distill stage trains on them.
+
+    Args:
+        inputs: of `SpeechEncoder.inputs`.
+        lengths: [B], on the host.
+        kind: `feature_kind` of the backbone. Of `samples` [B, T, 1] only the level is changed; what is neither those
+            nor `logmel` [B, S, 80] is left alone.
+
+    Returns:
+        The changed inputs and their lengths.
+    """
+    if kind in ("samples", "logmel"):
+        inputs = change_level(inputs, stage.gain, kind == "logmel")
+    if kind != "logmel":
+        return inputs, lengths
+    inputs, lengths = augment_mel(inputs, lengths, stage.augment, stage.accent)
+    return noise_mel(inputs, lengths, stage.noise), lengths
+
+
+def change_level(inputs: Tensor, most: float, is_mel: bool) -> Tensor:
+    """Change each recording's level by up to `most` decibels either way, as another microphone's gain would.
+
+    Args:
+        inputs: [B, ...]. Log-mel is shifted within what its features hold, and what lies below their range stays
+            there; samples are multiplied, and clipped as a sound card would.
+    """
+    if most == 0:
+        return inputs
+    decibels = most * (2 * sharding.uniform(len(inputs), 1, 1, device=inputs.device) - 1)
+    if not is_mel:
+        return (inputs * 10 ** (decibels / 20)).clamp(-1, 1)
+    shifted = (inputs + E_FOLD * math.log(10) / 10 * decibels).clamp(SILENT, FULL)
+    return torch.where(inputs > SILENT, shifted, inputs)
 
 
 def augment_mel(mel: Tensor, lengths: Tensor, strength: float, accent: float = 0.0) -> tuple[Tensor, Tensor]:
@@ -31,7 +69,7 @@ def augment_mel(mel: Tensor, lengths: Tensor, strength: float, accent: float = 0
 
     Args:
         mel: [B, S, 80], of `SpeechEncoder.inputs`.
-        lengths: [B].
+        lengths: [B], on the host.
         strength: 0 leaves the batch as it is, 1 is meant for synthesised speech.
         accent: share by which the bands of each syllable are stretched, most, as vowels differ between accents.
 
@@ -53,7 +91,7 @@ def noise_mel(mel: Tensor, lengths: Tensor, share: float) -> Tensor:
 
     Args:
         mel: [B, S, 80], scaled log-mel.
-        lengths: [B].
+        lengths: [B], on the host.
         share: chance of an utterance to be disturbed; one in five of those comes by telephone.
 
     Returns:
@@ -62,6 +100,7 @@ def noise_mel(mel: Tensor, lengths: Tensor, share: float) -> Tensor:
     if share == 0:
         return mel
     b, longest, bands = mel.shape
+    lengths = lengths.to(mel.device, non_blocking=True)
     chosen = sharding.uniform(b, 1, 1, device=mel.device) < share
     valid = length_mask(lengths, longest)[..., None]
     place = torch.linspace(0, 1, bands, device=mel.device)
@@ -89,20 +128,20 @@ def _warp(
     The bands of each syllable are stretched by up to `accent` besides.
     """
     b, longest, bands = mel.shape
-    paced, stretched = (2 * sharding.uniform(b, 2, device=mel.device) - 1).unbind(1)
-    pace, stretch = 1 + tempo * paced, 1 + tract * stretched
+    pace = 1 + tempo * (2 * sharding.uniform(b, device=HOST) - 1)
     new_lengths = (lengths / pace).long().clamp_min(4)
-    frames = -(-sharding.all_reduce_max(int(new_lengths.max()), mel.device) // 64) * 64
+    frames = -(-sharding.all_reduce_max(max(new_lengths.tolist())) // 64) * 64
+    lengths, last = (each.to(mel.device, non_blocking=True) for each in (lengths, new_lengths - 1))
+    stretch = 1 + tract * (2 * sharding.uniform(b, device=mel.device) - 1)
     passed = _wander(b, frames, rhythm, mel.device).cumsum(1)
-    at_end = passed.gather(1, (new_lengths - 1).clamp(max=frames - 1)[:, None])
-    time = (passed / at_end * lengths[:, None] - 0.5) * 2 / longest - 1
+    time = (passed / passed.gather(1, last[:, None]) * lengths[:, None] - 0.5) * 2 / longest - 1
     place = torch.arange(bands, device=mel.device) * stretch[:, None, None]  # [B, 1, 80]
     if accent:
         place = place * _wander(b, frames, accent, mel.device)[..., None]
     band = (place.clamp(max=bands - 1) + 0.5) * 2 / bands - 1
     grid = torch.stack([band.expand(b, frames, bands), time[:, :, None].expand(b, frames, bands)], -1)  # [B, S', 80, 2]
     warped = F.grid_sample(mel[:, None], grid, padding_mode="border", align_corners=False)[:, 0]
-    return warped, new_lengths.clamp(max=frames)
+    return warped, new_lengths
 
 
 def _wander(count: int, frames: int, most: float, device: torch.device) -> Tensor:
@@ -127,9 +166,10 @@ def _colour(mel: Tensor, deviation: float) -> Tensor:
 
 def _mask(mel: Tensor, lengths: Tensor, strength: float) -> Tensor:
     b, longest, bands = mel.shape
+    lengths = lengths.to(mel.device, non_blocking=True)
     fill = (mel * length_mask(lengths, longest)[..., None]).sum((1, 2)) / (lengths * bands)
     for axis, sizes, widest in ((1, lengths, 20 * strength), (2, torch.full_like(lengths, bands), 10 * strength)):
-        width = sharding.uniform(b, device=mel.device) * torch.minimum(sizes * 0.15, torch.tensor(widest))
+        width = sharding.uniform(b, device=mel.device) * (sizes * 0.15).clamp(max=widest)
         start = sharding.uniform(b, device=mel.device) * (sizes - width)
         place = torch.arange(mel.shape[axis], device=mel.device)
         hidden = (place >= start[:, None]) & (place < (start + width)[:, None])

@@ -34,6 +34,10 @@ class SpeechCondition:
     embedding: Tensor
     kl: Tensor
 
+    def __getitem__(self, items: slice) -> SpeechCondition:
+        """Return some utterances of the batch."""
+        return SpeechCondition(self.tokens[items], self.embedding[items], self.kl[items])
+
     @property
     def bits(self) -> Tensor:
         """[B], the rate in bits per utterance."""

@@ -6,12 +6,16 @@ tokens is not (CoCa, Yu et al. 2022). It serves training only and is not release
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Sequence
+
+import numpy as np
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sta.distributed import sharding
-from sta.models.layers import sinusoids
+from sta.models.layers import sinusoid_table
+
+BLANK = 0  # starts and ends a caption
 
 
 class Captioner(nn.Module):
@@ -32,21 +36,29 @@ class Captioner(nn.Module):
         )
         self.norm, self.out = nn.LayerNorm(width), nn.Linear(width, vocabulary)
 
-    def forward(self, tokens: Tensor, pieces: Tensor, counts: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, pieces: Tensor) -> Tensor:
         """Mean cross-entropy in nats per piece: scalar.
 
         Args:
             tokens: [B, K, C].
-            pieces: the captions' piece ids, one caption after the other.
-            counts: [B], pieces of each caption.
+            pieces: int64 [B, L], of `pad_captions`.
         """
-        captions = nn.utils.rnn.pad_sequence(list(pieces.split(counts.tolist())), batch_first=True)  # [B, L]
-        said, wanted = F.pad(captions, (1, 0)), F.pad(captions, (0, 1))
-        x = self.embed(said) + sinusoids(torch.arange(said.shape[1], device=said.device), self.embed.embedding_dim)
+        said = F.pad(pieces[:, :-1].clamp_min(BLANK), (1, 0), value=BLANK)
+        x = self.embed(said) + sinusoid_table(said.shape[1], self.embed.embedding_dim, said.device)
         memory = self.token_proj(tokens.to(x.dtype))
         causal = nn.Transformer.generate_square_subsequent_mask(said.shape[1], device=said.device)
         for layer in self.layers:
             x = layer(x, memory, tgt_mask=causal, tgt_is_causal=True)
-        logits = self.out(self.norm(x)).float()
-        known = torch.arange(said.shape[1], device=said.device) <= counts[:, None]
-        return sharding.global_mean(F.cross_entropy(logits[known], wanted[known], reduction="sum"), known.sum())
+        return sharding.cross_entropy(self.out(self.norm(x)).float().flatten(0, 1), pieces.flatten())
+
+
+def pad_captions(captions: Sequence[Sequence[int]], known: np.ndarray) -> np.ndarray:
+    """Captions as rows of pieces and the blank that ends them: int64 [B, L], `IGNORE_INDEX` beyond.
+
+    Args:
+        captions: piece ids. known: bool [B], False where there is no caption, whose whole row is `IGNORE_INDEX`.
+    """
+    padded = np.full((len(captions), 1 + max(map(len, captions), default=0)), sharding.IGNORE_INDEX, np.int64)
+    for row in np.flatnonzero(known).tolist():
+        padded[row, : len(captions[row]) + 1] = [*captions[row], BLANK]
+    return padded

@@ -18,8 +18,10 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
+from sta.distributed.ahead import runs_ahead
+from sta.errors import WeightsError
 from sta.models.backbones import build_backbone
-from sta.models.layers import TransformerLayer, length_mask, masked_mean, sinusoids
+from sta.models.layers import TransformerLayer, length_mask, masked_mean, sinusoid_table
 
 Disturbance = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 BLANK = 0
@@ -35,7 +37,7 @@ class EncoderOutput:
     Attributes:
         frames: [B, R+1, D], one for each of R stretches read; the last frame sums up the prosody.
         mask: [B, R+1], True where valid.
-        ctc_logits: [B, S, P] over blank and the pieces of every language; None for a written caption.
+        ctc_logits: [B, S, P] over blank and the pieces of every language; None of a caption, and without a CTC head.
         ctc_lengths: [B], valid frames of ctc_logits.
         joint_logits: [B, S, P], of the pieces of all languages, as if the language were not known.
     """
@@ -45,6 +47,35 @@ class EncoderOutput:
     ctc_logits: Tensor | None
     ctc_lengths: Tensor
     joint_logits: Tensor | None = None
+
+    def __getitem__(self, items: slice) -> EncoderOutput:
+        """Return the frames of some utterances of the batch; the CTC head's logits are those of all."""
+        return replace(self, frames=self.frames[items], mask=self.mask[items])
+
+
+@dataclass(frozen=True)
+class Stretches:
+    """What goes into the context network: stretches that the CTC head read as one piece, or pieces of captions.
+
+    Attributes:
+        x: [B, R, D]. mask: [B, R], True where valid. prosody: [B, D].
+        ctc_logits: [B, S, P]; None of captions, and without a CTC head. ctc_lengths: [B]. joint_logits: [B, S, P].
+    """
+
+    x: Tensor
+    mask: Tensor
+    prosody: Tensor
+    ctc_logits: Tensor | None
+    ctc_lengths: Tensor
+    joint_logits: Tensor | None = None
+
+    def joined(self, other: Stretches) -> Stretches:
+        """Return these and others as one batch, whose lengths in CTC logits are these."""
+        longest = max(self.x.shape[1], other.x.shape[1])
+        x = torch.cat([nn.functional.pad(part.x, (0, 0, 0, longest - part.x.shape[1])) for part in (self, other)])
+        masks = [nn.functional.pad(part.mask, (0, longest - part.mask.shape[1])) for part in (self, other)]
+        prosody = torch.cat([self.prosody, other.prosody.to(self.prosody.dtype)])
+        return Stretches(x, torch.cat(masks), prosody, self.ctc_logits, self.ctc_lengths)
 
 
 class ContextLayer(nn.Module):
@@ -72,9 +103,11 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
         width: D.
         convolutions: of log-mel's backbone.
         backbone: of `describe_backbone`; None is log-mel.
+        ctc_head: whether there is one; without one frames are neither merged nor added to, and no caption enters.
     """
 
     config_name = "config.json"
+    _repeated_blocks = ["ContextLayer"]  # noqa: RUF012 - what diffusers' `compile_repeated_blocks` compiles
 
     @register_to_config
     def __init__(
@@ -86,15 +119,17 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
         heads: int = 4,
         dropout: float = 0.0,
         backbone: dict[str, Any] | None = None,
+        ctc_head: bool = True,
     ):
         super().__init__()
         pieces = dict(sorted(pieces.items()))  # a saved configuration comes back sorted
         self.piece_offset = _piece_offsets(pieces)
-        vocabulary = 1 + sum(pieces.values())
+        vocabulary = self.vocabulary
         self.acoustics = build_backbone(backbone, width, convolutions=convolutions, dropout=dropout)
-        self.ctc = nn.Linear(width, vocabulary)
-        self.ctc_embedding = nn.Linear(vocabulary, width, bias=False)
-        nn.init.normal_(self.ctc_embedding.weight)  # what was read must not drown in where it was read
+        self.ctc = nn.Linear(width, vocabulary) if ctc_head else None
+        self.ctc_embedding = nn.Linear(vocabulary, width, bias=False) if ctc_head else None
+        if self.ctc_embedding is not None:
+            nn.init.normal_(self.ctc_embedding.weight)  # what was read must not drown in where it was read
         self.context = nn.ModuleList(ContextLayer(width, heads, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.prosody = nn.Sequential(nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, width))
@@ -108,6 +143,11 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
     @property
     def languages(self) -> list[str]:
         return sorted(self.config.pieces)
+
+    @property
+    def vocabulary(self) -> int:
+        """P: the pieces of every language, and the blank."""
+        return 1 + sum(self.config.pieces.values())
 
     def language_index(self, language: str) -> int:
         return self.languages.index(language)
@@ -131,7 +171,13 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
     def forward(
         self, inputs: Tensor, lengths: Tensor, language: Tensor, keep_acoustics: Tensor | None = None
     ) -> EncoderOutput:
-        """Encode recordings.
+        """Encode recordings; the arguments are those of `stretches`."""
+        return self.in_context(self.stretches(inputs, lengths, language, keep_acoustics), language)
+
+    def stretches(
+        self, inputs: Tensor, lengths: Tensor, language: Tensor, keep_acoustics: Tensor | None = None
+    ) -> Stretches:
+        """Encode recordings up to the context network.
 
         Args:
             inputs: of `inputs()`, [B, S, F].
@@ -141,15 +187,18 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
         """
         x, lengths = self.acoustics(inputs, lengths)
         mask = length_mask(lengths, x.shape[1])
+        prosody = self.prosody(_mean_and_deviation(x, mask))
+        if self.ctc is None or self.ctc_embedding is None:
+            return Stretches(x, mask, prosody, None, lengths)
         joint = self.ctc(x).float()
         logits = joint.masked_fill(~self.allowed[language][:, None], -1e4)
-        prosody = self.prosody(_mean_and_deviation(x, mask))
         if keep_acoustics is not None:
             keep = keep_acoustics[:, None].to(x.dtype)
             x = x * keep[..., None]
             prosody = prosody * keep + self.null_prosody * (1 - keep)
         merged, posteriors, kept = ctc_compress(x, logits.softmax(-1), mask)
-        return replace(self._in_context(merged, posteriors, prosody, kept, logits, lengths), joint_logits=joint)
+        x = merged + self.ctc_embedding(posteriors.to(x.dtype))
+        return Stretches(x, kept, prosody, logits, lengths, joint)
 
     def language_confidence(self, out: EncoderOutput) -> Tensor:
         """Compute how sure the CTC head is of what it reads if the language is each of `languages`: [B, L] in [0, 1].
@@ -176,7 +225,7 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
             languages: B codes.
             disturb: changes inputs and lengths, as augmentation does.
         """
-        device = self.ctc.weight.device
+        device = self.null_prosody.device
         inputs, sizes = self.inputs(torch.from_numpy(features).to(device)), torch.from_numpy(lengths).to(device)
         if disturb is not None:
             inputs, sizes = disturb(inputs, sizes)
@@ -184,26 +233,37 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
         return out
 
     def encode_text(self, pieces: Tensor, lengths: Tensor, language: Tensor) -> EncoderOutput:
-        """Encode written captions, given as the stretches [B, R] of a perfect recognition (see `pieces_to_frames`).
+        """Encode written captions; the arguments are those of `text_stretches`, and language [B] as of `stretches`."""
+        return self.in_context(self.text_stretches(pieces, lengths), language)
+
+    def text_stretches(self, pieces: Tensor, lengths: Tensor) -> Stretches:
+        """Encode written captions up to the context network.
 
         Args:
-            language: [B], numbers of `languages`, for what a language has of its own; today that is nothing.
-        """
-        mask = length_mask(lengths, pieces.shape[1])
-        posteriors = nn.functional.one_hot(pieces, self.ctc.out_features)
-        nothing = self.null_prosody.new_zeros(*posteriors.shape[:2], self.config.width)
-        prosody = self.null_prosody.expand(len(posteriors), -1)
-        return self._in_context(nothing, posteriors, prosody, mask, None, lengths)
+            pieces: [B, R], the stretches of a perfect recognition (see `pieces_to_frames`). lengths: [B].
 
-    def _in_context(
-        self, x: Tensor, posteriors: Tensor, prosody: Tensor, mask: Tensor, logits: Tensor | None, lengths: Tensor
-    ) -> EncoderOutput:
-        x = x + self.ctc_embedding(posteriors.to(self.ctc_embedding.weight.dtype))
-        x = x + POSITION_SCALE * sinusoids(torch.arange(x.shape[1], device=x.device), x.shape[2]).to(x.dtype)
+        Raises:
+            WeightsError: the encoder has no CTC head.
+        """
+        if self.ctc_embedding is None:
+            raise WeightsError("this encoder was trained without CTC and reads no captions; draw from a recording")
+        x = nn.functional.embedding(pieces, self.ctc_embedding.weight.T)
+        prosody = self.null_prosody.expand(len(pieces), -1)
+        return Stretches(x, length_mask(lengths, pieces.shape[1]), prosody, None, lengths)
+
+    def in_context(self, stretches: Stretches, language: Tensor) -> EncoderOutput:
+        """Let the stretches of each utterance see one another.
+
+        Args:
+            language: [B], for what a language has of its own; today that is nothing.
+        """
+        x, mask = stretches.x, stretches.mask
+        x = x + POSITION_SCALE * sinusoid_table(x.shape[1], x.shape[2], x.device).to(x.dtype)
         for layer in self.context:
             x = layer(x, mask)
-        frames = torch.cat([self.norm(x), prosody.to(x.dtype)[:, None]], 1)
-        return EncoderOutput(frames, torch.cat([mask, mask.new_ones(len(mask), 1)], 1), logits, lengths)
+        frames = torch.cat([self.norm(x), stretches.prosody.to(x.dtype)[:, None]], 1)
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+        return EncoderOutput(frames, mask, stretches.ctc_logits, stretches.ctc_lengths, stretches.joint_logits)
 
 
 def ctc_compress(x: Tensor, posteriors: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -213,12 +273,13 @@ def ctc_compress(x: Tensor, posteriors: Tensor, mask: Tensor) -> tuple[Tensor, T
         x: [B, S, D]; posteriors: [B, S, P]; mask: [B, S], True where valid.
 
     Returns:
-        EncoderOutput [B, R, D], posteriors [B, R, P] and mask [B, R]; R is a multiple of 16.
+        Frames [B, R, D], posteriors [B, R, P] and mask [B, R]; R is a multiple of 16.
     """
     best = posteriors.argmax(-1)
     starts = torch.cat([torch.ones_like(mask[:, :1]), best[:, 1:] != best[:, :-1]], 1) & mask
     stretch, counts = starts.cumsum(1) - 1, starts.sum(1)
-    places = torch.arange(-(-int(counts.max()) // RAGGED_MULTIPLE) * RAGGED_MULTIPLE, device=x.device)
+    most = x.shape[1] if runs_ahead(x.device) else int(counts.max())
+    places = torch.arange(-(-most // RAGGED_MULTIPLE) * RAGGED_MULTIPLE, device=x.device)
     belongs = ((stretch[:, None] == places[:, None]) & mask[:, None]).float()  # [B, R, S]
     weights = belongs / belongs.sum(-1, keepdim=True).clamp_min(1)
     return weights.to(x.dtype) @ x, weights @ posteriors, places < counts[:, None]

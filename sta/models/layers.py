@@ -7,12 +7,14 @@ is slower there.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sta.distributed import sharding
+from sta.distributed.ahead import runs_ahead
 
 
 class LayerNorm(nn.LayerNorm):
@@ -60,17 +62,13 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, heads: int, mask: Tens
     """Scaled dot-product attention (Vaswani et al. 2017, Eq. 1) of [B, Q, D] to [B, S, D], mask [B, S] -> [B, Q, D]."""
     b, q, d = queries.shape
     queries, keys, values = (x.reshape(b, -1, heads, d // heads).transpose(1, 2) for x in (queries, keys, values))
-    if _fuses_attention(queries.device):
+    if runs_ahead(queries.device):
         fused = F.scaled_dot_product_attention(queries, keys, values, None if mask is None else mask[:, None, None])
         return fused.transpose(1, 2).reshape(b, q, d)
     scores = queries @ keys.transpose(-1, -2) / math.sqrt(d // heads)  # [B, h, Q, S]
     if mask is not None:
         scores = scores.masked_fill(~mask[:, None, None, :], torch.finfo(scores.dtype).min)
     return (scores.softmax(-1) @ values).transpose(1, 2).reshape(b, q, d)
-
-
-def _fuses_attention(device: torch.device) -> bool:
-    return device.type != "cpu"
 
 
 def feed_forward(width: int, factor: int = 4, dropout: float = 0.0) -> nn.Sequential:
@@ -98,6 +96,12 @@ class TransformerLayer(nn.Module):
         return x + self.dropout(self.feed_forward(self.norm_forward(x)))
 
 
+@lru_cache(maxsize=64)
+def sinusoid_table(count: int, width: int, device: torch.device) -> Tensor:
+    """Sinusoidal embedding [count, width] of the positions 0, 1, ...; it is kept, and not to be changed."""
+    return sinusoids(torch.arange(count, device=device), width)
+
+
 def sinusoids(positions: Tensor, width: int, longest: float = 10_000.0) -> Tensor:
     """Sinusoidal embedding [..., width] of positions [...] (Vaswani et al. 2017, section 3.5)."""
     frequencies = torch.exp(-math.log(longest) * torch.arange(width // 2, device=positions.device) / (width // 2))
@@ -114,19 +118,3 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     """Mean over valid frames: x [B, S, D], mask [B, S] -> [B, D]."""
     weights = mask[..., None].to(x.dtype)
     return (x * weights).sum(1) / weights.sum(1).clamp_min(1)
-
-
-def similarity_distillation(student: Tensor, target: Tensor, bank: Tensor, temperature: float) -> Tensor:
-    """Make the student see the bank as its target does (SEED, Fang et al. 2021, Eq. 4): [B].
-
-    A frozen teacher allows any number of negatives at no cost, and soft targets forgive those that say
-    the same thing. With one-hot targets this is InfoNCE.
-
-    Args:
-        student: [B, E]; target: [B, E], what the teacher made of the same items; both unit vectors.
-        bank: [M, E], unit vectors of the teacher.
-    """
-    own = (target * target).sum(-1, keepdim=True), (student.float() * target).sum(-1, keepdim=True)  # [B, 1] each
-    wanted = (torch.cat([own[0], target @ bank.T], -1) / temperature).softmax(-1)  # [B, 1+M]
-    seen = torch.cat([own[1], student.float() @ bank.T], -1) / temperature
-    return -(wanted * seen.log_softmax(-1)).sum(-1)

@@ -11,12 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sta.distributed import sharding
 
-UNKNOWN = -1  # the number of a value that is not known, and not asked for
 SHARPNESS = 3.0  # deviation of the first scores of the places: each slot starts with one or two tokens of its own
 
 
@@ -38,17 +36,20 @@ class TokenClassifier(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[B, K, C] -> logits [B, slots, values]; a slot of fewer values has -inf in the places beyond."""
-        told = self.places.softmax(-1) @ tokens.float()  # [B, slots, C]
-        logits = torch.einsum("bsc,scv->bsv", told, self.weight) + self.bias
-        return logits.masked_fill(~self.get_buffer("exists"), -torch.inf)
+        return self._by_slot(tokens).transpose(0, 1)
+
+    def _by_slot(self, tokens: Tensor) -> Tensor:
+        """[B, K, C] -> logits [slots, B, values]."""
+        with torch.autocast(tokens.device.type, enabled=False):
+            said = torch.tensordot(self.places.softmax(-1), tokens.float(), ([1], [1]))  # [slots, B, C]
+            bias = self.bias.masked_fill(~self.get_buffer("exists"), -torch.inf)
+            return torch.baddbmm(bias[:, None], said, self.weight)
 
     def loss(self, tokens: Tensor, values: Tensor) -> Tensor:
         """Mean cross-entropy in nats per slot that is known: scalar, 0 where none is.
 
         Args:
             tokens: [B, K, C].
-            values: [B, slots], numbers of values; `UNKNOWN` where a slot is not asked for.
+            values: [B, slots], numbers of values; `sharding.IGNORE_INDEX` where a slot is not asked for.
         """
-        logits = self(tokens).float().flatten(0, 1)
-        losses = F.cross_entropy(logits, values.flatten(), ignore_index=UNKNOWN, reduction="sum")
-        return sharding.global_mean(losses, (values != UNKNOWN).sum())
+        return sharding.cross_entropy(self._by_slot(tokens).flatten(0, 1), values.T.flatten())

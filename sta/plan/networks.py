@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from sta.config.cards import load_teacher
 from sta.config.recipe import Recipe
-from sta.models.backbones import describe_backbone
-from sta.plan.batches import batch_of
 from sta.plan.corpus import Facts
+from sta.training.batch import Batch
+from sta.training.stages import settings_of, task_of
+from sta.training.task import Task
 
 TRIED = (2, 4)  # items; what one more item costs follows from the two
 
@@ -54,48 +54,10 @@ class Cost:
         return cls(few - TRIED[0] * each, each)
 
 
-def build(recipe: Recipe, facts: Facts, stage: str, groups: list[str]) -> nn.Module:
-    """The untrained network of a stage, for some of the recipe's groups."""
-    if stage == "teacher":
-        from sta.distributed.sharding import BatchShard
-        from sta.training.tasks import teacher
-
-        return teacher.build_module(recipe, BatchShard())
-    if stage == "tokenizer":
-        from sta.training.tasks import tokenizer
-
-        return tokenizer.build_module(recipe)
-    if stage == "classifier":
-        from sta.training.tasks import classifier
-
-        return classifier.build_module(recipe)
-    from sta.training.tasks import decoder, distill
-
-    backbone = describe_backbone(recipe.encoder.backbone, recipe.encoder.freeze_backbone)
-    width = load_teacher(recipe.teacher).embedding_width
-    heard = {
-        group: distill.build_module(
-            recipe, {code: facts.pieces[code] for code in recipe.groups[group]}, width, facts.moods, facts.attributes,
-            backbone,
-        )
-        for group in groups
-    }  # fmt: skip
-    if stage != "decoder":
-        return heard[groups[0]]
-    return decoder.build_module(
-        recipe, {g: m.encoder for g, m in heard.items()}, {g: m.bottleneck for g, m in heard.items()}
-    )
-
-
-def groups_of(recipe: Recipe, stage: str) -> list[str]:
-    """The groups whose networks a stage holds: one in a distill stage, all in the decoder's."""
-    return [stage.removeprefix("distill-")] if stage.startswith("distill-") else list(recipe.groups)
-
-
 def count(recipe: Recipe, facts: Facts, stage: str) -> Parameters:
     """The parameters of a stage's network."""
     with torch.device("meta"):
-        return counted(build(recipe, facts, stage, groups_of(recipe, stage)))
+        return counted(task_of(recipe, stage).build_network(recipe, facts, stage))
 
 
 def counted(module: nn.Module) -> Parameters:
@@ -114,13 +76,12 @@ class Tried:
     saved: float
 
 
-def weights_of(recipe: Recipe, stage: str) -> Mapping[str, float]:
-    """The weight of each loss of a stage."""
-    section = getattr(recipe.stages, stage.partition("-")[0])
-    return getattr(section, "losses", {"clip": 1.0, "read": 1.0})
+def weights_of(task: type[Task], recipe: Recipe, stage: str) -> Mapping[str, float]:
+    """Return the weight of each loss of a stage."""
+    return getattr(settings_of(recipe, stage), "losses", None) or task.weights
 
 
-def attempt(module: nn.Module, batch: dict[str, Tensor], weights: Mapping[str, float], bf16: bool) -> Tried:
+def attempt(module: nn.Module, batch: Batch, weights: Mapping[str, float], bf16: bool) -> Tried:
     """Do one step's forward and backward on the processor, and count."""
     module.train()
     torch.manual_seed(0)
@@ -162,34 +123,34 @@ class Step:
 
 def step_of(recipe: Recipe, facts: Facts, stage: str) -> Step:
     """Try a stage on noise, with few items of the mean and of the longest length, in the recipe's precision."""
-    plain = recipe.model_copy(update={"stages": recipe.stages.model_copy(update={"distill": _unaugmented(recipe)})})
-    group = groups_of(recipe, stage)[0]
-    module = build(plain, facts, stage, [group])
-    weights, bf16 = weights_of(recipe, stage), recipe.precision != "fp32"
+    task, plain = task_of(recipe, stage), _of_one_group(_unaugmented(recipe), stage)
+    module, mean = task.build_network(plain, facts, stage), task.mean_seconds(recipe, facts)
+    weights, bf16 = weights_of(task, recipe, stage), recipe.precision != "fp32"
 
-    def tried(size: int, seconds: float, without: str = "") -> Tried:
-        batch = batch_of(plain, facts, stage, group, size, seconds)
-        batch.pop(without, None)
-        return attempt(module, batch, weights, bf16)
+    def costs(seconds: float) -> list[tuple[float, Cost, Cost]]:
+        """Share of the steps, operations and memory of each phase."""
+        tried: list[list[tuple[float, Tried]]] = [
+            [(share, attempt(module, batch, weights, bf16)) for share, batch in task.example_phases(
+                plain, facts, stage, size, seconds)] for size in TRIED
+        ]  # fmt: skip
+        return [
+            (few[0], Cost.through(few[1].flops, more[1].flops), Cost.through(few[1].saved, more[1].saved))
+            for few, more in zip(*tried, strict=True)
+        ]
 
-    mean = [tried(size, heard_in(recipe, facts, stage)) for size in TRIED]
-    flops = Cost.through(*(t.flops for t in mean))
-    if stage == "decoder" and recipe.stages.decoder.draft_warmup:
-        first = Cost.through(*(tried(size, heard_in(recipe, facts, stage), "x0").flops for size in TRIED))
-        flops = flops.mixed(first, recipe.stages.decoder.draft_warmup)
-    hears = stage == "decoder" or stage.startswith("distill-")
-    longest = [tried(size, facts.longest) for size in TRIED] if hears else mean
-    return Step(flops, Cost.through(*(t.saved for t in longest)))
-
-
-def heard_in(recipe: Recipe, facts: Facts, stage: str) -> float:
-    """Mean seconds of the recordings that a stage hears: how many short phrases are among them is the recipe's."""
-    distill = recipe.stages.distill
-    if stage == "decoder":
-        return facts.heard(recipe.stages.decoder.phrase_ratio)
-    return facts.heard(distill.phrase_warmup + (1 - distill.phrase_warmup) * distill.phrase_ratio)
+    (_, flops, saved), *others = costs(mean or 0.0)
+    for share, other, _ in others:
+        flops = flops.mixed(other, share)
+    return Step(flops, costs(facts.longest)[0][2] if mean else saved)
 
 
-def _unaugmented(recipe: Recipe) -> Any:
-    """The distill stage without augmentation, which keeps nothing for the backward pass and draws lengths at random."""
-    return recipe.stages.distill.model_copy(update={"augment": 0.0, "accent": 0.0, "noise": 0.0})
+def _unaugmented(recipe: Recipe) -> Recipe:
+    """The recipe without augmentation, which keeps nothing for the backward pass and draws lengths at random."""
+    distill = recipe.stages.distill.model_copy(update={"augment": 0.0, "accent": 0.0, "noise": 0.0, "gain": 0.0})
+    return recipe.model_copy(update={"stages": recipe.stages.model_copy(update={"distill": distill})})
+
+
+def _of_one_group(recipe: Recipe, stage: str) -> Recipe:
+    """The recipe with the languages of one encoder alone, on which a batch is: the stage's own, or the first."""
+    own = stage.partition("-")[2]
+    return recipe.model_copy(update={"languages": recipe.groups[own or next(iter(recipe.groups))]})

@@ -15,12 +15,12 @@ from sta.errors import StaError, WeightsError
 from sta.models.flops import flops_of
 from sta.models.teachers.open_clip import build_unfilled
 from sta.plan import memory, storage
-from sta.plan.batches import batch_of
 from sta.plan.corpus import Facts
-from sta.plan.networks import TRIED, Parameters, build, count, groups_of, step_of
-from sta.training.stages import settings_of, stage_names
+from sta.plan.networks import TRIED, Parameters, count, step_of
+from sta.training.stages import settings_of, stage_names, task_of
 from sta.training.tasks.decoder import kinds_of_frames
-from sta.training.tasks.distill import written_captions
+from sta.training.tasks.distill import DistillTask
+from sta.training.tasks.tokenizer import build_module as build_tokenizer
 
 
 @dataclass(frozen=True)
@@ -135,12 +135,7 @@ def _check_shares(recipe: Recipe, name: str, processes: int) -> None:
             f"stages.{section}.batch {batch} is not a multiple of {processes} GPUs; give it one, such as "
             f"stages.{section}.batch={-(-batch // processes) * processes}"
         )
-    written = written_captions(recipe.stages.distill)
-    if section == "distill" and 0 < written < processes:
-        raise StaError(
-            f"stages.distill.text_ratio {recipe.stages.distill.text_ratio:g} of {batch} are {written} captions "
-            f"a step, too few for {processes} GPUs; raise stages.distill.batch"
-        )
+    task_of(recipe, name).check_shares(recipe, processes)
 
 
 def _plan_stage(recipe: Recipe, facts: Facts, machines: Machines, name: str, number: int) -> StagePlan:
@@ -155,11 +150,9 @@ def _plan_stage(recipe: Recipe, facts: Facts, machines: Machines, name: str, num
 
 
 def _passes(recipe: Recipe, facts: Facts, name: str) -> float | None:
-    settings = settings_of(recipe, name)
-    if name == "classifier":
+    settings, items = settings_of(recipe, name), task_of(recipe, name).items_of_corpus(recipe, facts, name)
+    if items is None:
         return None
-    share = len(recipe.groups[groups_of(recipe, name)[0]]) / len(recipe.languages) if name.startswith("distill-") else 1
-    items = facts.pictures if name == "tokenizer" else facts.recordings * share
     return settings.steps * settings.batch / items if items else math.nan
 
 
@@ -168,7 +161,7 @@ def _once(recipe: Recipe, facts: Facts) -> tuple[dict[str, float], str | None]:
     card = load_teacher(recipe.teacher)
     works, unknown = (
         {
-            "pictures' codes or latents": facts.pictures * _tokenizer_flops(recipe, facts),
+            "pictures' codes or latents": facts.pictures * _tokenizer_flops(recipe),
             "encoders' frames": len(kinds_of_frames(recipe)) * facts.recordings * _encoder_flops(recipe, facts),
         },
         None,
@@ -189,18 +182,18 @@ def _teacher_flops(model: nn.Module, card: TeacherCard, facts: Facts) -> float:
     return facts.pictures * pictures + facts.rows * captions
 
 
-def _tokenizer_flops(recipe: Recipe, facts: Facts) -> float:
+def _tokenizer_flops(recipe: Recipe) -> float:
     side = recipe.corpus.size
     with torch.device("meta"), torch.no_grad():
-        tokenizer = build(recipe, facts, "tokenizer", [])
-        return flops_of(lambda: tokenizer.tokenizer.encoder(torch.empty(1, 3, side, side)))  # type: ignore[union-attr, operator]
+        tokenizer = build_tokenizer(recipe).tokenizer
+        return flops_of(lambda: tokenizer.encoder(torch.empty(1, 3, side, side)))
 
 
 def _encoder_flops(recipe: Recipe, facts: Facts) -> float:
     """Of one recording of the mean length."""
-    group = next(iter(recipe.groups))
-    encoder = build(recipe, facts, f"distill-{group}", [group]).eval().encoder
-    batch = batch_of(recipe, facts, f"distill-{group}", group, TRIED[0], facts.seconds)
+    name = f"distill-{next(iter(recipe.groups))}"
+    encoder = DistillTask.build_network(recipe, facts, name).eval().encoder
+    batch = DistillTask.example_batch(recipe, facts, name, TRIED[0], facts.seconds)
     with torch.no_grad():
-        inputs = encoder.inputs(batch["features"])  # type: ignore[union-attr, operator]
-        return flops_of(lambda: encoder(inputs, batch["lengths"], batch["language"])) / TRIED[0]  # type: ignore[operator]
+        inputs = encoder.inputs(batch.features)
+        return flops_of(lambda: encoder(inputs, batch.lengths, batch.language)) / TRIED[0]

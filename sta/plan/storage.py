@@ -10,10 +10,10 @@ import numpy as np
 from sta.config.cards import load_teacher
 from sta.config.recipe import Recipe
 from sta.models.backbones import backbone_class
-from sta.plan.batches import frames_read
 from sta.plan.corpus import ROW, Facts
 from sta.plan.networks import Parameters
 from sta.training.checkpoint import KEEP
+from sta.training.examples import frames_read
 from sta.training.stages import settings_of
 from sta.training.tasks.decoder import kinds_of_frames, kinds_of_pictures
 
@@ -52,7 +52,7 @@ def of_frozen(recipe: Recipe, facts: Facts) -> list[Item]:
     """List what the stages cache of frozen networks."""
     width, side = load_teacher(recipe.teacher).embedding_width, recipe.corpus.size // recipe.tokenizer.factor
     teacher = F32 * width * (facts.rows + facts.pictures)
-    frames = facts.recordings * (F16 * recipe.encoder.width * frames_read(facts, facts.seconds) + I64)
+    frames = facts.recordings * (F16 * recipe.encoder.width * frames_read(recipe, facts, facts.seconds) + I64)
     kinds = len(kinds_of_frames(recipe))
     item = {"codes": I64, "latents": F16 * recipe.tokenizer.code_width}
     items = [Item("teacher's features", "cache/*/teacher-*", teacher)]

@@ -197,14 +197,23 @@ class Snapshot:
 
 
 def files_of(accelerator: Accelerator) -> dict[str, Any]:
-    """What `Accelerator.load_state` reads on every rank, by the file's name: weights, optimizer, average."""
-    (model,), (optimizer,) = accelerator._models, accelerator._optimizers
-    weights = accelerator.get_state_dict(model, unwrap=False)
-    files = {SAFE_WEIGHTS_NAME: clean_state_dict_for_safetensors(weights)}  # tensors of two names have one in it
-    files[f"{OPTIMIZER_NAME}.bin"] = optimizer.state_dict()
+    """Return what `Accelerator.load_state` reads on every rank, by the file's name: weights, optimizers, average."""
+    files: dict[str, Any] = {}
+    for number, model in enumerate(accelerator._models):
+        weights = accelerator.get_state_dict(model, unwrap=False)
+        # tensors of two names have one in it
+        files[_numbered(SAFE_WEIGHTS_NAME, number)] = clean_state_dict_for_safetensors(weights)
+    for number, optimizer in enumerate(accelerator._optimizers):
+        files[_numbered(f"{OPTIMIZER_NAME}.bin", number)] = optimizer.state_dict()
     for number, custom in enumerate(accelerator._custom_objects):
         files[f"custom_checkpoint_{number}.pkl"] = custom.state_dict()
     return files
+
+
+def _numbered(name: str, number: int) -> str:
+    """As accelerate names the files of several networks or optimizers: model.safetensors, model_1.safetensors."""
+    stem, _, suffix = name.rpartition(".")
+    return f"{stem}_{number}.{suffix}" if number else name
 
 
 def _superfluous(folder: Path) -> list[Path]:

@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from sta.config.cards import TeacherCard, load_teacher
+from sta.config.recipe import Recipe
 from sta.data.cache import build_folder, key_of
 from sta.data.store import Ragged, new_array
 from sta.distributed.team import Team
-from sta.models.augment import augment_mel, noise_mel
+from sta.errors import RecipeError
+from sta.models.augment import augment
 from sta.models.bottleneck import SpeechBottleneck
 from sta.models.decoders.base import Target
 from sta.models.encoder import LENGTH_MULTIPLE, EncoderOutput, SpeechEncoder
@@ -216,10 +218,32 @@ def encode_rows(
     stage = workspace.recipe.stages.distill
 
     def disturb(inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        inputs, lengths = augment_mel(inputs, lengths, stage.augment, stage.accent)
-        return noise_mel(inputs, lengths, stage.noise), lengths
+        return augment(inputs, lengths, stage, encoder.acoustics.feature_kind)
 
     return encoder.encode(features, lengths, [languages[row] for row in rows], disturb if disturbed else None)
+
+
+def teacher_reads(workspace: Workspace) -> np.ndarray:
+    """Which rows have a caption in a language that the teacher reads: bool [rows]."""
+    card, language = workspace.teacher_card, workspace.corpus.column("language")
+    codes = workspace.recipe.languages if card.trained_here else card.text_languages
+    read = [language.equal(code) for code in codes]
+    return workspace.corpus.has_text & np.any([np.zeros(len(language), bool), *read], 0)
+
+
+def check_teacher_reads(recipe: Recipe, section: str) -> None:
+    """Refuse a text loss of a stage where the teacher reads none of the languages, so that no row would have it.
+
+    Raises:
+        RecipeError: names a teacher that does, and the loss.
+    """
+    card = load_teacher(recipe.teacher)
+    if not card.trained_here and not set(recipe.languages) & set(card.text_languages):
+        raise RecipeError(
+            f"teacher '{card.name}' reads no captions in {', '.join(recipe.languages)} (text_languages of its card: "
+            f"{', '.join(card.text_languages)}); name one that does, such as teacher=xlm-roberta-base-vit-b-32, or set "
+            f"stages.{section}.losses.text to 0 and keep its view of the pictures"
+        )
 
 
 def caption_pieces(workspace: Workspace, encoder: SpeechEncoder, rows: np.ndarray) -> list[list[int]]:
@@ -247,7 +271,7 @@ def cache_frames(
     folder = workspace.cache / f"frames-{encoder_name}"
     if disturbed:
         stage = workspace.recipe.stages.distill
-        name = key_of([encoder_name, stage.augment, stage.accent, stage.noise, workspace.recipe.seed])
+        name = key_of([encoder_name, stage.augment, stage.accent, stage.noise, stage.gain, workspace.recipe.seed])
         folder = workspace.cache / f"disturbed-frames-{name}"
     encoder = cache(lambda: load_speech(workspace, group)[0].to(device))
     batches = cache(lambda: batches_by_length(workspace.features, group_rows(workspace, group)))

@@ -108,8 +108,9 @@ def step_seed(seed: int, stage: str, step: int, rank: int | None = None) -> int:
 
 
 def stop_anywhere(accelerator: Accelerator, request: StopRequest) -> bool:
-    """Whether any rank was asked to stop; every rank gets the same answer."""
+    """Return whether any rank was asked to stop, the same on every rank; the hosts ask one another, and no device."""
     if accelerator.num_processes == 1:
         return request.signal is not None
-    flag = torch.tensor([float(request.signal is not None)], device=accelerator.device)
-    return bool(accelerator.reduce(flag, "sum").item() > 0)
+    flag = torch.tensor(float(request.signal is not None))
+    dist.all_reduce(flag)
+    return bool(flag > 0)

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from sta.config.cards import TeacherCard, load_teacher
-from sta.config.recipe import Optimisation, Recipe, dump_recipe, load_recipe, makes_the_same
+from sta.config.recipe import Optimisation, Recipe, Stages, dump_recipe, load_recipe, makes_the_same
+from sta.config.variants import find_variant
 from sta.data.cache import write_atomically
 from sta.data.lock import Lock
 from sta.distributed import ranks
@@ -24,19 +24,31 @@ from sta.distributed.sharding import BatchShard
 from sta.distributed.team import Team
 from sta.errors import RecipeError, TrainingError
 from sta.training import runtime
-from sta.training.loop import Task, train
+from sta.training.loop import train
 from sta.training.prepare import is_prepared, prepare
+from sta.training.task import Task
 from sta.training.workspace import Workspace
 
 RECIPE, ENVIRONMENT = "recipe.yaml", "environment.json"
 
 
 def stage_names(recipe: Recipe) -> list[str]:
-    """Return the stages of a recipe, in order; a published teacher has none, a classifier needs attributes."""
-    teacher = ["teacher"] if load_teacher(recipe.teacher).trained_here else []
-    classifier = ["classifier"] if recipe.corpus.knows_attributes else []
-    distill = [f"distill-{group}" for group in recipe.groups]
-    return ["prepare", *teacher, "tokenizer", *distill, "decoder", *classifier]
+    """Return the stages of a recipe, in order."""
+    found = ["prepare"]
+    for section in Stages.model_fields:
+        found += task_of(recipe, section).stages(recipe, section)
+    return found
+
+
+def task_of(recipe: Recipe, stage: str) -> type[Task]:
+    """Return what a stage, or all stages of a section, are done by; each one's code is imported when it is asked for.
+
+    Raises:
+        RecipeError: the recipe names a task that there is not.
+    """
+    section = stage.partition("-")[0]
+    name = getattr(recipe.stages, section).task or section
+    return find_variant("sta.training.tasks", name, Task, f"stages.{section}.task")  # type: ignore[type-abstract]
 
 
 def open_run(recipe: Recipe, out: Path) -> Workspace:
@@ -102,23 +114,9 @@ def _makes_the_same(path: Path, recipe: Recipe) -> bool:
 
 def _check_names(workspace: Workspace) -> None:
     """Refuse a recipe that names what is not there, before a folder is made."""
-    _check_teacher(workspace.recipe, workspace.teacher_card)
+    for section in Stages.model_fields:
+        task_of(workspace.recipe, section).check(workspace.recipe)
     workspace.source.check()
-
-
-def _check_teacher(recipe: Recipe, card: TeacherCard) -> None:
-    """A published teacher must read the captions that a loss shows it; one trained here learns to."""
-    if card.trained_here:
-        return
-    read = card.text_languages
-    unread = [code for code in recipe.languages if code not in read and code.partition("-")[0] not in read]
-    losses = [f"stages.{n}.losses.text" for n in ("distill", "decoder") if getattr(recipe.stages, n).losses.get("text")]
-    if unread and losses:
-        raise RecipeError(
-            f"teacher '{card.name}' reads no captions in '{unread[0]}' (text_languages of its card: "
-            f"{', '.join(card.text_languages)}); name one that does, such as teacher=xlm-roberta-base-vit-b-32, or set "
-            f"{' and '.join(losses)} to 0 and keep its view of the pictures"
-        )
 
 
 def environment() -> dict[str, object]:
@@ -193,8 +191,7 @@ def run_stage(workspace: Workspace, name: str) -> Path:
                 f"{folder}: another process trains this stage now; wait for it, or change `name=...` or --out"
             )
         ranks.run_on_main(lambda: _record_start(workspace, name, accelerator.num_processes))
-        if name == "decoder" or name.startswith("distill"):
-            _fill_caches(workspace, name, accelerator)
+        task_of(workspace.recipe, name).fill_caches(workspace, name, accelerator.device, Team.of(accelerator))
         task = build_task(workspace, name, accelerator)
         return train(task, settings, folder, workspace.recipe.seed, accelerator)
 
@@ -207,49 +204,14 @@ def _take(lock: Lock, workspace: Workspace) -> bool:
     return taken
 
 
-def _fill_caches(workspace: Workspace, name: str, accelerator: Accelerator) -> None:
-    """Compute what frozen networks make of the corpus for a stage, each rank its share."""
-    from sta.training.features import cache_frames, cache_pictures, cache_teacher
-
-    device, team = accelerator.device, Team.of(accelerator)
-    cache_teacher(workspace, device, team)
-    if name != "decoder":
-        return
-    from sta.training.tasks.decoder import kinds_of_frames, kinds_of_pictures
-
-    for what in kinds_of_pictures(workspace.recipe):
-        cache_pictures(workspace, what, device, team)
-    for group in workspace.recipe.groups:
-        for disturbed in kinds_of_frames(workspace.recipe):
-            cache_frames(workspace, group, device, disturbed, team)
-
-
 def settings_of(recipe: Recipe, name: str) -> Optimisation:
-    """The optimisation section of a stage; every distill stage shares one."""
+    """Return the optimisation section of a stage; every distill stage shares one."""
     settings = getattr(recipe.stages, name.partition("-")[0])
     assert isinstance(settings, Optimisation)
     return settings
 
 
 def build_task(workspace: Workspace, name: str, accelerator: Accelerator) -> Task:
-    """The task of a training stage; each stage's code is imported only when it runs."""
-    share = BatchShard(accelerator.process_index, accelerator.num_processes)
-    if name == "teacher":
-        from sta.training.tasks.teacher import TeacherTask
-
-        return TeacherTask(workspace, share)
-    if name == "tokenizer":
-        from sta.training.tasks.tokenizer import TokenizerTask
-
-        return TokenizerTask(workspace)
-    if name == "decoder":
-        from sta.training.tasks.decoder import DecoderTask
-
-        return DecoderTask(workspace, accelerator.device)
-    if name == "classifier":
-        from sta.training.tasks.classifier import ClassifierTask
-
-        return ClassifierTask(workspace)
-    from sta.training.tasks.distill import DistillTask
-
-    return DistillTask(workspace, name.removeprefix("distill-"), accelerator.device)
+    """Return the task of a training stage, whose earlier stages are done."""
+    shard = BatchShard(accelerator.process_index, accelerator.num_processes)
+    return task_of(workspace.recipe, name).build(workspace, name, accelerator.device, shard)

@@ -19,9 +19,9 @@ from sta.data.corpora.base import CorpusSource, open_source
 from sta.data.rows import Corpus
 from sta.data.store import Ragged
 from sta.data.text import Pieces, normalise
+from sta.distributed.sharding import IGNORE_INDEX
 from sta.errors import CorpusError, StaError
 from sta.models.backbones import backbone_class
-from sta.models.token_classifier import UNKNOWN
 
 CORPUS_VERSION = 2  # raised when the same recipe would build another corpus
 
@@ -34,7 +34,7 @@ class NamedAttributes:
 
     Attributes:
         sizes: attribute -> number of its values, `UNSAID` among them.
-        values: int64 [rows, attributes], numbers of values; `UNKNOWN` in rows of which nothing is known.
+        values: int64 [rows, attributes], numbers of values; `IGNORE_INDEX` in rows of which nothing is known.
     """
 
     sizes: dict[str, int]
@@ -155,7 +155,7 @@ class Workspace:
         known = {slot: sorted({n[slot] for n in named if slot in n}) for slot in sorted({s for n in named for s in n})}
         numbers = {slot: {value: i for i, value in enumerate(values, UNSAID + 1)} for slot, values in known.items()}
         values = np.array(
-            [[of.get(n.get(slot, ""), UNSAID if n else UNKNOWN) for slot, of in numbers.items()] for n in named]
+            [[of.get(n.get(slot, ""), UNSAID if n else IGNORE_INDEX) for slot, of in numbers.items()] for n in named]
         )
         return NamedAttributes({slot: len(of) + 1 for slot, of in numbers.items()}, values)
 

@@ -50,8 +50,8 @@ def test_a_training_that_forgets_is_found_out(
 ) -> None:
     """Each start of this one draws other random numbers."""
     forgetful = (
-        "import os, runpy, sys; from sta.training import loop\n"
-        "loop.step_seed = lambda *a, **k: os.getpid()\n"
+        "import os, runpy, sys; from sta.training import step\n"
+        "step.step_seed = lambda *a, **k: os.getpid()\n"
         "sys.argv[0] = 'sta.train'; runpy.run_module('sta.train', run_name='__main__')"
     )
     from sta.bench import rehearsal

@@ -28,8 +28,9 @@ from sta.data.corpora.garden import GardenSource
 from sta.data.corpora.garden.corpus import GardenSettings
 from sta.errors import RecipeError
 from sta.models.bottleneck import SpeechBottleneck
-from sta.models.layers import similarity_distillation, sinusoids
+from sta.models.layers import sinusoids
 from sta.models.vq import VQTokenizer
+from sta.training.losses.base import similarity_distillation
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted(p.stem for p in (ROOT / "recipes").glob("*.yaml"))
@@ -195,7 +196,7 @@ def test_losses_merge_through_extends(small: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("stages.distill.losses.mod=1", ["stages.distill.losses.mod", "'image'", "'mood'"]),
+        ("stages.distill.losses.mod=1", ["stages.distill.losses.mod", "image, kl", "did you mean 'mood'"]),
         ("stages.distill.losses.mood=-1", ["stages.distill.losses.mood' is -1", "greater than or equal to 0"]),
         ("stages.distill.losses.mood=high", ["stages.distill.losses.mood' is 'high'", "number"]),
         ("stages.distill.losses=3", ["stages.distill.losses' is 3"]),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from sta.distributed import sharding
+from sta.distributed.ahead import ahead_everywhere
 from sta.distributed.sharding import BatchShard
 
 CPU = torch.device("cpu")
@@ -29,10 +31,10 @@ def of_every_rank(world: int, total: int, draw: Callable[[int], Tensor]) -> Tens
 
 
 @pytest.fixture(params=[True, False], ids=["by item", "hashed"])
-def by_item(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+def by_item(request: pytest.FixtureRequest) -> Iterator[None]:
     """How `normal_like` draws: as on the CPU, or as on a GPU."""
-    monkeypatch.setattr(sharding, "_draws_by_item", lambda device: request.param)
-    return bool(request.param)
+    with nullcontext() if request.param else ahead_everywhere():
+        yield
 
 
 @pytest.mark.parametrize(
@@ -161,7 +163,7 @@ def measured(shard: BatchShard) -> dict[str, Tensor]:
             mean = sharding.mean(part)
         found = {
             "whole": sharding.all_gather(everyone[held]),
-            "largest": torch.tensor(sharding.all_reduce_max(shard.rank + 4, CPU)),
+            "largest": torch.tensor(sharding.all_reduce_max(shard.rank + 4)),
             "places": sharding.replicated_integers(100, 5, CPU),
         }
     assert x.grad is not None

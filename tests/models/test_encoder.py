@@ -15,19 +15,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sta.config.recipe import DistillStage
 from sta.data.audio import log_mel
+from sta.errors import WeightsError
 from sta.models.backbones.log_mel import FrameNorm, LogMelBackbone
 from sta.models.bottleneck import SpeechBottleneck
 from sta.models.encoder import (
     BLANK,
     EncoderOutput,
     SpeechEncoder,
+    Stretches,
     ctc_compress,
     ctc_greedy_decode,
     pieces_to_frames,
 )
-from sta.training.tasks.distill import _Distillation
 from tests.conftest import scatter, tiny_encoder
 
 LENGTHS = (52, 128, 97)
@@ -190,6 +190,7 @@ def test_each_language_reads_its_own_pieces(encoder: SpeechEncoder) -> None:
 def test_hidden_acoustics_are_hidden() -> None:
     """With a CTC head that reads the same in everything, nothing of a hidden recording goes on."""
     deaf = tiny_encoder()
+    assert deaf.ctc is not None
     deaf.ctc.weight.zero_()
     one, two = torch.randn(2, 64, 80, generator=torch.Generator().manual_seed(0))
     lengths, language = torch.tensor([64, 64]), torch.tensor([0, 0])
@@ -218,12 +219,27 @@ def test_a_perfect_reading_is_the_written_caption(encoder: SpeechEncoder) -> Non
     sure = tiny_encoder()
     codes = torch.nn.functional.one_hot(pieces, 13).float()
     written = sure.encode_text(pieces, lengths, torch.zeros(1, dtype=torch.long))
-    mask = written.mask[:, :-1]
-    zeros = torch.zeros(1, pieces.shape[1], 16)
-    heard = sure._in_context(zeros, (50 * codes).softmax(-1), sure.null_prosody[None], mask, None, lengths)
+    assert sure.ctc_embedding is not None
+    x = sure.ctc_embedding((50 * codes).softmax(-1))
+    stretches = Stretches(x, written.mask[:, :-1], sure.null_prosody[None], None, lengths)
+    heard = sure.in_context(stretches, torch.zeros(1, dtype=torch.long))
     torch.testing.assert_close(heard.frames, written.frames, atol=1e-4, rtol=1e-4)
     assert written.ctc_logits is None
     assert written.mask.sum().item() == 6 + 1
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("pieces", [[[3, 4]], [list(range(1, 13)) * 2]])
+def test_recordings_and_captions_in_one_pass_are_as_in_two(encoder: SpeechEncoder, pieces: list[list[int]]) -> None:
+    """Whichever is longer."""
+    mel, lengths, language = padded(clips(), 128, 0.0), torch.tensor(LENGTHS), torch.tensor([0, 1, 1])
+    ids, sizes = pieces_to_frames(pieces)
+    recordings, captions = encoder.stretches(mel, lengths, language), encoder.text_stretches(ids, sizes)
+    both = encoder.in_context(recordings.joined(captions), torch.tensor([0, 1, 1, 0]))
+    written = encoder.encode_text(ids, sizes, torch.zeros(1, dtype=torch.long))
+    for part, alone in ((slice(0, 3), encoder(mel, lengths, language)), (slice(3, 4), written)):
+        assert both.mask[part].sum(1).equal(alone.mask.sum(1))
+        torch.testing.assert_close(both.frames[part][both.mask[part]], alone.frames[alone.mask], atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()
@@ -301,92 +317,49 @@ def test_saved_and_loaded_it_is_the_same(tmp_path: Path, order: tuple[str, str])
     assert made.encode_text(ids, n, language[:1]).frames.equal(again.encode_text(ids, n, language[:1]).frames)
 
 
-# --- distillation ---------------------------------------------------------------------------------------------
+# --- the frames' norm -------------------------------------------------------------------------------------------
 
 
-def distillation(**changes: float) -> _Distillation:
+def test_the_gradient_of_the_frames_norm_is_autograds(generator: torch.Generator) -> None:
+    norm = FrameNorm(3).train()
+    scatter(norm)
+    mask = torch.arange(7) < torch.tensor([7, 4])[:, None]
+    x = torch.randn(2, 3, 7, generator=generator) * mask[:, None]
+    weight, found = torch.randn(2, 3, 7, generator=generator), []
+    for plain in (False, True):
+        given = x.clone().requires_grad_()
+        norm.zero_grad()
+        if plain:
+            values = given.transpose(1, 2)[mask]
+            centred = (values - values.mean(0)) * torch.rsqrt(values.var(0, unbiased=False) + 1e-5)
+            out = (
+                torch.zeros(2, 7, 3).masked_scatter(mask[..., None], centred * norm.scale + norm.shift).transpose(1, 2)
+            )
+        else:
+            out = norm(given, mask)
+        (out * weight).sum().backward()
+        found.append([out.detach(), given.grad, norm.scale.grad, norm.shift.grad])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
+# --- without a CTC head ----------------------------------------------------------------------------------------
+
+
+def test_without_a_ctc_head_no_frame_is_merged_and_no_caption_enters() -> None:
     torch.manual_seed(0)
-    encoder = SpeechEncoder({"en": 5, "ar": 7}, width=16, convolutions=1, layers=1, heads=2)
-    bottleneck = SpeechBottleneck(16, 6, tokens=3, width=4, layers=1, heads=2)
-    losses = {"attributes": 1.0, **changes.pop("losses", {})}  # type: ignore[dict-item]
-    stage = DistillStage(steps=1, batch=4, losses=losses, **changes)  # type: ignore[arg-type]
-    return _Distillation(encoder, bottleneck, 2, {"head": 3, "size": 2}, stage).train()
+    encoder = SpeechEncoder({"en": 5}, width=16, convolutions=1, layers=1, heads=2, ctc_head=False).eval()
+    out = encoder(torch.randn(2, 128, 80), torch.tensor([128, 60]), torch.zeros(2, dtype=torch.long))
+    assert out.mask.sum(1).tolist() == [32 + 1, 15 + 1], "one for each acoustic frame, and one of the prosody"
+    assert out.ctc_logits is None
+    assert out.ctc_lengths.tolist() == encoder.acoustics.output_lengths(torch.tensor([128, 60])).tolist() == [32, 15]
+    assert not any("ctc" in name for name, _ in encoder.named_parameters())
+    with pytest.raises(WeightsError, match="trained without CTC and reads no captions"):
+        encoder.encode_text(torch.tensor([[1, 2]]), torch.tensor([2]), torch.zeros(1, dtype=torch.long))
 
 
-def batch() -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-
-    def unit(count: int) -> Tensor:
-        return torch.nn.functional.normalize(torch.randn(count, 6, generator=generator), dim=-1)
-
-    pieces, lengths = pieces_to_frames([[8, 9, 10], [1, 2]])
-    return {
-        "features": torch.randint(256, (4, 128, 80), generator=generator, dtype=torch.uint8),
-        "lengths": torch.tensor([128, 100, 90, 60]), "language": torch.tensor([1, 0, 1, 0]),
-        "mood": torch.tensor([0, 1, -1, 1]), "full": torch.tensor([True, False, True, True]),
-        "text": unit(4), "image": unit(4), "text_bank": unit(8), "image_bank": unit(8),
-        "pieces": torch.tensor([8, 9, 10, 1, 2, 11, 12, 3]), "counts": torch.tensor([3, 2, 2, 1]),
-        "read_frames": pieces, "read_lengths": lengths, "read_language": torch.tensor([1, 0]),
-        "read_full": torch.tensor([True, False]), "read_text": unit(2), "read_image": unit(2),
-        "read_pieces": torch.tensor([8, 9, 10, 1, 2]), "read_counts": torch.tensor([3, 2]),
-        "attributes": torch.tensor([[2, 1], [0, 0], [1, 0], [0, 1]]), "read_attributes": torch.tensor([[1, 1], [2, 0]]),
-    }  # fmt: skip
-
-
-def reached(module: _Distillation, loss: Tensor) -> set[str]:
-    module.zero_grad()
-    loss.backward(retain_graph=True)
-    return {n for n, p in module.named_parameters() if p.grad is not None and float(p.grad.abs().max()) > 0}
-
-
-@pytest.mark.parametrize("loss", ["ctc", "kl", "image", "text", "caption", "attributes", "mood", "text_branch"])
-def test_every_loss_reaches_the_encoder(loss: str) -> None:
-    module = distillation(acoustic_dropout=0.0, augment=0.0)
-    torch.manual_seed(0)
-    losses = module(batch())
-    assert set(losses) == {"ctc", "kl", "image", "text", "caption", "attributes", "mood", "text_branch"}
-    assert all(value.isfinite() and value.ndim == 0 for value in losses.values())
-    names = reached(module, losses[loss])
-    if loss == "text_branch":
-        assert {"encoder.ctc_embedding.weight", "encoder.null_prosody", "bottleneck.queries"} <= names
-        assert not any("acoustics" in n for n in names)
-        return
-    acoustic = {n for n, _ in module.named_parameters() if n.startswith("encoder.acoustics.")}
-    assert acoustic <= names
-    assert ("bottleneck.queries" in names) == (loss != "ctc")
-    assert ("mood.weight" in names) == (loss == "mood")
-    assert ("attributes.weight" in names) == (loss == "attributes")
-    assert ("captioner.out.weight" in names) == (loss == "caption")
-
-
-def test_together_the_losses_reach_every_parameter() -> None:
-    module = distillation(acoustic_dropout=0.0, augment=1.0)
-    torch.manual_seed(0)
-    losses = module(batch())
-    assert reached(module, torch.stack(list(losses.values())).sum()) == {n for n, _ in module.named_parameters()}
-
-
-def test_losses_that_weigh_nothing_are_not_computed() -> None:
-    stage = {"losses": {"mood": 0.0, "caption": 0.0, "attributes": 0.0, "text_branch": 0.0}}
-    assert set(distillation(**stage)(batch())) == {"ctc", "kl", "image", "text"}  # type: ignore[arg-type]
-
-
-@torch.no_grad()
-def test_pictures_weigh_only_where_the_caption_is_full() -> None:
-    module = distillation(acoustic_dropout=0.0, augment=0.0).eval()
-    whole, other = batch(), batch()
-    other["image"][1] = -other["image"][1]  # a short phrase's picture
-    stand_in = whole["image_bank"]
-    one, two = module(whole), module(other)
-    assert stand_in.equal(other["image_bank"])
-    torch.testing.assert_close(one["text"], two["text"])
-    none = batch() | {"full": torch.zeros(4, dtype=torch.bool)}
-    assert float(module(none)["image"]) == 0
-
-
-def test_unknown_moods_do_not_count() -> None:
-    module = distillation(acoustic_dropout=0.0, augment=0.0).eval()
-    nobody = batch() | {"mood": torch.full((4,), -1)}
-    assert float(module(nobody)["mood"]) == 0
-    hidden = distillation(acoustic_dropout=1.0, augment=0.0).eval()
-    assert float(hidden(batch())["mood"]) == 0, "a hidden delivery must not be guessed"
+def test_whether_there_is_a_ctc_head_is_saved_with_the_weights(tmp_path: Path) -> None:
+    SpeechEncoder({"en": 5}, width=16, convolutions=1, layers=1, heads=2, ctc_head=False).save_pretrained(tmp_path)
+    again = SpeechEncoder.from_pretrained(tmp_path)
+    assert again.ctc is None
+    assert again.vocabulary == 6

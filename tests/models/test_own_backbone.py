@@ -8,14 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
+from sta.bench.operations import ExampleTask
 from sta.config.recipe import load_recipe
-from sta.models.backbones import backbone_class, describe_backbone
+from sta.models.backbones import backbone_class
 from sta.models.encoder import SpeechEncoder
-from sta.training.tasks.distill import build_module
+from sta.training import runtime
+from sta.training.faults import Faults
+from sta.training.step import Trainer
 from sta.training.workspace import Workspace
-from tests.models.test_encoder import batch
+from tests.training.facts import FACTS
 
 NAME = "toy_pkg.toy:ToyBackbone"
 TOY = '''
@@ -61,23 +63,18 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_it_trains(toy: str, tmp_path: Path) -> None:
     recipe = load_recipe("garden-tiny", [f"encoder.backbone={toy}"])
-    module = build_module(recipe, {"ar": 7, "en": 5}, 6, 2, {"head": 3, "size": 2}, describe_backbone(toy, True))
-    made: Any = module.encoder.acoustics
-    rng = np.random.default_rng(0)
-    examples = [made.example_features(rng, 128, 5.0) for _ in range(4)]
-    features = {"features": torch.from_numpy(np.stack(examples))}
-    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3)
+    task = ExampleTask(recipe, FACTS, "distill-pooled", 4)
+    made: Any = task.module.get_submodule("encoder.acoustics")
     before = made.out.weight.detach().clone()
-    weights = recipe.stages.distill.losses
-    for _ in range(2):
-        losses = module(batch() | features)
-        loss = torch.stack([weights[name] * value for name, value in losses.items() if name in weights]).sum()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        assert loss.isfinite()
+    trainer = Trainer(task, recipe.stages.distill, 0, runtime.start("fp32"), Faults(), 1)
+    for step in range(2):
+        trainer.begin(step, [task.noise])
+        task.training_step(trainer.update)
+        assert trainer.end().read()[1] is None
     assert not made.out.weight.equal(before)
-    module.encoder.save_pretrained(tmp_path / "encoder")
+    encoder = task.module.encoder
+    assert isinstance(encoder, SpeechEncoder)
+    encoder.save_pretrained(tmp_path / "encoder")
     again: Any = SpeechEncoder.from_pretrained(tmp_path / "encoder").acoustics
     assert (type(again), again.hops) == (type(made), 4)
     assert again.out.weight.equal(made.out.weight)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from sta.models.token_classifier import UNKNOWN, TokenClassifier
+from sta.distributed.sharding import IGNORE_INDEX
+from sta.models.token_classifier import TokenClassifier
 
 
 def readout() -> TokenClassifier:
@@ -22,11 +23,11 @@ def test_values_that_a_slot_does_not_have_are_never_read() -> None:
 
 def test_the_loss_is_the_mean_over_the_slots_asked_for() -> None:
     made, tokens = readout(), torch.randn(2, 4, 5)
-    values = torch.tensor([[2, UNKNOWN], [0, 1]])
+    values = torch.tensor([[2, IGNORE_INDEX], [0, 1]])
     chances = made(tokens).log_softmax(-1)
     wanted = -(chances[0, 0, 2] + chances[1, 0, 0] + chances[1, 1, 1]) / 3
     torch.testing.assert_close(made.loss(tokens, values), wanted)
-    assert float(made.loss(tokens, torch.full((2, 2), UNKNOWN))) == 0
+    assert float(made.loss(tokens, torch.full((2, 2), IGNORE_INDEX))) == 0
 
 
 def test_it_is_linear_and_its_places_are_fixed() -> None:
@@ -50,7 +51,7 @@ def test_tokens_learn_to_say_several_things_at_once() -> None:
     assert made(tokens).argmax(-1).equal(values)
     for slot in range(2):
         tokens.grad = None
-        only = torch.full_like(values, UNKNOWN)
+        only = torch.full_like(values, IGNORE_INDEX)
         only[:, slot] = values[:, slot]
         made.loss(tokens, only).backward()
         assert tokens.grad is not None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
+import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sta.config.recipe import load_recipe
-from sta.distributed.sharding import BatchShard
-from sta.models.bottleneck import SpeechBottleneck
-from sta.models.captioner import Captioner
-from sta.training.tasks import decoder as decoder_task
-from sta.training.tasks.decoder import DecoderTask, _Denoising, text_mask
+from sta.distributed.sharding import BatchShard, sharded_step
+from sta.models.bottleneck import SpeechBottleneck, SpeechCondition
+from sta.models.captioner import pad_captions
+from sta.models.encoder import SpeechEncoder
+from sta.training.task import compile_layers, compiles
+from sta.training.tasks.decoder import DecoderBatch, _Denoising, frames_of, text_mask
 from tests.conftest import tiny_encoder
 from tests.release_fixtures import tiny_objective
 
@@ -45,13 +46,8 @@ def test_words_reach_the_bottleneck_where_they_weigh(weight: float) -> None:
     stage = load_recipe("garden-mini", [f"stages.decoder.losses.caption={weight}"]).stages.decoder
     module = _Denoising(loss, {"pooled": encoder}, {"pooled": bottleneck}, stage, 0.03)
     unit = torch.nn.functional.normalize(torch.randn(4, 3), dim=-1)
-    batch = {
-        "group": torch.tensor(0), "frames": torch.randn(4, 6, encoder.config.width),
-        "frames_mask": torch.ones(4, 6, dtype=torch.bool), "heard": torch.arange(4), "read": torch.arange(0),
-        "language": torch.zeros(4, dtype=torch.long),
-        "x0": x0[:4], "text": unit, "text_bank": unit,
-        "pieces": torch.tensor([1, 2, 3, 4, 5]), "counts": torch.tensor([1, 2, 1, 1]),
-    }  # fmt: skip
+    captions = torch.from_numpy(pad_captions([[1], [2, 3], [4], [5]], np.ones(4, bool)))
+    batch = replace(spoken(encoder), x0=x0[:4], text=unit, text_known=torch.ones(4), text_bank=unit, pieces=captions)
     losses = module(batch)
     assert ("caption" in losses) == bool(weight)
     if weight:
@@ -63,31 +59,31 @@ def test_words_reach_the_bottleneck_where_they_weigh(weight: float) -> None:
 
 @pytest.mark.parametrize(("share", "stores"), [(0.0, 2), (0.25, 2), (1.0, 2), (0.5, 1)])
 def test_a_share_of_the_recordings_is_heard_disturbed(share: float, stores: int) -> None:
-    task: Any = object.__new__(DecoderTask)
-    task.workspace = SimpleNamespace(recipe=SimpleNamespace(seed=1))
-    task.stage = SimpleNamespace(augment_ratio=share)
-    task.frames = {"pooled": [np.zeros(400), np.ones(400)][:stores]}
-    heard = [float(task._heard("pooled", place, step=3)) for place in range(400)]
+    frames = [np.zeros(400), np.ones(400)][:stores]
+    heard = [float(frames_of(frames, place, share, [1, 3])) for place in range(400)]
     assert abs(np.mean(heard) - share * (stores == 2)) < 0.07
-    assert heard == [float(task._heard("pooled", place, step=3)) for place in range(400)]
+    assert heard == [float(frames_of(frames, place, share, [1, 3])) for place in range(400)]
     if 0 < share < 1 and stores == 2:
-        assert heard != [float(task._heard("pooled", place, step=4)) for place in range(400)]
+        assert heard != [float(frames_of(frames, place, share, [1, 4])) for place in range(400)]
 
 
-def test_captions_without_a_piece_have_words_that_can_be_learnt(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A share of a batch may be of captions that the normaliser leaves nothing of."""
-    task: Any = object.__new__(DecoderTask)
-    task.workspace, task.groups, task.rows = SimpleNamespace(recipe=SimpleNamespace(seed=1)), ["pooled"], {}
-    task.stage = SimpleNamespace(batch=2, text_ratio=0.0, draft_warmup=0.0, steps=4, losses={"caption": 1.0})
-    task.rows["pooled"] = task.image_of = np.arange(2)
-    task.text, task.pictures, task.latents = np.zeros((2, 3)), np.zeros((2, 16)), None
-    task.encoders, task.language = {"pooled": tiny_encoder()}, ["en", "ar"]
-    monkeypatch.setattr(task, "_places_of", lambda step: (0, np.arange(2)))
-    monkeypatch.setattr(task, "_heard", lambda group, place, step: np.ones((4, 3)))
-    monkeypatch.setattr(decoder_task, "caption_pieces", lambda workspace, encoder, rows: [[] for _ in rows])
-    batch = task.batch(1, BatchShard())
-    assert batch["pieces"].dtype == batch["counts"].dtype == torch.long
-    assert Captioner(5, 3)(torch.zeros(2, 2, 3), batch["pieces"], batch["counts"]).isfinite()
+def spoken(encoder: SpeechEncoder) -> DecoderBatch:
+    """Four recordings, and no caption."""
+    frames, mask = torch.randn(4, 6, encoder.config.width), torch.ones(4, 6, dtype=torch.bool)
+    return DecoderBatch(0, torch.zeros(4, dtype=torch.long), torch.arange(4), torch.arange(0), frames, mask)
+
+
+def test_captions_that_the_teacher_does_not_read_have_no_text_loss() -> None:
+    encoder, (loss, _) = tiny_encoder({"en": 5}), tiny_objective("latent-diffusion")
+    bottleneck = SpeechBottleneck(encoder.config.width, 3, tokens=2, width=3, layers=1, heads=2)
+    stage = load_recipe("garden-mini").stages.decoder
+    module = _Denoising(loss, {"pooled": encoder}, {"pooled": bottleneck}, stage, 0.03).eval()
+    text, other, bank = (torch.nn.functional.normalize(torch.randn(4, 3), dim=-1) for _ in range(3))
+    known = torch.tensor([1.0, 0.0, 1.0, 0.0])
+    batch = replace(spoken(encoder), text=text, text_known=known, text_bank=bank)
+    unread = torch.where(known[:, None] > 0, text, other)
+    torch.testing.assert_close(module(replace(batch, text=unread))["text"], module(batch)["text"])
+    assert module(replace(batch, text_known=torch.zeros(4)))["text"].item() == 0
 
 
 def test_a_batch_without_pictures_trains_the_draft_and_the_bottleneck_alone() -> None:
@@ -97,12 +93,7 @@ def test_a_batch_without_pictures_trains_the_draft_and_the_bottleneck_alone() ->
     stage = load_recipe("garden-mini").stages.decoder
     module = _Denoising(loss, {"pooled": encoder}, {"pooled": bottleneck}, stage, 0.03)
     latents, unit = torch.randn(4, 3, 4, 4), torch.nn.functional.normalize(torch.randn(4, 3), dim=-1)
-    batch = {
-        "group": torch.tensor(0), "frames": torch.randn(4, 6, encoder.config.width), "latents": latents,
-        "frames_mask": torch.ones(4, 6, dtype=torch.bool), "heard": torch.arange(4), "read": torch.arange(0),
-        "language": torch.zeros(4, dtype=torch.long),
-        "text": unit, "text_bank": unit,
-    }  # fmt: skip
+    batch = replace(spoken(encoder), latents=latents, text=unit, text_known=torch.ones(4), text_bank=unit)
     losses = module(batch)
     assert "draft" in losses
     assert "flow" not in losses
@@ -110,7 +101,7 @@ def test_a_batch_without_pictures_trains_the_draft_and_the_bottleneck_alone() ->
     assert bottleneck.queries.grad is not None
     assert bottleneck.queries.grad.abs().max() > 0
     assert all(p.grad is None for n, p in loss.decoder.named_parameters() if ".draft." not in n)
-    assert module(batch | {"x0": latents}).keys() == losses.keys() | {"flow"}
+    assert module(replace(batch, x0=latents)).keys() == losses.keys() | {"flow"}
 
 
 def test_a_written_caption_takes_its_own_place_in_the_batch() -> None:
@@ -120,10 +111,8 @@ def test_a_written_caption_takes_its_own_place_in_the_batch() -> None:
     module = _Denoising(loss, {"pooled": encoder}, {"pooled": bottleneck}, stage, 0.03).eval()
     frames, mask = torch.randn(2, 6, encoder.config.width), torch.ones(2, 6, dtype=torch.bool)
     pieces, lengths, language = torch.tensor([[1, 0, 2, 0]] * 1), torch.tensor([4]), torch.zeros(3, dtype=torch.long)
-    batch = {
-        "group": torch.tensor(0), "frames": frames, "frames_mask": mask, "heard": torch.tensor([0, 2]),
-        "read": torch.tensor([1]), "text_pieces": pieces, "text_lengths": lengths, "language": language,
-    }  # fmt: skip
+    heard, written = torch.tensor([0, 2]), torch.tensor([1])
+    batch = DecoderBatch(0, language, heard, written, frames, mask, pieces, lengths)
     tokens = module._condition("pooled", batch).tokens
     read = encoder.encode_text(pieces, lengths, language[:1])
     torch.testing.assert_close(tokens[[0, 2]], bottleneck(frames, mask, language[:2]).tokens)
@@ -131,20 +120,37 @@ def test_a_written_caption_takes_its_own_place_in_the_batch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "device", "compiles"),
+    ("asked", "device", "expected"),
     [("never", "cuda", False), ("gpu", "cpu", False), ("gpu", "cuda", True), ("always", "cpu", True)],
 )
-@pytest.mark.parametrize("kind", ["latent-diffusion", "vq-diffusion-published"])
-def test_the_layers_that_repeat_are_compiled_where_it_is_asked(
-    asked: str, device: str, compiles: bool, kind: str
-) -> None:
-    task: Any = object.__new__(DecoderTask)
-    task.stage = load_recipe("garden-mini", [f"stages.decoder.compile={asked}"]).stages.decoder
-    made = tiny_objective(kind, layers=3, draft=2)[0].decoder
-    module: Any = object.__new__(_Denoising)
-    torch.nn.Module.__init__(module)
-    module.objective = SimpleNamespace(decoder=made)
-    task.compile(module, torch.device(device))
-    compiled = [type(m).__name__ for m in made.modules() if m._compiled_call_impl is not None]
-    wanted = ["_Block"] * 3 if kind == "vq-diffusion-published" else ["_DraftLayer"] * 2 + ["DecoderLayer"] * 3
-    assert compiled == (wanted if compiles else [])
+def test_a_stage_is_compiled_where_it_is_asked(asked: str, device: str, expected: bool) -> None:
+    assert compiles(asked, torch.device(device)) == expected
+
+
+@pytest.mark.parametrize("kind", ["latent-diffusion", "vq-diffusion-published", "speech"])
+def test_the_layers_that_repeat_are_compiled(kind: str) -> None:
+    made: list[torch.nn.Module] = [tiny_encoder(), SpeechBottleneck(16, 3, tokens=2, width=3, layers=2, heads=2)]
+    if kind != "speech":
+        made = [tiny_objective(kind, layers=3, draft=2)[0].decoder]
+    compile_layers(*made)
+    compiled = [type(m).__name__ for each in made for m in each.modules() if m._compiled_call_impl is not None]
+    wanted = {
+        "vq-diffusion-published": ["_Block"] * 3, "latent-diffusion": ["_DraftLayer"] * 2 + ["DecoderLayer"] * 3,
+        "speech": ["ContextLayer", *["QueryLayer"] * 2],
+    }  # fmt: skip
+    assert compiled == wanted[kind]
+
+
+@pytest.mark.slow
+def test_compiled_layers_give_the_same_gradient() -> None:
+    loss, x0 = tiny_objective("latent-diffusion")
+    tokens = SpeechCondition(torch.randn(16, 2, 3), torch.randn(16, 3), torch.zeros(16))
+    found: list[list[torch.Tensor | None]] = []
+    for module in (loss, copy.deepcopy(loss)):
+        if found:
+            module.decoder.compile_repeated_blocks()
+        with sharded_step(BatchShard(), 16, seed=1):
+            module(x0, tokens, torch.zeros(16, dtype=torch.bool), None)["flow"].backward()
+        found.append([p.grad for p in module.parameters()])
+    for plain, compiled in zip(*found, strict=True):
+        torch.testing.assert_close(compiled, plain, atol=1e-6, rtol=1e-4)

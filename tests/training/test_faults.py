@@ -19,7 +19,7 @@ from sta.errors import STALLED, TrainingError
 from sta.training import checkpoint
 from sta.training.faults import KINDS, QUIET, VARIABLE, Fault, Faults, parse_faults
 from sta.training.record import Log, MicroBatches
-from tests.training.test_loop import STEPS, Line, assert_as_straight, crash, metrics, run, straight, weights  # noqa: F401
+from tests.training.test_loop import STEPS, Line, Points, assert_as_straight, crash, metrics, run, straight, weights  # noqa: F401
 
 ROOT = Path(__file__).parent.parent.parent
 STEP = """
@@ -71,7 +71,9 @@ def test_what_would_never_strike_is_said(text: str) -> None:
 
 def test_every_point_is_struck() -> None:
     points = {point for points in KINDS.values() for point in points}
-    code = "".join((ROOT / "sta" / "training" / f"{name}.py").read_text() for name in ("loop", "checkpoint"))
+    code = "".join(
+        (ROOT / "sta" / "training" / f"{name}.py").read_text() for name in ("loop", "step", "checkpoint", "prepare")
+    )
     struck = set(re.findall(r'strike\("(\w+)"', code)) | set(re.findall(r'asks\("\w+", "(\w+)"', code))
     assert struck == points
     assert set(re.findall(r'asks\("(\w+)"', code)) == set(QUIET)
@@ -139,10 +141,10 @@ def test_a_loss_that_is_no_number_is_passed_over(tmp_path: Path, monkeypatch: py
 class Shares(Line):
     """A line whose items are shared out, as every real task's are."""
 
-    def batch(self, step: int, shard: BatchShard) -> dict[str, torch.Tensor]:
+    def batch(self, step: int, shard: BatchShard) -> Points:
         whole = super().batch(step, BatchShard())
         self.asked[-1:] = [(step, shard.part, shard.parts)]
-        return {name: shard.of(value) for name, value in whole.items()}
+        return Points(shard.of(whole.x), shard.of(whole.y))
 
 
 def test_out_of_memory_halves_the_parts_and_keeps_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,8 +164,8 @@ class Fit(torch.nn.Module):
         super().__init__()
         self.line = torch.nn.Linear(3, 2)
 
-    def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {"mse": (self.line(batch["x"]) - batch["y"]).pow(2).mean()}
+    def forward(self, batch: Points) -> dict[str, torch.Tensor]:
+        return {"mse": (self.line(batch.x) - batch.y).pow(2).mean()}
 
 
 def plain() -> Shares:
@@ -209,7 +211,7 @@ class Full(Fit):
         super().__init__()
         self.calls, self.at = 0, at
 
-    def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def forward(self, batch: Points) -> dict[str, torch.Tensor]:
         self.calls += 1
         if self.calls == self.at:
             raise torch.OutOfMemoryError("out of memory")
@@ -221,9 +223,12 @@ def test_what_earlier_parts_added_up_is_not_kept(tmp_path: Path) -> None:
         (tmp_path / name / "log").mkdir(parents=True)
         (tmp_path / name / "log" / "micro_batches.json").write_text('{"parts": 4}')
         task = plain()
-        task.batch = lambda step, shard: {  # type: ignore[method-assign]
-            key: shard.of(value.repeat(2, 1)) for key, value in Line.batch(plain(), step, BatchShard()).items()
-        }
+
+        def twice(step: int, shard: BatchShard) -> Points:
+            whole = Line.batch(plain(), step, BatchShard())
+            return Points(*(shard.of(value.repeat(2, 1)) for value in (whole.x, whole.y)))
+
+        task.batch = twice  # type: ignore[method-assign]
         torch.manual_seed(1)
         task.module = Full(at)  # type: ignore[assignment]
         run(task, tmp_path / name, batch=8)
@@ -246,7 +251,7 @@ def test_parts_that_cannot_be_made_are_not_kept(tmp_path: Path, monkeypatch: pyt
     task = plain()
     whole = task.batch
 
-    def few(step: int, shard: BatchShard) -> dict[str, torch.Tensor]:
+    def few(step: int, shard: BatchShard) -> Points:
         if shard.parts > 1:
             raise TrainingError("stage line: too few to shard among 2")
         return whole(step, shard)

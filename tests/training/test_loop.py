@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,21 @@ from sta.distributed.sharding import BatchShard
 from sta.errors import Interrupted, TrainingError
 from sta.signals import SIGNALS
 from sta.training import checkpoint, runtime
-from sta.training.loop import Task, build_optimizer, learning_rate, train
+from sta.training.batch import Batch
+from sta.training.loop import train
+from sta.training.optimizers import build_optimizer, learning_rate
+from sta.training.task import Task
 from tests.processes import LIMIT, said_by, started, wait_for
 
 STEPS = 9
+
+
+@dataclass(frozen=True)
+class Points(Batch):
+    """Points x [4, 3] and what is wanted of them, y [4, 2]."""
+
+    x: Tensor
+    y: Tensor
 
 
 class Regression(nn.Module):
@@ -39,10 +51,10 @@ class Regression(nn.Module):
         self.line, self.norm, self.idle = nn.Linear(3, 2), nn.BatchNorm1d(2), nn.Linear(2, 2)
         self.idle.requires_grad_(False)
 
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        noisy = batch["x"] + 0.1 * torch.randn_like(batch["x"])
-        error = (self.norm(self.line(noisy)) - batch["y"]).pow(2).mean()
-        return {"mse": error, "size": self.line.weight.pow(2).sum(), "seen": batch["x"].mean()}
+    def forward(self, batch: Points) -> dict[str, Tensor]:
+        noisy = batch.x + 0.1 * torch.randn_like(batch.x)
+        error = (self.norm(self.line(noisy)) - batch.y).pow(2).mean()
+        return {"mse": error, "size": self.line.weight.pow(2).sum(), "seen": batch.x.mean()}
 
 
 class Line(Task):
@@ -55,13 +67,13 @@ class Line(Task):
         torch.manual_seed(0)
         self.module, self.at, self.do, self.asked = Regression(), at, do, []  # type: ignore[var-annotated]
 
-    def batch(self, step: int, shard: BatchShard) -> dict[str, Tensor]:
+    def batch(self, step: int, shard: BatchShard) -> Points:
         self.asked.append(step)
         x = torch.from_numpy(np.random.default_rng([7, step]).standard_normal((4, 3)).astype(np.float32))
         y = x[:, :2] * 2 - 1
         if step == self.at:
             x = self.do(x)
-        return {"x": x, "y": y}
+        return Points(x, y)
 
     def items(self, step: int) -> list[str]:
         return [f"point-{4 * step + i}" for i in range(4)]
@@ -280,6 +292,10 @@ def test_a_step_that_is_not_finite_is_passed_over_and_recorded(straight: Path, t
     assert skipped(tmp_path / "two") == skipped(tmp_path / "one")
 
 
+def not_a_number(batch: Points) -> Points:
+    return replace(batch, x=batch.x * float("nan"))
+
+
 class Stopped(Line):
     """Asked to stop at one step, with a batch that is not finite at another."""
 
@@ -287,9 +303,9 @@ class Stopped(Line):
         super().__init__(at, terminate)
         self.bad = bad
 
-    def batch(self, step: int, shard: BatchShard) -> dict[str, Tensor]:
+    def batch(self, step: int, shard: BatchShard) -> Points:
         batch = super().batch(step, shard)
-        return {name: x * float("nan") for name, x in batch.items()} if step == self.bad else batch
+        return not_a_number(batch) if step == self.bad else batch
 
 
 def test_a_resumed_stage_forgets_what_it_does_again(tmp_path: Path) -> None:
@@ -304,8 +320,8 @@ def test_a_resumed_stage_forgets_what_it_does_again(tmp_path: Path) -> None:
 
 def test_too_many_steps_that_are_not_finite_stop(tmp_path: Path) -> None:
     class Bad(Line):
-        def batch(self, step: int, shard: BatchShard) -> dict[str, Tensor]:
-            return {name: x * float("nan") for name, x in super().batch(step, shard).items()}
+        def batch(self, step: int, shard: BatchShard) -> Points:
+            return not_a_number(super().batch(step, shard))
 
     with pytest.raises(
         TrainingError, match=r"which makes 3 such steps, more than stages.\*.max_skipped_steps allows \(2\)"
@@ -321,8 +337,8 @@ class Steep(nn.Module):
         super().__init__()
         self.line = nn.Linear(3, 1)
 
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {"mse": (self.line(batch["x"]) * 0).sqrt().mean()}
+    def forward(self, batch: Points) -> dict[str, Tensor]:
+        return {"mse": (self.line(batch.x) * 0).sqrt().mean()}
 
 
 @pytest.mark.parametrize("steps", [1, 3])
@@ -364,7 +380,7 @@ def test_a_failed_save_is_known_before_the_next_one(tmp_path: Path, monkeypatch:
     reached = []
 
     class Slow(Line):
-        def batch(self, step: int, shard: BatchShard) -> dict[str, Tensor]:
+        def batch(self, step: int, shard: BatchShard) -> Points:
             reached.append(step)
             while step == 3 and (tmp_path / "checkpoints" / "step-0000003.partial").exists():
                 time.sleep(0.01)  # what failed is removed
@@ -427,8 +443,8 @@ class Tied(nn.Module):
         self.one, self.other = nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False)
         self.other.weight = self.one.weight
 
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {"mse": self.other(self.one(batch["x"])).pow(2).mean()}
+    def forward(self, batch: Points) -> dict[str, Tensor]:
+        return {"mse": self.other(self.one(batch.x)).pow(2).mean()}
 
 
 def test_tensors_of_two_names_come_back(tmp_path: Path) -> None:
@@ -455,16 +471,16 @@ class Told(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1))
 
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {"mse": batch["error"] + 0 * self.weight.sum()}
+    def forward(self, batch: Points) -> dict[str, Tensor]:
+        return {"mse": batch.x + 0 * self.weight.sum()}
 
 
 @pytest.mark.parametrize(("phase_change_step", "best"), [(0, 2), (3, 6), (4, 6)])
 def test_the_best_checkpoint_is_kept_of_those_that_compare(phase_change_step: int, best: int, tmp_path: Path) -> None:
     class Errors(Line):
-        def batch(self, step: int, shard: BatchShard) -> dict[str, Tensor]:
+        def batch(self, step: int, shard: BatchShard) -> Points:
             error = torch.tensor([1.0, 1.0, 0.1, 3.5, 2.0, 2.0, 6.0, 6.0, 6.0, 6.0][step])
-            return {"error": terminate(error) if step == 9 else error}
+            return Points(terminate(error) if step == 9 else error, error)
 
     task = Errors()
     task.module, task.phase_change_step = Told(), phase_change_step

@@ -21,8 +21,7 @@ from sta.errors import CorpusError, TrainingError
 from sta.training.prepare import prepare
 from sta.training.sampler import ShardedSampler, ShuffledSampler
 from sta.training.stages import open_run, run_stage
-from sta.training.tasks import distill
-from sta.training.tasks.distill import DistillTask
+from sta.training.tasks.distill import DistillTask, GroupCorpus
 from sta.training.tasks.tokenizer import TokenizerTask
 from sta.training.workspace import Workspace
 from tests.parquet_fixtures import cut, sample, write_parquet
@@ -165,20 +164,15 @@ def test_pictures_are_read_in_lanes(ready: Workspace) -> None:
     seen = [task.items(step) for step in range(40)]
     epoch = [name for names in seen for name in names][: len(task.order.items)]
     assert len(set(epoch)) == len(epoch)
-    whole = task.batch(3, BatchShard())["pixels"]
-    parts = [task.batch(3, BatchShard(rank, 2))["pixels"] for rank in range(2)]
+    whole = task.batch(3, BatchShard()).pixels
+    parts = [task.batch(3, BatchShard(rank, 2)).pixels for rank in range(2)]
     assert all((whole[rank::2] == part).all() for rank, part in enumerate(parts))
 
 
 @pytest.mark.parametrize("world", [1, 2, 4])
-def test_recordings_are_heard_once_an_epoch_and_by_the_rank_of_their_lane(
-    ready: Workspace, monkeypatch: pytest.MonkeyPatch, world: int
-) -> None:
+def test_recordings_are_heard_once_an_epoch_and_by_the_rank_of_their_lane(ready: Workspace, world: int) -> None:
     """Long ones and short ones alike; of nine shards, each rank reads those of its lanes."""
-    pictures, rows = len(ready.pixels), len(ready.corpus)
-    features = np.zeros((pictures, 8), np.float32), np.zeros((rows, 8), np.float32)
-    monkeypatch.setattr(distill, "teacher_features", lambda workspace, device: features)
-    task = DistillTask(ready, "pooled", torch.device("cpu"))
+    task = DistillTask(ready, "pooled", unseen(ready))
     train, shard_of = ready.corpus.select("train"), ready.corpus.shard_of
     size = task.stage.batch
     heard, read = [], [set[int]() for _ in range(world)]
@@ -193,18 +187,22 @@ def test_recordings_are_heard_once_an_epoch_and_by_the_rank_of_their_lane(
     assert len(task.mixed.items) == len(train)
 
 
+def unseen(ready: Workspace, kind: type[GroupCorpus] = GroupCorpus) -> GroupCorpus:
+    """The corpus with features of a teacher that sees and reads nothing."""
+    pictures, rows = (np.zeros((len(of), 8), np.float32) for of in (ready.pixels, ready.corpus))
+    return kind(ready, "pooled", pictures, rows)
+
+
 @pytest.fixture
-def distilling(ready: Workspace, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], DistillTask]:
+def distilling(ready: Workspace) -> Callable[[float], DistillTask]:
     """The distill task that hears no more than some seconds."""
-    features = np.zeros((len(ready.pixels), 8), np.float32), np.zeros((len(ready.corpus), 8), np.float32)
-    monkeypatch.setattr(distill, "teacher_features", lambda workspace, device: features)
 
     def task(longest: float) -> DistillTask:
         stages = ready.recipe.stages
         stages = stages.model_copy(update={"distill": stages.distill.model_copy(update={"max_seconds": longest})})
         workspace = Workspace(ready.recipe.model_copy(update={"stages": stages}), ready.out)
         workspace.cache = ready.cache
-        return DistillTask(workspace, "pooled", torch.device("cpu"))
+        return DistillTask(workspace, "pooled", unseen(workspace))
 
     return task
 
@@ -221,7 +219,7 @@ def test_longer_recordings_are_left_out_and_counted(
     assert sorted(task.written.items) == sorted(train), "what they say is read all the same"
     for step in range(4):
         batch = task.batch(step, BatchShard())
-        assert batch["lengths"].tolist() == ready.features.lengths[task._rows_of(step)].tolist(), "one was cut"
+        assert batch.lengths.tolist() == ready.features.lengths[task._rows_of(step)].tolist(), "one was cut"
     said = f"{len(train) - fits.sum()} of {len(train)} recordings hold more than {middle / 100:g} s of speech"
     assert capsys.readouterr().err == (
         f"sta: stage distill-pooled: {said} (stages.distill.max_seconds) and are left out\n"
@@ -238,15 +236,17 @@ def test_none_that_is_short_enough_is_said(distilling: Callable[[float], Distill
     assert "\n" not in str(error.value)
 
 
-def test_captions_without_a_piece_are_whole_numbers_too(
-    distilling: Callable[[float], DistillTask], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    task = distilling(12.0)
-    monkeypatch.setattr(distill, "caption_pieces", lambda workspace, encoder, rows: [[] for _ in rows])
-    batch = task._captions(task.rows[:2])
-    assert batch["pieces"].dtype == batch["counts"].dtype == torch.long
-    logits, lengths = torch.zeros(2, 4, task.encoder.ctc.out_features), torch.full((2,), 4)
-    assert distill._ctc(logits, lengths, batch).isfinite()
+def test_captions_without_a_piece_are_whole_numbers_too(ready: Workspace) -> None:
+    """A normaliser may leave nothing of them."""
+
+    class Wordless(GroupCorpus):
+        def captions(self, rows: np.ndarray) -> list[list[int]]:
+            return [[] for _ in rows]
+
+    task = DistillTask(ready, "pooled", unseen(ready, Wordless))
+    batch = task.batch(0, BatchShard())
+    assert batch.targets["ctc"]["pieces"].dtype == batch.targets["caption"]["pieces"].dtype == torch.long
+    assert all(value.isfinite() for value in task.module(batch).values())
 
 
 def test_without_the_setting_the_order_is_plain(ready: Workspace) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,18 @@ from sta.config.recipe import Optimisation
 from sta.distributed.sharding import BatchShard
 from sta.errors import Interrupted
 from sta.training import checkpoint, runtime
-from sta.training.loop import Task, train
+from sta.training.batch import Batch
+from sta.training.loop import train
+from sta.training.task import Task
 
 STEPS, BAD = 8, 3
+
+
+@dataclass(frozen=True)
+class _Points(Batch):
+    """Points x [n, 3]."""
+
+    x: Tensor
 
 
 class _Fit(nn.Module):
@@ -28,8 +38,8 @@ class _Fit(nn.Module):
         super().__init__()
         self.line = nn.Linear(3, 2)
 
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {"mse": (self.line(batch["x"]) - batch["x"][:, :2]).pow(2).mean()}
+    def forward(self, batch: _Points) -> dict[str, Tensor]:
+        return {"mse": (self.line(batch.x) - batch.x[:, :2]).pow(2).mean()}
 
 
 class _Line(Task):
@@ -42,11 +52,11 @@ class _Line(Task):
         torch.manual_seed(0)
         self.module = _Fit()
 
-    def batch(self, step: int, shard: BatchShard) -> dict[str, Tensor]:
+    def batch(self, step: int, shard: BatchShard) -> _Points:
         points = np.random.default_rng(step).standard_normal((4, 3)).astype(np.float32)
         if step == BAD:
             points[1::2] = np.nan
-        return {"x": torch.from_numpy(shard.of(points))}
+        return _Points(torch.from_numpy(shard.of(points)))
 
     def items(self, step: int) -> list[str]:
         return [f"{step}-{n}" for n in range(4)]

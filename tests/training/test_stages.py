@@ -145,13 +145,12 @@ def test_a_run_without_that_record_still_has_its_minutes(tmp_path: Path) -> None
     assert stages.provenance(workspace) == {"classifier": {"seconds": 12.0, "commits": [], "machines": []}}
 
 
-def test_a_teacher_that_cannot_read_a_language_is_refused_before_a_folder_is_made(tmp_path: Path) -> None:
+def test_a_teacher_that_reads_no_language_is_refused_before_a_folder_is_made(tmp_path: Path) -> None:
     """OpenAI's CLIP makes something of Arabic captions, and none of it is what they say."""
-    both = ("teacher=vit-b-32", "languages=[en, ar]")
     with pytest.raises(RecipeError) as error:
-        stages.open_run(load_recipe("garden-tiny", both), tmp_path)
-    assert "teacher 'vit-b-32' reads no captions in 'ar' (text_languages of its card: en)" in str(error.value)
-    assert "set stages.distill.losses.text and stages.decoder.losses.text to 0" in str(error.value)
+        stages.open_run(load_recipe("garden-tiny", ["teacher=vit-b-32", "languages=[ar]"]), tmp_path)
+    assert "teacher 'vit-b-32' reads no captions in ar (text_languages of its card: en)" in str(error.value)
+    assert "or set stages.distill.losses.text to 0" in str(error.value)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -159,9 +158,10 @@ def test_a_teacher_that_cannot_read_a_language_is_refused_before_a_folder_is_mad
     "overrides",
     [
         ("teacher=vit-b-32", "languages=[en]"),
-        ("teacher=vit-b-32", "languages=[en, ar]", *WORDLESS),
+        ("teacher=vit-b-32", "languages=[en, ar]"),
+        ("teacher=vit-b-32", "languages=[ar]", *WORDLESS),
         ("teacher=xlm-roberta-base-vit-b-32", "languages=[en, ar]"),
     ],
 )
-def test_a_teacher_that_reads_what_it_is_shown_is_not(overrides: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_teacher_that_reads_one_of_them_is_not(overrides: tuple[str, ...], tmp_path: Path) -> None:
     assert stages.open_run(load_recipe("garden-tiny", overrides), tmp_path).folder.exists()

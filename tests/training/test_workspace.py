@@ -10,8 +10,9 @@ import pytest
 
 from sta.config.recipe import load_recipe
 from sta.data.rows import Truth
+from sta.distributed.sharding import IGNORE_INDEX
 from sta.errors import StaError
-from sta.training.workspace import UNKNOWN, UNSAID, Workspace
+from sta.training.workspace import UNSAID, Workspace
 
 RED = Truth("bird", {"head": "red", "size": "small"}, {"head": "red"})
 BLUE = Truth("bird", {"head": "blue", "size": "large"}, {"head": "blue", "size": "large"})
@@ -39,8 +40,8 @@ def test_rows_of_which_nothing_is_known_are_not_asked_for_attributes() -> None:
     made = workspace_of({"a": RED, "b": BLUE})
     made.corpus.column = {"id": ["a", "x", "b"]}.__getitem__  # type: ignore[method-assign, assignment]
     values = made.attributes.values
-    assert (values[1] == UNKNOWN).all()
-    assert (values[[0, 2]] != UNKNOWN).all()
+    assert (values[1] == IGNORE_INDEX).all()
+    assert (values[[0, 2]] != IGNORE_INDEX).all()
 
 
 def test_a_mended_recording_makes_a_corpus_of_its_own(tmp_path: Path) -> None:

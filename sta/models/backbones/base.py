@@ -49,6 +49,13 @@ class SpeechBackbone(nn.Module, ABC):
             lengths: [B], valid rows of inputs.
         """
 
+    def output_lengths(self, lengths: Tensor) -> Tensor | None:
+        """Return the lengths [B] of `forward`, on the device of the given ones; None where they are not worked out.
+
+        The CTC loss reads lengths on the host, which waits for the device where only that knows them.
+        """
+        return None
+
     @classmethod
     def describe(cls, name: str, frozen: bool) -> dict[str, Any]:
         """Return the keyword arguments of the class, which have to be JSON, without cross_attention weights.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import cycle, islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,8 @@ from sta.data.audio import BANDS, HOP, Q_MEAN, Q_STD, SAMPLE_RATE, mel_features
 from sta.distributed import sharding
 from sta.models.backbones.base import SpeechBackbone
 from sta.models.layers import drop, length_mask
+
+EPSILON = 1e-5  # of the frames' variance
 
 
 class FrameNorm(nn.Module):
@@ -30,24 +33,55 @@ class FrameNorm(nn.Module):
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("variance", torch.ones(width))
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """x [B, D, S], zero in the padding; mask [B, S]. The padding stays zero."""
-        mean, variance = self._measure(x, mask) if self.training else (self.mean, self.variance)
-        scale = self.scale.float() * torch.rsqrt(variance.float() + 1e-5)  # [D]
-        shift = self.shift.float() - mean.float() * scale
+    def forward(self, x: Tensor, mask: Tensor, count: Tensor | None = None) -> Tensor:
+        """Normalise x [B, D, S], zero in the padding, which stays zero.
+
+        Args:
+            mask: [B, S].
+            count: valid frames of all ranks, where the caller knows them.
+        """
+        if self.training:
+            if count is None:
+                count = sharding.all_reduce_sum(mask.sum().float())
+            normed, mean, variance = _BatchNorm.apply(x, self.scale, self.shift, mask[:, None], count)  # type: ignore[no-untyped-call]
+            with torch.no_grad():
+                torch._foreach_lerp_([self.mean, self.variance], [mean, variance], self.momentum)
+            return normed  # type: ignore[no-any-return]
+        scale = self.scale.float() * torch.rsqrt(self.variance.float() + EPSILON)  # [D]
+        shift = self.shift.float() - self.mean.float() * scale
         return (x * scale[:, None].to(x.dtype) + shift[:, None].to(x.dtype)) * mask[:, None]
 
-    def _measure(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance [D] of the batch; the running ones follow."""
-        valid = x.float() * mask[:, None]
-        moments = torch.stack([valid.sum((0, 2)), valid.square().sum((0, 2)), mask.sum().expand(x.shape[1]).float()])
-        total, squares, count = sharding.all_reduce_sum(moments)
-        mean = total / count
-        variance = (squares / count - mean.square()).clamp_min(0)
-        with torch.no_grad():
-            for running, now in ((self.mean, mean), (self.variance, variance)):
-                running.lerp_(now.to(running.dtype), self.momentum)
-        return mean, variance
+
+class _BatchNorm(torch.autograd.Function):
+    """Batch norm of valid frames over all ranks; its gradient in closed form takes half of autograd's operations."""
+
+    @staticmethod
+    def forward(
+        context: Any, x: Tensor, scale: Tensor, shift: Tensor, mask: Tensor, count: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return normed frames, mean and variance [D]; x [B, D, S] is zero where mask [B, 1, S] is false."""
+        wide = x.float()
+        sums = torch.stack([wide.sum((0, 2)), wide.square().sum((0, 2))])
+        context.ranks = sharding.ranks()
+        mean, square = (sharding.plain_sum(sums, context.ranks) / count).unbind(0)
+        variance = torch.addcmul(square, mean, mean, value=-1).clamp_min_(0)
+        inverse = torch.rsqrt(variance + EPSILON)
+        factor = scale * inverse
+        normed = torch.addcmul((shift - mean * factor)[:, None], wide, factor[:, None]) * mask
+        context.save_for_backward(x, mean, inverse, factor, count, mask)
+        context.mark_non_differentiable(mean, variance)
+        return normed.to(x.dtype), mean, variance
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of x, scale and shift (Ioffe & Szegedy 2015, section 3)."""
+        x, mean, inverse, factor, count, mask = context.saved_tensors
+        gradient = gradients[0].float() * mask
+        centred = (x.float() - mean[:, None]) * inverse[:, None]
+        own = torch.stack([(gradient * centred).sum((0, 2)), gradient.sum((0, 2))])
+        by_scale, by_shift = (sharding.plain_sum(own.clone(), context.ranks) / count).unbind(0)
+        inner = gradient - torch.addcmul(by_shift[:, None], centred, by_scale[:, None])
+        return (inner * factor[:, None] * mask).to(x.dtype), own[0], own[1], None, None
 
 
 class LogMelBackbone(SpeechBackbone):
@@ -87,6 +121,12 @@ class LogMelBackbone(SpeechBackbone):
         """Return log-mel frames uint8 [B, S, 80] as floats of about unit variance."""
         return (features.float() - Q_MEAN) / Q_STD
 
+    def output_lengths(self, lengths: Tensor) -> Tensor:
+        """Return a frame for every four, two strided convolutions apart."""
+        for _ in self.stem:
+            lengths = (lengths + 1) // 2
+        return lengths
+
     def forward(self, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Return frames [B, S/4, D] and their lengths [B]."""
         mask = length_mask(lengths, inputs.shape[1])
@@ -96,6 +136,7 @@ class LogMelBackbone(SpeechBackbone):
             x = convolution(x).relu()
             mask = length_mask(lengths, x.shape[2])
             x = x * mask[:, None]
+        count = sharding.all_reduce_sum(mask.sum().float()) if self.training else None
         for norm, block in zip(self.norms, self.blocks, strict=True):
-            x = (x + block(norm(x, mask))) * mask[:, None]
+            x = (x + block(norm(x, mask, count))) * mask[:, None]
         return self.norm(x.transpose(1, 2)), lengths

@@ -1,8 +1,9 @@
-"""The classifier stage: the attribute classifier learns what real pictures show, drawn afresh for it."""
+"""The classifier stage: the attribute classifier learns what real Garden pictures show, drawn afresh for it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
@@ -11,33 +12,42 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sta.config.recipe import Recipe
+from sta.config.recipe import ClassifierStage, Recipe
 from sta.data.corpora.base import Attributes, open_source
 from sta.distributed import sharding
 from sta.distributed.sharding import BatchShard
 from sta.models.attribute_classifier import AttributeClassifier
 from sta.models.vq import to_unit_range
-from sta.training.loop import Task
+from sta.training import examples
+from sta.training.batch import Batch
+from sta.training.task import CorpusFacts, Task
 from sta.training.workspace import Workspace
 
 CLASSIFIER_SEED = 7_001  # apart from every split's
 
 
-class _Reading(nn.Module):
+@dataclass(frozen=True)
+class LabelledBatch(Batch):
+    """Pictures and what they show.
+
+    Attributes:
+        pixels: uint8 [B, H, W, 3].
+        values: int64 [B, slots], the number of each slot's value; `IGNORE_INDEX` where the slot does not apply.
+    """
+
+    pixels: Tensor
+    values: Tensor
+
+
+class _Classification(nn.Module):
     def __init__(self, classifier: AttributeClassifier):
         super().__init__()
         self.classifier = classifier
 
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        logits = self.classifier(_disturbed(to_unit_range(batch["pixels"])))
-        losses = [_error(logits[slot].float(), batch["values"][:, i]) for i, slot in enumerate(logits)]
-        return {"read": torch.stack(losses).sum()}
-
-
-def _error(logits: Tensor, values: Tensor) -> Tensor:
-    """Mean cross-entropy over the pictures that have a value, -1 being none: scalar."""
-    total = F.cross_entropy(logits, values, ignore_index=-1, reduction="sum")
-    return sharding.global_mean(total, (values >= 0).sum())
+    def forward(self, batch: LabelledBatch) -> dict[str, Tensor]:
+        logits = self.classifier(_disturbed(to_unit_range(batch.pixels)))
+        pairs = zip(logits.values(), batch.values.unbind(1), strict=True)
+        return {"read": torch.stack([sharding.cross_entropy(of.float(), values) for of, values in pairs]).sum()}
 
 
 def _disturbed(pictures: Tensor) -> Tensor:
@@ -49,8 +59,9 @@ def _disturbed(pictures: Tensor) -> Tensor:
 
 
 def values_of(shown: Sequence[Mapping[str, str]], slots: Mapping[str, Sequence[str]]) -> np.ndarray:
-    """Return the number of each slot's value, [n, slots]; -1 where the slot does not apply."""
-    return np.array([[of.index(one[slot]) if slot in one else -1 for slot, of in slots.items()] for one in shown])
+    """Return the number of each slot's value, [n, slots]; `IGNORE_INDEX` where the slot does not apply."""
+    none = sharding.IGNORE_INDEX
+    return np.array([[of.index(one[slot]) if slot in one else none for slot, of in slots.items()] for one in shown])
 
 
 def attributes_of(recipe: Recipe) -> Attributes:
@@ -60,23 +71,42 @@ def attributes_of(recipe: Recipe) -> Attributes:
     return attributes
 
 
-def build_module(recipe: Recipe) -> _Reading:
+def build_module(recipe: Recipe) -> _Classification:
     """Build the untrained network of the stage."""
     torch.manual_seed(recipe.seed)
-    return _Reading(AttributeClassifier(attributes_of(recipe).slots(), recipe.corpus.size))
+    return _Classification(AttributeClassifier(attributes_of(recipe).slots(), recipe.corpus.size))
 
 
 class ClassifierTask(Task):
     """Classification of every slot on pictures drawn on the fly, of all combinations."""
 
+    Settings = ClassifierStage
     name = "classifier"
     weights: Mapping[str, float] = MappingProxyType({"read": 1.0})
 
     def __init__(self, workspace: Workspace):
-        self.attributes, self.size = attributes_of(workspace.recipe), workspace.recipe.corpus.size
+        self.attributes, self.image_size = attributes_of(workspace.recipe), workspace.recipe.corpus.size
         self.stage, self.seed = workspace.recipe.stages.classifier, workspace.recipe.seed
         self.slots = self.attributes.slots()
         self.module = build_module(workspace.recipe)
+
+    @classmethod
+    def stages(cls, recipe: Recipe, section: str) -> list[str]:
+        return [section] if recipe.corpus.knows_attributes else []
+
+    @classmethod
+    def build_network(cls, recipe: Recipe, facts: CorpusFacts, name: str) -> _Classification:
+        return build_module(recipe)
+
+    @classmethod
+    def example_batch(cls, recipe: Recipe, facts: CorpusFacts, name: str, size: int, seconds: float) -> LabelledBatch:
+        slots = len(attributes_of(recipe).slots())
+        pixels = examples.pixels(size, recipe.corpus.size, np.random.default_rng(0))
+        return LabelledBatch(pixels, torch.zeros(size, slots, dtype=torch.long))
+
+    @classmethod
+    def items_of_corpus(cls, recipe: Recipe, facts: CorpusFacts, name: str) -> None:
+        return None
 
     def _numbers_of(self, step: int) -> np.ndarray:
         return np.arange(step * self.stage.batch, (step + 1) * self.stage.batch)
@@ -84,12 +114,11 @@ class ClassifierTask(Task):
     def items(self, step: int) -> list[str]:
         return [f"drawn-{number}" for number in self._numbers_of(step)]
 
-    def batch(self, step: int, shard: BatchShard) -> dict[str, Tensor]:
+    def batch(self, step: int, shard: BatchShard) -> LabelledBatch:
         numbers = shard.of(self._numbers_of(step))
         rngs = [np.random.default_rng([self.seed, CLASSIFIER_SEED, int(number)]) for number in numbers]
-        pixels, shown = zip(*(self.attributes.draw(rng, self.size) for rng in rngs), strict=True)
-        values = values_of(shown, self.slots)
-        return {"pixels": torch.from_numpy(np.stack(pixels)), "values": torch.from_numpy(values)}
+        pixels, shown = zip(*(self.attributes.draw(rng, self.image_size) for rng in rngs), strict=True)
+        return LabelledBatch(torch.from_numpy(np.stack(pixels)), torch.from_numpy(values_of(shown, self.slots)))
 
     def export(self, module: nn.Module, folder: Path) -> None:
         classifier = module.classifier

@@ -5,37 +5,82 @@ Its gradient reaches the bottleneck.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sta.config.cards import load_teacher
 from sta.config.recipe import DecoderStage, Recipe
-from sta.data.store import pad
+from sta.data.store import Ragged, pad
 from sta.distributed import sharding
 from sta.distributed.sharding import BatchShard
-from sta.errors import TrainingError
+from sta.distributed.team import Team
+from sta.errors import StaError
 from sta.models.backbones import backbone_class
 from sta.models.bottleneck import SpeechBottleneck, SpeechCondition
-from sta.models.captioner import Captioner
+from sta.models.captioner import Captioner, pad_captions
 from sta.models.decoders.base import Objective, PictureGrid, Target, TokenSpace, find_decoder
 from sta.models.encoder import SpeechEncoder, pieces_to_frames
-from sta.models.layers import similarity_distillation
+from sta.training import examples
+from sta.training.batch import Batch
 from sta.training.features import (
+    cache_frames,
+    cache_pictures,
+    cache_teacher,
     cached_frames,
     caption_pieces,
+    check_teacher_reads,
     group_rows,
     load_speech,
     pictures_as,
     teacher_features,
+    teacher_reads,
 )
-from sta.training.loop import Task
+from sta.training.losses.base import similarity_distillation
 from sta.training.sampler import ShuffledSampler, build_sampler
+from sta.training.task import CorpusFacts, Task, compile_layers, compiles
+from sta.training.tasks.distill import DistillTask
 from sta.training.workspace import Workspace
 
 FRAME_MULTIPLE = 16
 BANK = 512  # captions whose teacher features keep the embedding where the distill stage put it
+
+
+@dataclass(frozen=True)
+class DecoderBatch(Batch):
+    """Recordings and captions of one group of languages, and their pictures.
+
+    Attributes:
+        group: the group's number. language: int64 [B], numbers of the encoder's languages.
+        spoken, written: int64 [B1], [B2], the batch's places of recordings and of captions; B1 + B2 = B.
+        frames: float16 [B1, S, D] of the frozen encoder; frames_mask: bool [B1, S].
+        text_pieces, text_lengths: int64 [B2, R], [B2], what the text branch reads; None where it reads nothing on any
+            rank, and of one caption where it reads nothing on this rank alone.
+        x0: what the decoder draws: codes int64 [B, N], or latents float16 [B, d, h, w]; None while the draft trains.
+        latents: float16 [B, d, h, w], what the draft is measured against; None without one.
+        text: float32 [B, E], the teacher's view of the captions; text_known: float32 [B], 0 where it reads none;
+            text_bank: [M, E], negatives. None where that loss weighs nothing.
+        pieces: int64 [B, L], of `pad_captions`; None where the caption loss weighs nothing.
+    """
+
+    group: int
+    language: Tensor
+    spoken: Tensor
+    written: Tensor
+    frames: Tensor
+    frames_mask: Tensor
+    text_pieces: Tensor | None = None
+    text_lengths: Tensor | None = None
+    x0: Tensor | None = None
+    latents: Tensor | None = None
+    text: Tensor | None = None
+    text_known: Tensor | None = None
+    text_bank: Tensor | None = None
+    pieces: Tensor | None = None
 
 
 def text_mask(size: int, share: float) -> np.ndarray:
@@ -70,7 +115,7 @@ class _Denoising(nn.Module):
         self.encoders.requires_grad_(False)
         self.bottlenecks.requires_grad_(stage.tune_bottleneck)
         self.captioners = nn.ModuleDict(
-            {g: Captioner(encoders[g].ctc.out_features, b.config.width) for g, b in bottlenecks.items()}
+            {g: Captioner(encoders[g].vocabulary, b.config.width) for g, b in bottlenecks.items()}
             if stage.tune_bottleneck and stage.losses.get("caption")
             else {}
         )
@@ -80,42 +125,48 @@ class _Denoising(nn.Module):
         self.encoders.train(False)
         return self
 
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        group = list(self.encoders)[int(batch["group"])]
+    def forward(self, batch: DecoderBatch) -> dict[str, Tensor]:
+        """Return the losses by name."""
+        group, decoder = list(self.encoders)[batch.group], self.objective.decoder
         tokens = self._condition(group, batch)
         losses: dict[str, Tensor] = {"kl": tokens.kl.mean()}
-        decoder = self.objective.decoder
         drafted = decoder.draft(tokens.tokens)
-        if "x0" in batch:
-            drop = sharding.uniform(len(batch["x0"]), device=batch["x0"].device) < self.stage.condition_dropout
-            losses |= self.objective(batch["x0"], tokens, drop, drafted)
+        if batch.x0 is not None:
+            drop = sharding.uniform(len(batch.x0), device=batch.x0.device) < self.stage.condition_dropout
+            losses |= self.objective(batch.x0, tokens, drop, drafted)
         if drafted is not None:
-            losses["draft"] = decoder.draft_loss(drafted, batch["latents"])
-        if self.stage.losses.get("text") and self.stage.tune_bottleneck:
-            losses["text"] = similarity_distillation(
-                tokens.embedding, batch["text"], batch["text_bank"], self.temperature
-            ).mean()
+            assert batch.latents is not None
+            losses["draft"] = decoder.draft_loss(drafted, batch.latents)
+        if batch.text is not None and self.stage.tune_bottleneck:
+            losses["text"] = self._text_loss(tokens, batch)
         if group in self.captioners:
-            losses["caption"] = self.captioners[group](tokens.tokens, batch["pieces"], batch["counts"])
+            losses["caption"] = self.captioners[group](tokens.tokens, batch.pieces)
         return losses
 
-    def _condition(self, group: str, batch: dict[str, Tensor]) -> SpeechCondition:
-        """Tokens of the batch, in its order: of recordings in the places `heard`, of captions in the places `read`."""
-        bottleneck, places = self.bottlenecks[group], torch.cat([batch["heard"], batch["read"]])
+    def _text_loss(self, tokens: SpeechCondition, batch: DecoderBatch) -> Tensor:
+        """Keep the embedding where the distill stage put it, for captions that the teacher reads."""
+        assert batch.text is not None
+        assert batch.text_known is not None
+        assert batch.text_bank is not None
+        apart = similarity_distillation(tokens.embedding, batch.text, batch.text_bank, self.temperature)
+        return sharding.global_mean((apart * batch.text_known).sum(), batch.text_known.sum())
+
+    def _condition(self, group: str, batch: DecoderBatch) -> SpeechCondition:
+        """Tokens of the batch in its order, of recordings and of captions, each in their places."""
+        bottleneck, places = self.bottlenecks[group], torch.cat([batch.spoken, batch.written])
         assert isinstance(bottleneck, SpeechBottleneck)
         size = bottleneck.config
         noise = sharding.normal(len(places), size.tokens, size.width, device=places.device)
-        frames = batch["frames"].to(self.objective.decoder.dtype)
-        language = batch["language"]
-        heard = bottleneck(frames, batch["frames_mask"], language[batch["heard"]], noise[batch["heard"]])
-        if "text_pieces" not in batch:
+        frames = batch.frames.to(self.objective.decoder.dtype)
+        heard = bottleneck(frames, batch.frames_mask, batch.language[batch.spoken], noise[batch.spoken])
+        if batch.text_pieces is None:
             return heard
         encoder = self.encoders[group]
         assert isinstance(encoder, SpeechEncoder)
-        count = len(batch["read"])  # none, where this rank's caption is only there to be as the other ranks
-        noise, language = (x[batch["read"]] if count else x[:1] for x in (noise, language))
+        count = len(batch.written)  # none, where this rank's caption is only there to be as the other ranks
+        noise, language = (x[batch.written] if count else x[:1] for x in (noise, batch.language))
         with torch.no_grad():
-            captions = encoder.encode_text(batch["text_pieces"], batch["text_lengths"], language)
+            captions = encoder.encode_text(batch.text_pieces, batch.text_lengths, language)
         read = bottleneck(captions.frames, captions.mask, language, noise)
         back = places.argsort()
         return SpeechCondition(
@@ -140,28 +191,43 @@ def build_module(
     return _Denoising(objective, encoders, bottlenecks, stage, recipe.stages.distill.temperature)
 
 
+def frames_of(stores: Sequence[Ragged | np.ndarray], place: int, share: float, key: list[int]) -> np.ndarray:
+    """Return the frames [S, D] of a recording, of the disturbed store for a share of the places; else the clean ones.
+
+    Args:
+        stores: the clean frames, and the disturbed ones if there are any.
+        key: of the step; the choice follows from it and the place, so it is the same on any number of ranks.
+    """
+    clean, *disturbed = stores
+    chance = np.random.default_rng([*key, int(place)]).random()
+    frames: np.ndarray = disturbed[0][place] if disturbed and chance < share else clean[place]
+    return frames
+
+
 class DecoderTask(Task):
     """Diffusion on the codes, or the latents, of each recording's picture."""
 
+    Settings = DecoderStage
     name = "decoder"
 
     def __init__(self, workspace: Workspace, device: torch.device):
-        self.workspace, self.stage = workspace, workspace.recipe.stages.decoder
-        self.weights, self.groups = {k: v for k, v in self.stage.losses.items()}, list(workspace.recipe.groups)
+        recipe = workspace.recipe
+        self.workspace, self.stage, self.groups = workspace, recipe.stages.decoder, list(recipe.groups)
+        self.weights = {k: v for k, v in self.stage.losses.items()}
         self.phase_change_step = int(self.stage.draft_warmup * self.stage.steps)
-        self.pictures = pictures_as(workspace, kinds_of_pictures(workspace.recipe)[0], device)
-        _, self.text = teacher_features(workspace, device)
-        has_draft = find_decoder(workspace.recipe.decoder.kind).has_draft(workspace.recipe.decoder)
+        self.pictures = pictures_as(workspace, kinds_of_pictures(recipe)[0], device)
+        has_draft = find_decoder(recipe.decoder.kind).has_draft(recipe.decoder)
         self.latents = pictures_as(workspace, "latents", device) if has_draft else None
-        kinds = kinds_of_frames(workspace.recipe)
-        self.frames = {g: [cached_frames(workspace, g, device, disturbed) for disturbed in kinds] for g in self.groups}
+        self.text = teacher_features(workspace, device)[1] if _weighs_text(self.stage) else None
+        self.known, self.read = workspace.corpus.has_text, teacher_reads(workspace)
+        self.language = workspace.corpus.column("language")
+        disturbs = kinds_of_frames(recipe)
+        self.frames = {g: [cached_frames(workspace, g, device, each) for each in disturbs] for g in self.groups}
         self.rows = {g: group_rows(workspace, g) for g in self.groups}
         self.image_of, _ = workspace.corpus.image_index
-        self.language = workspace.corpus.column("language")
         speech = {g: load_speech(workspace, g) for g in self.groups}
         self.encoders = {g: encoder for g, (encoder, _) in speech.items()}
-        bottlenecks = {g: bottleneck for g, (_, bottleneck) in speech.items()}
-        self.module = build_module(workspace.recipe, self.encoders, bottlenecks)
+        self.module = build_module(recipe, self.encoders, {g: bottleneck for g, (_, bottleneck) in speech.items()})
         self.short, self.full = {}, {}
         phrase = workspace.corpus.column("phrase").equal(True)
         for group, rows in self.rows.items():
@@ -169,6 +235,85 @@ class DecoderTask(Task):
             shorts = self._shorts(bool(short.any()))
             self.short[group] = self._order(group, short, 0, max(1, shorts), self.stage.batch - shorts)
             self.full[group] = self._order(group, ~short, 1, max(1, self.stage.batch - shorts), 0)
+
+    # ---- before there is one ------------------------------------------------------------------------------------
+
+    @classmethod
+    def check(cls, recipe: Recipe) -> None:
+        if _weighs_text(recipe.stages.decoder):
+            check_teacher_reads(recipe, "decoder")
+
+    @classmethod
+    def fill_caches(cls, workspace: Workspace, name: str, device: torch.device, team: Team) -> None:
+        cache_teacher(workspace, device, team)
+        for what in kinds_of_pictures(workspace.recipe):
+            cache_pictures(workspace, what, device, team)
+        for group in workspace.recipe.groups:
+            for disturbed in kinds_of_frames(workspace.recipe):
+                cache_frames(workspace, group, device, disturbed, team)
+
+    @classmethod
+    def build(cls, workspace: Workspace, name: str, device: torch.device, shard: BatchShard) -> DecoderTask:
+        return cls(workspace, device)
+
+    @classmethod
+    def build_network(cls, recipe: Recipe, facts: CorpusFacts, name: str) -> _Denoising:
+        speech = {g: DistillTask.build_network(recipe, facts, f"distill-{g}") for g in recipe.groups}
+        encoders = {group: network.encoder for group, network in speech.items()}
+        return build_module(recipe, encoders, {group: network.bottleneck for group, network in speech.items()})
+
+    @classmethod
+    def example_batch(cls, recipe: Recipe, facts: CorpusFacts, name: str, size: int, seconds: float) -> DecoderBatch:
+        stage, rng = recipe.stages.decoder, np.random.default_rng(0)
+        count = examples.frames_read(recipe, facts, seconds)
+        is_written = text_mask(size, stage.text_ratio) & bool(recipe.stages.distill.losses.get("ctc"))
+        spoken, written = (torch.from_numpy(np.flatnonzero(mask)) for mask in (~is_written, is_written))
+        length = examples.padded(count, FRAME_MULTIPLE)
+        frames = rng.standard_normal((len(spoken), length, recipe.encoder.width)).astype(np.float16)
+        known = sum(facts.pieces[code] for code in next(iter(recipe.groups.values())))
+        captions = examples.captions(facts, known, size, seconds, rng)
+        side, kinds = recipe.corpus.size // recipe.tokenizer.factor, kinds_of_pictures(recipe)
+        smooth = torch.randn(size, recipe.tokenizer.code_width, side, side).half()
+        batch = DecoderBatch(
+            0, torch.zeros(size, dtype=torch.long), spoken, written, torch.from_numpy(frames),
+            (torch.arange(length) < count).expand(len(spoken), -1),
+            x0=torch.randint(recipe.tokenizer.codes, (size, side * side)) if kinds[0] == "codes" else smooth,
+            latents=smooth if find_decoder(recipe.decoder.kind).has_draft(recipe.decoder) else None,
+        )  # fmt: skip
+        if stage.losses.get("caption"):
+            batch = replace(batch, pieces=torch.from_numpy(pad_captions(captions, np.ones(size, bool))))
+        if _weighs_text(stage):
+            width = load_teacher(recipe.teacher).embedding_width
+            text, bank = (examples.unit_vectors(n, width, rng) for n in (size, min(BANK, facts.recordings)))
+            batch = replace(batch, text=text, text_known=torch.ones(size), text_bank=bank)
+        if is_written.any():
+            read = captions[: int(is_written.sum())]
+            pieces, lengths = pieces_to_frames(read, range(len(read)))
+            batch = replace(batch, text_pieces=pieces, text_lengths=lengths)
+        return batch
+
+    @classmethod
+    def example_phases(
+        cls, recipe: Recipe, facts: CorpusFacts, name: str, size: int, seconds: float
+    ) -> list[tuple[float, Batch]]:
+        batch, first = cls.example_batch(recipe, facts, name, size, seconds), recipe.stages.decoder.draft_warmup
+        return [(1 - first, batch), (first, replace(batch, x0=None))] if first else [(1.0, batch)]
+
+    @classmethod
+    def mean_seconds(cls, recipe: Recipe, facts: CorpusFacts) -> float:
+        return facts.heard(recipe.stages.decoder.phrase_ratio)
+
+    @classmethod
+    def check_shares(cls, recipe: Recipe, shares: int) -> None:
+        stage = recipe.stages.decoder
+        spoken = int((~text_mask(stage.batch, stage.text_ratio)).sum())
+        if spoken < shares:
+            raise StaError(
+                f"stages.decoder: {spoken} recordings a step are too few for {shares} shares of it; raise "
+                "stages.decoder.batch or lower stages.decoder.text_ratio"
+            )
+
+    # ---- while it trains ------------------------------------------------------------------------------------------
 
     def _shorts(self, any_short: bool) -> int:
         """How many short phrases a batch has, in its last places."""
@@ -188,61 +333,66 @@ class DecoderTask(Task):
             [full.take(turn * (size - shorts), size - shorts), short.take(turn * shorts, shorts)]
         )
 
+    def _written_places(self, group: str, places: np.ndarray) -> np.ndarray:
+        """Which places of the whole batch a caption takes: bool [batch], never a row that has none."""
+        reads = self.encoders[group].config.ctc_head
+        return text_mask(len(places), self.stage.text_ratio) & self.known[self.rows[group][places]] & reads
+
     def items(self, step: int) -> list[str]:
         number, places = self._places_of(step)
         return self.workspace.corpus.names(self.rows[self.groups[number]][places])
 
-    def batch(self, step: int, shard: BatchShard) -> dict[str, Tensor]:
-        number, places = self._places_of(step)
-        group, size = self.groups[number], self.stage.batch
-        is_written, rows = text_mask(size, self.stage.text_ratio), self.rows[group]
-        spoken = size - int(is_written.sum())
-        if spoken < shard.count:
-            raise TrainingError(
-                f"stage {self.name}: {spoken} recordings a step are too few to share among {shard.count}; raise "
-                "stages.decoder.batch or lower stages.decoder.text_ratio"
-            )
-        places, is_written, numbers = shard.of(places), shard.of(is_written), shard.of(np.arange(size))
-        heard, read, shown = places[~is_written], places[is_written], rows[places]
-        bank = np.random.default_rng([self.workspace.recipe.seed, step]).choice(
-            rows, min(BANK, len(rows)), replace=False
-        )
-        frames, lengths = pad([self._heard(group, place, step) for place in heard], FRAME_MULTIPLE)
-        batch = {
-            "group": torch.tensor(number),
-            "language": self.encoders[group].language_indices([self.language[row] for row in shown]),
-            "heard": torch.from_numpy(np.flatnonzero(~is_written)),
-            "read": torch.from_numpy(np.flatnonzero(is_written)),
-            "frames": torch.from_numpy(frames),
-            "frames_mask": torch.arange(frames.shape[1]) < torch.from_numpy(lengths)[:, None],
-            "text": torch.from_numpy(self.text[shown]),
-            "text_bank": torch.from_numpy(self.text[bank]),
-        }
-        if step >= self.phase_change_step:
-            batch["x0"] = torch.from_numpy(self.pictures[self.image_of[shown]])
-        if self.latents is not None:
-            batch["latents"] = torch.from_numpy(self.latents[self.image_of[shown]])
-        if self.stage.losses.get("caption"):
-            captions = caption_pieces(self.workspace, self.encoders[group], shown)
-            batch["pieces"] = torch.tensor([piece for caption in captions for piece in caption], dtype=torch.long)
-            batch["counts"] = torch.tensor([len(caption) for caption in captions])
-        if spoken < size:
-            # also where this rank reads none: under ZeRO-3 all ranks have to take the same way through the network
-            pieces = caption_pieces(self.workspace, self.encoders[group], rows[read]) or [[]]
-            seeds = [step * size + int(number) for number in numbers[is_written]] or None
-            batch["text_pieces"], batch["text_lengths"] = pieces_to_frames(pieces, seeds)
-        return batch
+    def batch(self, step: int, shard: BatchShard) -> DecoderBatch:
+        self.check_shares(self.workspace.recipe, shard.count)
+        number, everyone = self._places_of(step)
+        group = self.groups[number]
+        written, rows, numbers = self._written_places(group, everyone), self.rows[group], np.arange(len(everyone))
+        places, is_written, numbers = shard.of(everyone), shard.of(written), shard.of(numbers)
+        shown = rows[places]
+        stores, key, share = self.frames[group], [self.workspace.recipe.seed, step], self.stage.augment_ratio
+        heard = [frames_of(stores, place, share, key) for place in places[~is_written]]
+        frames, lengths = pad(heard, FRAME_MULTIPLE)
+        batch = DecoderBatch(
+            number, self.encoders[group].language_indices([self.language[row] for row in shown]),
+            torch.from_numpy(np.flatnonzero(~is_written)), torch.from_numpy(np.flatnonzero(is_written)),
+            torch.from_numpy(frames), torch.arange(frames.shape[1]) < torch.from_numpy(lengths)[:, None],
+            **self._pictures(shown, step), **self._texts(group, shown, step),
+        )  # fmt: skip
+        if not written.any():
+            return batch
+        # also where this rank reads none: under ZeRO-3 all ranks have to take the same way through the network
+        captions = caption_pieces(self.workspace, self.encoders[group], shown[is_written]) or [[]]
+        seeds = [step * len(everyone) + int(number) for number in numbers[is_written]] or None
+        pieces, counts = pieces_to_frames(captions, seeds)
+        return replace(batch, text_pieces=pieces, text_lengths=counts)
 
-    def _heard(self, group: str, place: int, step: int) -> np.ndarray:
-        """The frames [S, D] of a recording, clean or disturbed: the same on any number of ranks."""
-        clean, *disturbed = self.frames[group]
-        chance = np.random.default_rng([self.workspace.recipe.seed, step, int(place)]).random()
-        return disturbed[0][place] if disturbed and chance < self.stage.augment_ratio else clean[place]
+    def _pictures(self, rows: np.ndarray, step: int) -> dict[str, Tensor]:
+        """What the decoder and its draft are to draw."""
+        found, pictures = dict[str, Tensor](), self.image_of[rows]
+        if step >= self.phase_change_step:
+            found["x0"] = torch.from_numpy(self.pictures[pictures])
+        if self.latents is not None:
+            found["latents"] = torch.from_numpy(self.latents[pictures])
+        return found
+
+    def _texts(self, group: str, rows: np.ndarray, step: int) -> dict[str, Tensor]:
+        """What the losses want to know of the captions."""
+        found = dict[str, Tensor]()
+        if self.text is not None:
+            rng, every = np.random.default_rng([self.workspace.recipe.seed, step]), self.rows[group]
+            bank = rng.choice(every, min(BANK, len(every)), replace=False)
+            found["text"] = torch.from_numpy(self.text[rows])
+            found["text_known"] = torch.from_numpy(self.read[rows].astype(np.float32))
+            found["text_bank"] = torch.from_numpy(self.text[bank[self.read[bank]]])
+        if self.stage.losses.get("caption"):
+            captions = caption_pieces(self.workspace, self.encoders[group], rows)
+            found["pieces"] = torch.from_numpy(pad_captions(captions, self.known[rows]))
+        return found
 
     def compile(self, module: nn.Module, device: torch.device) -> None:
         assert isinstance(module, _Denoising)
-        if self.stage.compile == "always" or (self.stage.compile == "gpu" and device.type == "cuda"):
-            module.objective.decoder.compile_repeated_blocks()
+        if compiles(self.stage.compile, device):
+            compile_layers(module.objective.decoder)
 
     def export(self, module: nn.Module, folder: Path) -> None:
         assert isinstance(module, _Denoising)
@@ -250,3 +400,7 @@ class DecoderTask(Task):
         for group, bottleneck in module.bottlenecks.items():
             assert isinstance(bottleneck, SpeechBottleneck)
             bottleneck.save_pretrained(folder / f"bottleneck-{group}")
+
+
+def _weighs_text(stage: DecoderStage) -> bool:
+    return bool(stage.losses.get("text")) and stage.tune_bottleneck

@@ -4,174 +4,281 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sta.config.cards import load_teacher
 from sta.config.recipe import DistillStage, Recipe
 from sta.distributed import ranks, sharding
-from sta.distributed.sharding import BatchShard
-from sta.errors import TrainingError
-from sta.models.augment import augment_mel, noise_mel
+from sta.distributed.sharding import IGNORE_INDEX, BatchShard
+from sta.distributed.team import Team
+from sta.errors import StaError, TrainingError
+from sta.models.augment import augment
 from sta.models.backbones import describe_backbone
-from sta.models.bottleneck import SpeechBottleneck, SpeechCondition
-from sta.models.captioner import Captioner
-from sta.models.encoder import SpeechEncoder, pieces_to_frames
-from sta.models.layers import similarity_distillation
-from sta.models.token_classifier import UNKNOWN, TokenClassifier
-from sta.training.features import LENGTH_MULTIPLE, caption_pieces, group_rows, teacher_features
-from sta.training.loop import Task
+from sta.models.bottleneck import SpeechBottleneck
+from sta.models.encoder import LENGTH_MULTIPLE, SpeechEncoder, pieces_to_frames
+from sta.training import examples
+from sta.training.batch import Batch
+from sta.training.features import (
+    cache_teacher,
+    caption_pieces,
+    check_teacher_reads,
+    group_rows,
+    teacher_features,
+    teacher_reads,
+)
+from sta.training.losses.base import (
+    DistillCorpus,
+    DistillLoss,
+    DistillOutputs,
+    DistillSizes,
+    Targets,
+    build_losses,
+    find_loss,
+    targets_of,
+)
 from sta.training.sampler import ShuffledSampler, build_sampler
+from sta.training.task import CorpusFacts, Task, compile_layers, compiles
 from sta.training.workspace import Workspace
 
 
-class _Distillation(nn.Module):
+@dataclass(frozen=True)
+class WrittenBatch(Batch):
+    """Captions that the text branch reads, of other rows than the recordings of the batch.
+
+    Attributes:
+        pieces: int64 [B', R], the stretches of a perfect recognition. lengths, language: int64 [B'].
+        targets: loss -> what it wants to know of them.
+        total: how many there are over all ranks.
+    """
+
+    pieces: Tensor
+    lengths: Tensor
+    language: Tensor
+    targets: dict[str, Targets]
+    total: int
+
+
+@dataclass(frozen=True)
+class DistillBatch(Batch):
+    """Recordings, and what the losses want to know of them.
+
+    Attributes:
+        features: uint8 [B, S, 80] log-mel, or int16 [B, T, 1] samples; zero beyond each length.
+        lengths: int64 [B], on the host, as lengths decide shapes.
+        language: int64 [B], numbers of `SpeechEncoder.languages`.
+        targets: loss -> what it wants to know: tensors [B, ...], or of the step, such as [M, E].
+        written: captions for the text branch; None where it reads none.
+    """
+
+    host_fields: ClassVar = ("lengths",)
+
+    features: Tensor
+    lengths: Tensor
+    language: Tensor
+    targets: dict[str, Targets]
+    written: WrittenBatch | None
+
+
+class Distillation(nn.Module):
+    """Encoder and bottleneck, and the losses that train them."""
+
     def __init__(
-        self, encoder: SpeechEncoder, bottleneck: SpeechBottleneck, moods: int, attributes: Mapping[str, int],
+        self, encoder: SpeechEncoder, bottleneck: SpeechBottleneck, losses: Mapping[str, DistillLoss],
         stage: DistillStage,
     ):  # fmt: skip
         super().__init__()
         self.encoder, self.bottleneck, self.stage = encoder, bottleneck, stage
-        tokens, width = bottleneck.config.tokens, bottleneck.config.width
-        weighs = stage.losses.get
-        self.mood = TokenClassifier({"mood": moods}, tokens, width) if weighs("mood") and moods else None
-        self.attributes = TokenClassifier(attributes, tokens, width) if weighs("attributes") else None
-        self.captioner = Captioner(encoder.ctc.out_features, width) if weighs("caption") else None
+        self.names, self.losses = list(losses), nn.ModuleList(losses.values())
 
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        inputs, lengths = self.encoder.inputs(batch["features"]), batch["lengths"]
-        if self.encoder.acoustics.augments:
-            inputs, lengths = augment_mel(inputs, lengths, self.stage.augment, self.stage.accent)
-            inputs = noise_mel(inputs, lengths, self.stage.noise)
-        keep = sharding.uniform(len(inputs), device=inputs.device) >= self.stage.acoustic_dropout
-        heard = self.encoder(inputs, lengths, batch["language"], keep)
-        speech = self.bottleneck(heard.frames, heard.mask, batch["language"])
-        losses = {"ctc": _ctc(heard.ctc_logits, heard.ctc_lengths, batch), "kl": speech.kl.mean()}
-        losses |= self._against_teacher(speech, batch) | self._said(speech, batch)
-        if self.mood is not None:
-            losses["mood"] = self.mood.loss(speech.tokens, batch["mood"].masked_fill(~keep, UNKNOWN)[:, None])
-        if self.stage.losses.get("text_branch") and "read_frames" in batch:
-            with sharding.with_batch_size(written_captions(self.stage)):
-                losses["text_branch"] = self._read(batch)
-        return losses
+    def losses_of(self, branch: str) -> dict[str, DistillLoss]:
+        """Return the losses by name whose own outputs are of recordings (`speech`) or of captions (`text`)."""
+        pairs = zip(self.names, self.losses, strict=True)
+        return {name: loss for name, loss in pairs if isinstance(loss, DistillLoss) and loss.branch == branch}
 
-    def _read(self, batch: dict[str, Tensor]) -> Tensor:
-        """The losses of the captions that the text branch reads, weighted."""
-        read = {k.removeprefix("read_"): v for k, v in batch.items() if k.startswith("read_")}
-        written = self.encoder.encode_text(read["frames"], read["lengths"], read["language"])
-        tokens, read = self.bottleneck(written.frames, written.mask, read["language"]), batch | read
-        branch = self._against_teacher(tokens, read) | self._said(tokens, read)
-        weighted = [weight * branch[name] for name, weight in self.stage.losses.items() if name in branch]
-        return torch.stack(weighted).sum()
+    def forward(self, batch: DistillBatch) -> dict[str, Tensor]:
+        """Return the losses by name."""
+        heard, read = self._encode(batch)
+        found = {name: loss(heard, batch.targets[name]) for name, loss in self.losses_of("speech").items()}
+        if read is not None and batch.written is not None:
+            with sharding.with_batch_size(batch.written.total):
+                text = self.losses_of("text").items()
+                found |= {name: loss(read, batch.written.targets) for name, loss in text}
+        return {name: loss for name, loss in found.items() if loss is not None}
 
-    def _said(self, speech: SpeechCondition, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Whether the tokens hold what the caption says: its words, and the attributes it names."""
-        losses = {}
-        if self.captioner is not None:
-            losses["caption"] = self.captioner(speech.tokens, batch["pieces"], batch["counts"])
-        if self.attributes is not None:
-            losses["attributes"] = self.attributes.loss(speech.tokens, batch["attributes"])
-        return losses
+    def _encode(self, batch: DistillBatch) -> tuple[DistillOutputs, DistillOutputs | None]:
+        """What the networks make of the recordings, augmented, and of the captions, in one pass where they share it."""
+        inputs = self.encoder.inputs(batch.features)
+        acoustics = self.encoder.acoustics
+        inputs, lengths = augment(inputs, batch.lengths, self.stage, acoustics.feature_kind)
+        keep = None
+        if self.encoder.config.ctc_head:  # without a CTC head nothing would be left
+            keep = sharding.uniform(len(inputs), device=inputs.device) >= self.stage.acoustic_dropout
+        on_device = lengths.to(inputs.device, non_blocking=True)
+        stretches, count = self.encoder.stretches(inputs, on_device, batch.language, keep), len(inputs)
+        language = batch.language
+        if batch.written is not None:
+            written = self.encoder.text_stretches(batch.written.pieces, batch.written.lengths)
+            stretches = stretches.joined(written)
+            language = torch.cat([language, batch.written.language])
+        with sharding.with_more_items(0 if batch.written is None else batch.written.total):
+            out = self.encoder.in_context(stretches, language)
+            speech = self.bottleneck(out.frames, out.mask, language)
+        heard = DistillOutputs(speech[:count], out[:count], keep, acoustics.output_lengths(lengths))
+        return heard, None if batch.written is None else DistillOutputs(speech[count:], out[count:])
 
-    def _against_teacher(self, speech: SpeechCondition, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        tau, full = self.stage.temperature, batch["full"].float()
-        text = similarity_distillation(speech.embedding, batch["text"], batch["text_bank"], tau)
-        image = similarity_distillation(speech.embedding, batch["image"], batch["image_bank"], tau)
-        return {"text": sharding.mean(text), "image": sharding.global_mean((image * full).sum(), full.sum())}
+
+def build_module(recipe: Recipe, sizes: DistillSizes, backbone: dict[str, Any] | None = None) -> Distillation:
+    """Return the untrained network of one group's stage.
+
+    Args:
+        backbone: of `describe_backbone`; None is log-mel.
+    """
+    settings, between, stage = recipe.encoder, recipe.bottleneck, recipe.stages.distill
+    torch.manual_seed(recipe.seed)
+    encoder = SpeechEncoder(
+        dict(sizes.pieces), settings.width, settings.convolutions, settings.layers, settings.heads, settings.dropout,
+        backbone, ctc_head=bool(stage.losses.get("ctc")),
+    )  # fmt: skip
+    bottleneck = SpeechBottleneck(settings.width, sizes.embedding_width, between.tokens, between.width, between.layers)
+    return Distillation(encoder, bottleneck, build_losses(sizes, stage), stage)
+
+
+def sizes_of(recipe: Recipe, facts: CorpusFacts, group: str) -> DistillSizes:
+    """Return the sizes of a group's networks by what is known of the corpus."""
+    pieces = {code: facts.pieces[code] for code in recipe.groups[group]}
+    width, between = load_teacher(recipe.teacher).embedding_width, recipe.bottleneck
+    return DistillSizes(pieces, width, between.tokens, between.width, facts.moods, facts.attributes)
+
+
+def group_of(name: str) -> str:
+    """Return the group of languages of a distill stage."""
+    return name.partition("-")[2]
 
 
 def written_captions(stage: DistillStage) -> int:
-    """How many captions of a step, over all ranks, the text branch reads."""
-    return round(stage.text_ratio * stage.batch)
-
-
-def _ctc(logits: Tensor, lengths: Tensor, batch: dict[str, Tensor]) -> Tensor:
-    return F.ctc_loss(
-        logits.log_softmax(-1).transpose(0, 1), batch["pieces"], lengths, batch["counts"], zero_infinity=True
-    )
-
-
-def build_module(
-    recipe: Recipe, pieces: Mapping[str, int], embedding_width: int, moods: int, attributes: Mapping[str, int],
-    backbone: dict[str, Any] | None = None,
-) -> _Distillation:  # fmt: skip
-    """The untrained network of one group's stage.
-
-    Args:
-        pieces: language -> its SentencePiece pieces, of the group.
-        embedding_width: E.
-        moods: how many the corpus names.
-        attributes: attribute -> number of its values; read only where its loss has a weight.
-        backbone: of `describe_backbone`.
-    """
-    settings, between = recipe.encoder, recipe.bottleneck
-    torch.manual_seed(recipe.seed)
-    encoder = SpeechEncoder(
-        dict(pieces), settings.width, settings.convolutions, settings.layers, settings.heads, settings.dropout, backbone
-    )
-    bottleneck = SpeechBottleneck(settings.width, embedding_width, between.tokens, between.width, between.layers)
-    return _Distillation(encoder, bottleneck, moods, attributes, recipe.stages.distill)
+    """Return how many captions of a step, over all ranks, the text branch reads."""
+    return round(stage.text_ratio * stage.batch) if stage.losses.get("text_branch") and stage.losses.get("ctc") else 0
 
 
 class DistillTask(Task):
     """Distillation of one group of languages (one encoder) against cached teacher features."""
 
-    def __init__(self, workspace: Workspace, group: str, device: torch.device):
+    Settings = DistillStage
+
+    def __init__(self, workspace: Workspace, group: str, corpus: GroupCorpus):
         self.name = f"distill-{group}"
         self.workspace, self.stage = workspace, workspace.recipe.stages.distill
-        self.weights = {k: v for k, v in self.stage.losses.items()}
-        self.image, self.text = teacher_features(workspace, device)
-        self.rows = group_rows(workspace, group)
-        self.image_of, _ = workspace.corpus.image_index
-        self.language, self.mood = workspace.corpus.column("language"), workspace.corpus.column("mood")
-        self.named = workspace.attributes if self.stage.losses.get("attributes") else None
-        self.module = self._build(workspace, group)
-        lengths = workspace.features.lengths[self.rows]
-        self.short = workspace.corpus.column("phrase").equal(True)[self.rows]
-        heard = self._heard(lengths)
-        full, short = ~self.short & heard, self.short & heard
-        self.phrases = self._order(short)
+        self.weights = self.stage.losses
+        self.corpus = corpus
+        self.rows = self.corpus.rows
+        module = self.module = self._build(workspace)
+        self.losses = module.losses_of("speech")
+        self.encoder = self.corpus.encoder = module.encoder
+        kept = self._short_enough()
+        short = self.corpus.short
+        self.phrases = self._order(short & kept)
         self.phase_change_step = int(self.stage.phrase_warmup * self.stage.steps) if len(self.phrases.items) else 0
-        self.mixed = self._order(self._with_phrases(full, short))
-        self.written = ShuffledSampler(self.rows[workspace.corpus.has_text[self.rows]], workspace.recipe.seed + 1)
+        self.mixed = self._order(self._with_phrases(~short & kept, short & kept))
+        self.written = ShuffledSampler(self.rows[self.corpus.has_text(self.rows)], workspace.recipe.seed + 1)
 
-    def _build(self, workspace: Workspace, group: str) -> _Distillation:
-        recipe = workspace.recipe
-        settings = recipe.encoder
+    def _build(self, workspace: Workspace) -> Distillation:
+        settings = workspace.recipe.encoder
         description = describe_backbone(settings.backbone, settings.freeze_backbone)
-        module = build_module(
-            recipe, {code: workspace.pieces[code].size for code in recipe.groups[group]}, self.image.shape[1],
-            len(workspace.moods), self.named.sizes if self.named else {}, description,
-        )  # fmt: skip
-        self.encoder = module.encoder
+        module = build_module(workspace.recipe, self.corpus.sizes, description)
         if settings.backbone:
-            self.encoder.acoustics.load_published(settings.backbone)
+            module.encoder.acoustics.load_published(settings.backbone)
         return module
 
-    def _heard(self, lengths: np.ndarray) -> np.ndarray:
-        """Which recordings are heard, bool [rows]: a longer one is not cut, as its caption would say more than it.
+    # ---- before there is one ------------------------------------------------------------------------------------
+
+    @classmethod
+    def stages(cls, recipe: Recipe, section: str) -> list[str]:
+        return [f"{section}-{group}" for group in recipe.groups]
+
+    @classmethod
+    def check(cls, recipe: Recipe) -> None:
+        for name, weight in recipe.stages.distill.losses.items():
+            if weight:
+                find_loss(name)
+        if recipe.stages.distill.losses.get("text"):
+            check_teacher_reads(recipe, "distill")
+
+    @classmethod
+    def fill_caches(cls, workspace: Workspace, name: str, device: torch.device, team: Team) -> None:
+        cache_teacher(workspace, device, team)
+
+    @classmethod
+    def build(cls, workspace: Workspace, name: str, device: torch.device, shard: BatchShard) -> DistillTask:
+        group = group_of(name)
+        return cls(workspace, group, GroupCorpus(workspace, group, *teacher_features(workspace, device)))
+
+    @classmethod
+    def build_network(cls, recipe: Recipe, facts: CorpusFacts, name: str) -> Distillation:
+        description = describe_backbone(recipe.encoder.backbone, recipe.encoder.freeze_backbone)
+        return build_module(recipe, sizes_of(recipe, facts, group_of(name)), description)
+
+    @classmethod
+    def example_batch(cls, recipe: Recipe, facts: CorpusFacts, name: str, size: int, seconds: float) -> DistillBatch:
+        stage, rng = recipe.stages.distill.model_copy(update={"batch": size}), np.random.default_rng(0)
+        corpus = ExampleCorpus(sizes_of(recipe, facts, group_of(name)), facts, stage, seconds)
+        losses = build_losses(corpus.sizes, stage)
+        spoken = {name: loss for name, loss in losses.items() if loss.branch == "speech"}
+        features, lengths = examples.speech(recipe, facts, size, seconds, rng)
+        written, count = None, written_captions(stage)
+        if count:
+            of_captions = {name: loss for name, loss in losses.items() if loss.on_captions}
+            written = _written_batch(corpus, of_captions, np.arange(count), list(range(count)), 0, count)
+        return DistillBatch(
+            features, lengths, torch.zeros(size, dtype=torch.long), targets_of(spoken, corpus, np.arange(size), 0),
+            written,
+        )  # fmt: skip
+
+    @classmethod
+    def mean_seconds(cls, recipe: Recipe, facts: CorpusFacts) -> float:
+        stage = recipe.stages.distill
+        return facts.heard(stage.phrase_warmup + (1 - stage.phrase_warmup) * stage.phrase_ratio)
+
+    @classmethod
+    def items_of_corpus(cls, recipe: Recipe, facts: CorpusFacts, name: str) -> float:
+        return facts.recordings * len(recipe.groups[group_of(name)]) / len(recipe.languages)
+
+    @classmethod
+    def check_shares(cls, recipe: Recipe, shares: int) -> None:
+        stage, written = recipe.stages.distill, written_captions(recipe.stages.distill)
+        if 0 < written < shares:
+            raise StaError(
+                f"stages.distill: text_ratio {stage.text_ratio:g} of batch {stage.batch} is {written} written captions "
+                f"a step, too few for {shares} shares of it; raise either, or set stages.distill.text_ratio to 0"
+            )
+
+    # ---- while it trains ------------------------------------------------------------------------------------------
+
+    def _short_enough(self) -> np.ndarray:
+        """Which recordings are trained on, bool [rows]: a longer one is not cut, as its caption would say more than it.
 
         Raises:
             TrainingError: no caption is left.
         """
-        longest = self.stage.max_seconds
-        heard = lengths <= longest * self.encoder.acoustics.features_per_second
-        count = f"{len(heard) - int(heard.sum())} of {len(heard)} recordings hold more than {longest:g} s of speech"
-        if not (heard & ~self.short).any():
+        longest, rate = self.stage.max_seconds, self.encoder.acoustics.features_per_second
+        kept = self.workspace.features.lengths[self.rows] <= longest * rate
+        count = f"{len(kept) - int(kept.sum())} of {len(kept)} recordings hold more than {longest:g} s of speech"
+        if not (kept & ~self.corpus.short).any():
             raise TrainingError(
                 f"stage {self.name}: {count} (stages.distill.max_seconds), and no whole caption is left; raise it"
             )
-        if not heard.all() and ranks.is_main():
+        if not kept.all() and ranks.is_main():
             print(f"sta: stage {self.name}: {count} (stages.distill.max_seconds) and are left out", file=sys.stderr)
-        return heard
+        return kept
 
     def _order(self, kept: np.ndarray) -> ShuffledSampler:
         rows = self.rows[kept]
-        lengths, seed = self.workspace.features.lengths[rows], self.workspace.recipe.seed
+        seed, lengths = self.workspace.recipe.seed, self.workspace.features.lengths[rows]
         return build_sampler(self.workspace, rows, rows, seed, self.stage.batch, lengths)
 
     def _with_phrases(self, full: np.ndarray, short: np.ndarray) -> np.ndarray:
@@ -191,61 +298,151 @@ class DistillTask(Task):
     def items(self, step: int) -> list[str]:
         return self.workspace.corpus.names(self._rows_of(step))
 
-    def batch(self, step: int, shard: BatchShard) -> dict[str, Tensor]:
+    def batch(self, step: int, shard: BatchShard) -> DistillBatch:
         everyone = self._rows_of(step)
         rows = shard.of(everyone)
         store = self.workspace.features
         features, lengths = store.padded(rows.tolist(), LENGTH_MULTIPLE, int(store.lengths[everyone].max()))
-        moods, written = self.workspace.moods, written_captions(self.stage)
-        batch = {
-            "features": torch.from_numpy(features),
-            "lengths": torch.from_numpy(lengths),
-            "language": self.encoder.language_indices([self.language[r] for r in rows]),
-            "mood": torch.tensor([moods.index(self.mood[r]) if self.mood[r] in moods else UNKNOWN for r in rows]),
-            **self._captions(rows),
-            **self._bank(step),
-        }
-        if 0 < written < shard.count:
-            raise TrainingError(
-                f"stage {self.name}: {written} written captions a step are too few to share among {shard.count}; raise "
-                "stages.distill.batch or stages.distill.text_ratio, or set the latter to 0"
-            )
-        if written:
-            batch |= self._written(step, shard, written)
-        return batch
+        return DistillBatch(
+            torch.from_numpy(features), torch.from_numpy(lengths),
+            self.corpus.language_indices(rows),
+            targets_of(self.losses, self.corpus, rows, step), self._written(step, shard),
+        )  # fmt: skip
 
-    def _written(self, step: int, shard: BatchShard, count: int) -> dict[str, Tensor]:
-        """What the text branch reads: this rank's of `count` captions."""
-        read, numbers = shard.of(self.written.take(step * count, count)), shard.of(np.arange(count))
-        pieces = caption_pieces(self.workspace, self.encoder, read)
-        frames, lengths = pieces_to_frames(pieces, [step * count + int(number) for number in numbers])
-        language = self.encoder.language_indices([self.language[r] for r in read])
-        captions = self._captions(read) | {"frames": frames, "lengths": lengths, "language": language}
-        return {f"read_{name}": value for name, value in captions.items()}
+    def _written(self, step: int, shard: BatchShard) -> WrittenBatch | None:
+        """What the text branch reads: this rank's captions of a step."""
+        count = written_captions(self.stage) if len(self.written.items) else 0
+        if not count:
+            return None
+        self.check_shares(self.workspace.recipe, shard.count)
+        rows, numbers = shard.of(self.written.take(step * count, count)), shard.of(np.arange(count))
+        losses = {name: loss for name, loss in self.losses.items() if loss.on_captions}
+        seeds = [step * count + int(number) for number in numbers]
+        return _written_batch(self.corpus, losses, rows, seeds, step, count)
 
-    def _captions(self, rows: np.ndarray) -> dict[str, Tensor]:
-        """What the teacher makes of the rows' captions and pictures, the captions' pieces, and what they name."""
-        pieces = caption_pieces(self.workspace, self.encoder, rows)
-        named = {"attributes": torch.from_numpy(self.named.values[rows])} if self.named else {}
-        return {
-            **named,
-            "full": torch.from_numpy(~self.short[np.searchsorted(self.rows, rows)]),
-            "text": torch.from_numpy(self.text[rows]),
-            "image": torch.from_numpy(self.image[self.image_of[rows]]),
-            "pieces": torch.tensor([p for c in pieces for p in c], dtype=torch.long),
-            "counts": torch.tensor([len(c) for c in pieces]),
-        }
-
-    def _bank(self, step: int) -> dict[str, Tensor]:
-        """Negatives, the same on every rank: the teacher is frozen, so any of its features may serve."""
-        rng = np.random.default_rng([self.workspace.recipe.seed, step])
-        rows = rng.choice(self.rows, min(self.stage.negatives, len(self.rows)), replace=False)
-        return {
-            "text_bank": torch.from_numpy(self.text[rows]),
-            "image_bank": torch.from_numpy(self.image[self.image_of[rows]]),
-        }
+    def compile(self, module: nn.Module, device: torch.device) -> None:
+        assert isinstance(module, Distillation)
+        if compiles(self.stage.compile, device):
+            compile_layers(module.encoder, module.bottleneck)
 
     def export(self, module: nn.Module, folder: Path) -> None:
-        assert isinstance(module, _Distillation)
+        assert isinstance(module, Distillation)
         module.encoder.save_pretrained(folder / "encoder")
         module.bottleneck.save_pretrained(folder / "bottleneck")
+
+
+def _written_batch(
+    corpus: DistillCorpus, losses: Mapping[str, DistillLoss], rows: np.ndarray, seeds: list[int], step: int, total: int
+) -> WrittenBatch:
+    pieces, lengths = pieces_to_frames(corpus.captions(rows), seeds)
+    language = corpus.language_indices(rows)
+    return WrittenBatch(pieces, lengths, language, targets_of(losses, corpus, rows, step), total)
+
+
+# ---- the corpus as losses see it --------------------------------------------------------------------------------
+
+
+class GroupCorpus:
+    """A group's training rows; see `DistillCorpus`.
+
+    Args:
+        image, text: the teacher's features of all pictures [pictures, E] and captions [rows, E].
+
+    Attributes:
+        rows: int64 [rows of the group], sorted. short: bool, of each of them whether it is a short phrase.
+        encoder: whose CTC head the captions' pieces are of.
+    """
+
+    encoder: SpeechEncoder
+
+    def __init__(self, workspace: Workspace, group: str, image: np.ndarray, text: np.ndarray):
+        recipe, corpus = workspace.recipe, workspace.corpus
+        self.workspace, self.negative_count = workspace, recipe.stages.distill.negatives
+        self.rows, (self.image_of, _) = group_rows(workspace, group), corpus.image_index
+        self.short = corpus.column("phrase").equal(True)[self.rows]
+        self.image, self.text = image, text
+        self.known, self.read = corpus.has_text, teacher_reads(workspace)
+        self.language = corpus.column("language")
+        named = workspace.attributes if corpus.truths else None
+        self.named = named.values if named else np.zeros((len(corpus), 0), np.int64)
+        pieces = {code: workspace.pieces[code].size for code in recipe.groups[group]}
+        between, sizes = recipe.bottleneck, named.sizes if named else {}
+        self.sizes = DistillSizes(
+            pieces, self.image.shape[1], between.tokens, between.width, len(workspace.moods), sizes
+        )
+
+    def image_features(self, rows: np.ndarray) -> np.ndarray:
+        return self.image[self.image_of[rows]]
+
+    def text_features(self, rows: np.ndarray) -> np.ndarray:
+        return self.text[rows]
+
+    def negatives(self, step: int) -> np.ndarray:
+        """The teacher is frozen, so any of its features may serve."""
+        rng = np.random.default_rng([self.workspace.recipe.seed, step])
+        return rng.choice(self.rows, min(self.negative_count, len(self.rows)), replace=False)
+
+    def captions(self, rows: np.ndarray) -> list[list[int]]:
+        return caption_pieces(self.workspace, self.encoder, rows)
+
+    def language_indices(self, rows: np.ndarray) -> Tensor:
+        return self.encoder.language_indices([self.language[row] for row in rows])
+
+    def has_text(self, rows: np.ndarray) -> np.ndarray:
+        return self.known[rows]
+
+    def teacher_reads(self, rows: np.ndarray) -> np.ndarray:
+        return self.read[rows]
+
+    def is_phrase(self, rows: np.ndarray) -> np.ndarray:
+        return self.short[np.searchsorted(self.rows, rows)]
+
+    def moods(self, rows: np.ndarray) -> np.ndarray:
+        known = {mood: number for number, mood in enumerate(self.workspace.moods)}
+        return np.array([known.get(mood, IGNORE_INDEX) for mood in self.column("mood", rows)], np.int64)
+
+    def attributes(self, rows: np.ndarray) -> np.ndarray:
+        return self.named[rows]
+
+    def column(self, name: str, rows: np.ndarray) -> list[Any]:
+        column = self.workspace.corpus.column(name)
+        return [column[row] for row in rows]
+
+
+class ExampleCorpus:
+    """Noise in the place of a corpus; see `DistillCorpus`."""
+
+    def __init__(self, sizes: DistillSizes, facts: CorpusFacts, stage: DistillStage, seconds: float):
+        self.sizes, self.facts, self.stage, self.seconds = sizes, facts, stage, seconds
+        self.rng = np.random.default_rng(0)
+
+    def image_features(self, rows: np.ndarray) -> np.ndarray:
+        return examples.unit_vectors(len(rows), self.sizes.embedding_width, self.rng).numpy()
+
+    text_features = image_features
+
+    def negatives(self, step: int) -> np.ndarray:
+        return np.arange(min(self.stage.negatives, self.facts.recordings))
+
+    def captions(self, rows: np.ndarray) -> list[list[int]]:
+        return examples.captions(self.facts, self.sizes.vocabulary - 1, len(rows), self.seconds, self.rng)
+
+    def language_indices(self, rows: np.ndarray) -> Tensor:
+        return torch.zeros(len(rows), dtype=torch.long)
+
+    def has_text(self, rows: np.ndarray) -> np.ndarray:
+        return np.ones(len(rows), bool)
+
+    teacher_reads = has_text
+
+    def is_phrase(self, rows: np.ndarray) -> np.ndarray:
+        return np.zeros(len(rows), bool)
+
+    def moods(self, rows: np.ndarray) -> np.ndarray:
+        return np.zeros(len(rows), np.int64)
+
+    def attributes(self, rows: np.ndarray) -> np.ndarray:
+        return np.zeros((len(rows), len(self.sizes.attributes)), np.int64)
+
+    def column(self, name: str, rows: np.ndarray) -> list[Any]:
+        return [""] * len(rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
@@ -12,14 +13,29 @@ from open_clip.loss import ClipLoss
 from torch import Tensor, nn
 
 from sta.config.cards import load_teacher
-from sta.config.recipe import Recipe
+from sta.config.recipe import Recipe, TeacherStage
 from sta.data.parts import ITEMS_PER_PART
 from sta.data.text import Pieces
 from sta.distributed.sharding import BatchShard
 from sta.models.teachers.open_clip import PieceTokenizer, Preprocessing, build_own, prepare_pixels, save_own
-from sta.training.loop import Task
+from sta.training import examples
+from sta.training.batch import Batch
 from sta.training.sampler import build_sampler
+from sta.training.task import CorpusFacts, Task
 from sta.training.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class CaptionedBatch(Batch):
+    """Pictures and their captions.
+
+    Attributes:
+        pixels: uint8 [B, H, W, 3].
+        texts: int64 [B, L], ids of `PieceTokenizer`.
+    """
+
+    pixels: Tensor
+    texts: Tensor
 
 
 class _Clip(nn.Module):
@@ -28,8 +44,8 @@ class _Clip(nn.Module):
         self.clip, self.preprocessing = model, Preprocessing(size)
         self.contrast = ClipLoss(local_loss=True, gather_with_grad=True, rank=shard.rank, world_size=shard.world)
 
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        out = self.clip(prepare_pixels(batch["pixels"], self.preprocessing), batch["texts"])
+    def forward(self, batch: CaptionedBatch) -> dict[str, Tensor]:
+        out = self.clip(prepare_pixels(batch.pixels, self.preprocessing), batch.texts)
         loss = self.contrast(out["image_features"].float(), out["text_features"].float(), out["logit_scale"])
         return {"clip": loss}
 
@@ -44,6 +60,7 @@ def build_module(recipe: Recipe, shard: BatchShard) -> _Clip:
 class TeacherTask(Task):
     """Contrastive language-image training (Radford et al. 2021) on pictures and captions in every language."""
 
+    Settings = TeacherStage
     name = "teacher"
     weights: Mapping[str, float] = MappingProxyType({"clip": 1.0})
 
@@ -58,20 +75,41 @@ class TeacherTask(Task):
         rows = workspace.corpus.select("train")
         rows = rows[workspace.corpus.has_text[rows]]
         self.image_of, _ = workspace.corpus.image_index
-        self.size = workspace.recipe.stages.teacher.batch
+        self.batch_size = workspace.recipe.stages.teacher.batch
         stretches = self.image_of[rows] // ITEMS_PER_PART
-        self.order = build_sampler(workspace, rows, rows, workspace.recipe.seed, self.size, shards=stretches)
+        self.order = build_sampler(workspace, rows, rows, workspace.recipe.seed, self.batch_size, shards=stretches)
+
+    @classmethod
+    def stages(cls, recipe: Recipe, section: str) -> list[str]:
+        return [section] if load_teacher(recipe.teacher).trained_here else []
+
+    @classmethod
+    def build(cls, workspace: Workspace, name: str, device: torch.device, shard: BatchShard) -> TeacherTask:
+        return cls(workspace, shard)
+
+    @classmethod
+    def build_network(cls, recipe: Recipe, facts: CorpusFacts, name: str) -> _Clip:
+        return build_module(recipe, BatchShard())
+
+    @classmethod
+    def example_batch(cls, recipe: Recipe, facts: CorpusFacts, name: str, size: int, seconds: float) -> CaptionedBatch:
+        config, rng = load_teacher(recipe.teacher).config, np.random.default_rng(0)
+        assert config is not None
+        text = config["text_cfg"]
+        pixels = examples.pixels(size, recipe.corpus.size, rng)
+        texts = rng.integers(text["vocab_size"], size=(size, text["context_length"]))
+        return CaptionedBatch(pixels, torch.from_numpy(texts))
 
     def _rows_of(self, step: int) -> np.ndarray:
-        return self.order.take(step * self.size, self.size)
+        return self.order.take(step * self.batch_size, self.batch_size)
 
     def items(self, step: int) -> list[str]:
         return self.workspace.corpus.names(self._rows_of(step))
 
-    def batch(self, step: int, shard: BatchShard) -> dict[str, Tensor]:
+    def batch(self, step: int, shard: BatchShard) -> CaptionedBatch:
         rows = shard.of(self._rows_of(step))
         pixels = np.stack([self.workspace.pixels[self.image_of[r]] for r in rows])
-        return {"pixels": torch.from_numpy(pixels), "texts": self.tokenize([self.workspace.texts[r] for r in rows])}
+        return CaptionedBatch(torch.from_numpy(pixels), self.tokenize([self.workspace.texts[r] for r in rows]))
 
     def export(self, module: nn.Module, folder: Path) -> None:
         clip = module.clip

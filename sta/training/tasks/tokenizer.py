@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sta.config.recipe import Recipe
+from sta.config.recipe import Recipe, TokenizerStage
 from sta.data.parts import ITEMS_PER_PART
 from sta.distributed.sharding import BatchShard
 from sta.models.vq import VQTokenizer, to_unit_range
-from sta.training.loop import Task
+from sta.training import examples
+from sta.training.batch import Batch
 from sta.training.sampler import build_sampler
+from sta.training.task import CorpusFacts, Task
 from sta.training.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class PictureBatch(Batch):
+    """Pictures.
+
+    Attributes:
+        pixels: uint8 [B, H, W, 3].
+    """
+
+    pixels: Tensor
 
 
 class _Reconstruction(nn.Module):
@@ -23,8 +37,8 @@ class _Reconstruction(nn.Module):
         super().__init__()
         self.tokenizer, self.unquantised = tokenizer, unquantised
 
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        pictures = to_unit_range(batch["pixels"])
+    def forward(self, batch: PictureBatch) -> dict[str, Tensor]:
+        pictures = to_unit_range(batch.pixels)
         drawn, quantized = self.tokenizer(pictures, self.unquantised)
         drawn = drawn.float()
         edge = sum(
@@ -46,28 +60,40 @@ def build_module(recipe: Recipe) -> _Reconstruction:
 class TokenizerTask(Task):
     """Reconstruction of the corpus's pictures through V codes (van den Oord 2017)."""
 
+    Settings = TokenizerStage
     name = "tokenizer"
 
     def __init__(self, workspace: Workspace):
         stage = workspace.recipe.stages.tokenizer
-        self.workspace, self.weights, self.size = workspace, {k: v for k, v in stage.losses.items()}, stage.batch
+        self.workspace, self.weights, self.batch_size = workspace, {k: v for k, v in stage.losses.items()}, stage.batch
         self.module = build_module(workspace.recipe)
         image_of, shown_by = workspace.corpus.image_index
         pictures = np.unique(image_of[workspace.corpus.select("train")])
-        self.order = build_sampler(
-            workspace, pictures, shown_by[pictures], workspace.recipe.seed, self.size, shards=pictures // ITEMS_PER_PART
-        )
+        rows, stretches = shown_by[pictures], pictures // ITEMS_PER_PART
+        self.order = build_sampler(workspace, pictures, rows, workspace.recipe.seed, self.batch_size, shards=stretches)
+
+    @classmethod
+    def build_network(cls, recipe: Recipe, facts: CorpusFacts, name: str) -> _Reconstruction:
+        return build_module(recipe)
+
+    @classmethod
+    def example_batch(cls, recipe: Recipe, facts: CorpusFacts, name: str, size: int, seconds: float) -> PictureBatch:
+        return PictureBatch(examples.pixels(size, recipe.corpus.size, np.random.default_rng(0)))
+
+    @classmethod
+    def items_of_corpus(cls, recipe: Recipe, facts: CorpusFacts, name: str) -> float:
+        return facts.pictures
 
     def _pictures_of(self, step: int) -> np.ndarray:
-        return self.order.take(step * self.size, self.size)
+        return self.order.take(step * self.batch_size, self.batch_size)
 
     def items(self, step: int) -> list[str]:
         _, shown_by = self.workspace.corpus.image_index
         return self.workspace.corpus.names(shown_by[self._pictures_of(step)])
 
-    def batch(self, step: int, shard: BatchShard) -> dict[str, Tensor]:
+    def batch(self, step: int, shard: BatchShard) -> PictureBatch:
         pictures = shard.of(self._pictures_of(step))
-        return {"pixels": torch.from_numpy(np.stack([self.workspace.pixels[p] for p in pictures]))}
+        return PictureBatch(torch.from_numpy(np.stack([self.workspace.pixels[p] for p in pictures])))
 
     def export(self, module: nn.Module, folder: Path) -> None:
         tokenizer = module.tokenizer

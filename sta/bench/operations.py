@@ -1,0 +1,92 @@
+"""Operations of one training step: how often torch is called upon, from the batch to the average of the weights.
+
+Small networks on fast devices wait for their operations to be launched, not to be done: so their number counts, and
+neither the size of the batch nor the device changes it much. An operation is what reaches a device's kernels or makes a
+view; what it is made of on the CPU besides is not counted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from rich import box
+from rich.table import Table
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sta.config.recipe import Recipe
+from sta.distributed.ahead import ahead_everywhere
+from sta.distributed.sharding import BatchShard
+from sta.training import runtime
+from sta.training.batch import Batch
+from sta.training.faults import Faults
+from sta.training.stages import settings_of, stage_names, task_of
+from sta.training.step import Trainer
+from sta.training.task import CorpusFacts, Task, Update
+
+
+class Operations(TorchDispatchMode):
+    """Counts the operations within it by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts = Counter[str]()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.counts[str(function)] += 1
+        return function(*args, **(kwargs or {}))
+
+
+class ExampleTask(Task):
+    """A stage on noise, for who has no corpus: its network untrained, one batch of the mean length for all steps."""
+
+    def __init__(self, recipe: Recipe, facts: CorpusFacts, stage: str, size: int | None = None):
+        self.kind = task_of(recipe, stage)
+        seconds, size = self.kind.mean_seconds(recipe, facts) or 0.0, size or settings_of(recipe, stage).batch
+        self.name, self.module = stage, self.kind.build_network(recipe, facts, stage)
+        self.weights = getattr(settings_of(recipe, stage), "losses", self.kind.__dict__.get("weights", {}))
+        self.noise = self.kind.example_batch(recipe, facts, stage, size, seconds)
+
+    def batch(self, step: int, shard: BatchShard) -> Batch:
+        return self.noise
+
+    def items(self, step: int) -> list[str]:
+        return []
+
+    def training_step(self, update: Update) -> None:
+        self.kind.training_step(self, update)
+
+    def export(self, module: nn.Module, folder: Path) -> None:
+        """Nothing is kept of it."""
+
+
+def step_operations(task: Task, recipe: Recipe, stage: str, accelerator: Accelerator) -> Counter[str]:
+    """Count the operations of one step as the training loop has a GPU do it, after one that is not counted."""
+    settings = settings_of(recipe, stage)
+    trainer, batch = Trainer(task, settings, recipe.seed, accelerator, Faults(), 1), task.batch(0, BatchShard())
+    counted = Operations()
+    with ahead_everywhere():
+        for step in (0, 1):
+            with counted if step else nullcontext():
+                trainer.begin(step, [batch])
+                task.training_step(trainer.update)
+                trainer.end()
+    accelerator.free_memory()
+    return counted.counts
+
+
+def operations_table(recipe: Recipe, facts: CorpusFacts, stages: list[str] | None = None) -> Table:
+    """Count the operations of a step of each stage on noise, in the recipe's precision and with its batch."""
+    made = Table(title="operations of a training step", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("stage", "batch", "operations", "most often"):
+        made.add_column(name, justify="left" if name in ("stage", "most often") else "right")
+    for stage in stages or stage_names(recipe)[1:]:
+        task = ExampleTask(recipe, facts, stage)
+        counts = step_operations(task, recipe, stage, runtime.start(recipe.precision))
+        most = ", ".join(f"{name.removeprefix('aten.')} {count}" for name, count in counts.most_common(3))
+        made.add_row(stage, str(settings_of(recipe, stage).batch), f"{counts.total():,}", most)
+    return made

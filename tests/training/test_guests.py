@@ -1,0 +1,186 @@
+"""A loss and a task of one's own: one file each beside the recipe, by the way of every other one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+
+from sta.config.recipe import Recipe, dump_recipe, load_recipe
+from sta.errors import RecipeError
+from sta.plan.networks import count
+from sta.training.stages import open_run, run_stage, stage_names, task_of
+from tests.training.facts import FACTS
+
+SMALL = (
+    *("languages=[en]", "corpus.scenes=10", "corpus.phrases=0", "corpus.validation=1", "corpus.test=1"),
+    *("corpus.swaps=1", "tokenizer.codes=8", "tokenizer.width=8", "precision=fp32"),
+    *(f"stages.{stage}.{key}" for stage in ("teacher", "tokenizer", "distill", "decoder")
+      for key in ("steps=2", "batch=4", "log_every=1", "warmup=0")),
+)  # fmt: skip
+
+LOSS = """
+import numpy as np
+import torch
+from torch import nn
+
+from sta.distributed import sharding
+from sta.training.losses.base import DistillLoss
+
+
+class Letters(DistillLoss):
+    \"\"\"How long the caption is.\"\"\"
+
+    def __init__(self, sizes, settings):
+        super().__init__(sizes, settings)
+        self.count = nn.Linear(sizes.token_width, 1)
+
+    def targets(self, corpus, rows):
+        return {"letters": torch.tensor([len(text) for text in corpus.column("text", rows)]) / 10}
+
+    def forward(self, outputs, targets):
+        found = self.count(outputs.speech.tokens.mean(1)).squeeze(-1)
+        return sharding.mean((found - targets["letters"]).square())
+"""
+
+TASK = """
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from sta.config.recipe import Optimisation
+from sta.training.batch import Batch
+from sta.training.task import Task
+
+
+class Settings(Optimisation):
+    \"\"\"Its own section of the recipe.\"\"\"
+
+    brightness: float = 0.5
+
+
+@dataclass(frozen=True)
+class Pictures(Batch):
+    \"\"\"Pictures uint8 [B, H, W, 3].\"\"\"
+
+    pixels: torch.Tensor
+
+
+class MeanColour(nn.Module):
+    def __init__(self, brightness):
+        super().__init__()
+        self.colour = nn.Parameter(torch.full((3,), brightness))
+
+    def forward(self, batch):
+        return {"mse": (batch.pixels.float().mean((0, 1, 2)) / 255 - self.colour).square().mean()}
+
+
+class ColourTask(Task):
+    Settings = Settings
+    name = "tokenizer"
+    weights = {"mse": 1.0}
+
+    def __init__(self, workspace):
+        self.pixels, settings = workspace.pixels, workspace.recipe.stages.tokenizer
+        self.size, self.module = settings.batch, MeanColour(settings.brightness)
+
+    def batch(self, step, shard):
+        places = shard.of(np.arange(step * self.size, (step + 1) * self.size) % len(self.pixels))
+        return Pictures(torch.from_numpy(np.array(self.pixels[places])))
+
+    def items(self, step):
+        return [str(step)]
+
+    def export(self, module, folder):
+        save_file(module.state_dict(), folder / "colour.safetensors")
+"""
+
+
+def recipe(*overrides: str) -> Recipe:
+    return load_recipe("garden-tiny", [*SMALL, *overrides])
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder of runs whose corpus is prepared and whose teacher is trained."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    out = tmp_path_factory.mktemp("runs")
+    for stage in ("prepare", "teacher"):
+        run_stage(open_run(recipe("name=before"), out), stage)
+    yield out
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def train(runs: Path, stage: str, of: Recipe) -> list[dict[str, float]]:
+    """Train one stage of a recipe on the prepared corpus; what it logged."""
+    workspace = open_run(of, runs)
+    for before in ("prepare", "teacher"):
+        (workspace.stage(before)).mkdir()
+        (workspace.stage(before) / "final").symlink_to(runs / "before" / before / "final")
+    run_stage(workspace, stage)
+    return [json.loads(line) for line in (workspace.stage(stage) / "log" / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that Python looks into, with a file of one loss and one of one task."""
+    (tmp_path / "guest_loss.py").write_text(LOSS)
+    (tmp_path / "guest_task.py").write_text(TASK)
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.usefixtures("written")
+def test_a_loss_of_ones_own_trains(runs: Path) -> None:
+    logged = train(runs, "distill-pooled", recipe("name=loss", "stages.distill.losses={'guest_loss:Letters': 0.5}"))
+    assert [line["step"] for line in logged] == [1, 2]
+    assert logged[0]["guest_loss:Letters"] > 0
+    assert {"image", "text", "ctc"} <= logged[0].keys()
+    with_it = logged[0]["loss"] - 0.5 * logged[0]["guest_loss:Letters"]
+    without = train(runs, "distill-pooled", recipe("name=without"))[0]["loss"]
+    assert with_it == pytest.approx(without, rel=1e-5)
+
+
+@pytest.mark.usefixtures("written")
+def test_a_task_of_ones_own_takes_a_stages_place(runs: Path) -> None:
+    given = "stages.tokenizer={task: 'guest_task:ColourTask', steps: 2, batch: 4, log_every: 1, brightness: 0.25}"
+    of = recipe("name=task", given)
+    assert of.stages.tokenizer.brightness == 0.25  # type: ignore[attr-defined]
+    assert task_of(of, "tokenizer").__name__ == "ColourTask"
+    assert stage_names(of) == stage_names(recipe())
+    assert [line["step"] for line in train(runs, "tokenizer", of)] == [1, 2]
+    assert load_file(runs / "task" / "tokenizer" / "final" / "colour.safetensors")["colour"].shape == (3,)
+    (runs / "again.yaml").write_text(dump_recipe(of))
+    assert load_recipe(runs / "again.yaml") == of
+
+
+@pytest.mark.usefixtures("written")
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ("tokenizer={task: 'guest_task:ColourTask', steps: 2, batch: 4, brightnes: 1.0}",
+         "unknown key 'stages.tokenizer.brightnes'; did you mean 'brightness'?"),
+        ("tokenizer={task: 'guest_task:Pictures', steps: 2, batch: 4}", "'guest_task:Pictures' is no Task of"),
+        ("tokenizer={task: 'guest_task:Nothing', steps: 2, batch: 4}", "'guest_task:Nothing' cannot be imported"),
+        ("tokenizer={task: decodr, steps: 2, batch: 4}", "key 'stages.tokenizer.task' is 'decodr'; did you mean 'deco"),
+        ("distill={task: 'guest_task:ColourTask', steps: 2, batch: 4}", "must extend DistillStage of sta.config"),
+    ],
+)  # fmt: skip
+def test_mistakes_in_a_task_are_one_sentence(section: str, said: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        recipe(f"stages.{section}")
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_task_that_cannot_be_planned_says_so(written: Path) -> None:
+    given = "stages.tokenizer={task: 'guest_task:ColourTask', steps: 2, batch: 4}"
+    with pytest.raises(RecipeError, match="stage tokenizer: ColourTask has no `build_network`, without which"):
+        count(recipe(given), FACTS, "tokenizer")
