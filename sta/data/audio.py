@@ -194,9 +194,7 @@ def read_window(
     try:
         file.seek(first)
     except soundfile.SoundFileError:  # a cut or bare file may end before it although its header had room
-        raise AudioError(
-            f"{name} ends before {start:g} s, and the window is outside; choose a lower --start."
-        ) from None
+        raise AudioError(f"{name} ends before {start:g} s, outside the window; lower --start.") from None
     frames = file.read(limit + (seconds is None), dtype="float32", always_2d=True)
     if len(frames) > limit:
         raise AudioError(too_long(name, f"more than {max_seconds:g} s", max_seconds))
