@@ -17,7 +17,8 @@ from sta.config.recipe import load_recipe
 from sta.data.audio import wav_bytes
 from sta.data.corpora.base import open_source
 from sta.errors import VoiceError, WeightsError
-from sta.inference.release import CLASSIFIER, load_release
+from sta.inference.release import load_release
+from sta.inference.weights import classifier_of
 from sta.metrics.page import Example, write_grid, write_page
 from sta.metrics.rows import Report
 from sta.models.attribute_classifier import AttributeClassifier
@@ -57,12 +58,12 @@ class Demo:
         self.pipe: SpeechToImagePipeline = load_release(folder, trust_remote_code)
         recipe, cards = load_recipe(folder / "recipe.yaml"), {c: pack.card for c, pack in self.pipe.languages.items()}
         attributes = open_source(recipe.corpus, cards, recipe.seed).attributes()
-        if attributes is None or not (folder / CLASSIFIER).is_dir():
+        if attributes is None or (judge := classifier_of(folder)) is None:
             raise WeightsError(
                 f"{folder}: was not trained on Garden, so the demo has nothing to say; draw recordings with `sta draw`"
             )
         self.attributes, self.moods = attributes, attributes.world.moods
-        self.classifier = load_network(AttributeClassifier, folder / CLASSIFIER)
+        self.classifier = load_network(AttributeClassifier, judge)
 
     def sentences(self, languages: Sequence[str], seed: int, count: int = CAPTIONS) -> Iterator[Sentence]:
         """Yield captions of scenes whose combination of attributes training never had, in turn in every mood."""

@@ -337,7 +337,8 @@ class Recipe(Strict):
         decoder.check(self)
         if self.stages.decoder.draft_warmup and not decoder.has_draft(self.decoder):
             raise ValueError(
-                "stages.decoder.draft_warmup trains a draft first: give decoder.draft some layers, such as 3"
+                "stages.decoder.draft_warmup trains a draft first: give decoder.draft some layers, such as 3, or set "
+                "it to 0 where the decoder has none"
             )
         if self.stages.distill.losses.get("attributes") and not self.corpus.knows_attributes:
             raise ValueError(
@@ -454,19 +455,23 @@ def _extended(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`over` laid on `base`, mapping by mapping; a corpus or decoder of another name replaces the whole section."""
-    both = {**base, **over}
+    """Lay `over` on `base`, mapping by mapping."""
     nested = {
-        k: _merge(base[k], v)
+        k: _merge(_kept(k, base[k], v), v)
         for k, v in over.items()
-        if isinstance(v, dict) and isinstance(base.get(k), dict) and not _other_variant(k, base[k], v)
+        if isinstance(v, dict) and isinstance(base.get(k), dict)
     }
-    return {**both, **nested}
+    return {**base, **over, **nested}
 
 
-def _other_variant(key: str, base: dict[str, Any], over: dict[str, Any]) -> bool:
-    named_by = {"corpus": "name", "decoder": "kind"}.get(key)
-    return named_by in over and over[named_by] != base.get(named_by)
+def _kept(key: str, base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """What a section keeps under another: nothing under another corpus, and what another decoder knows too."""
+    if key == "corpus" and over.get("name", base.get("name")) != base.get("name"):
+        return {}
+    if key == "decoder" and over.get("kind") not in (None, base.get("kind", DRAWN_BY)):
+        known = _decoders().find_decoder(str(over["kind"])).Settings.model_fields
+        return {k: v for k, v in base.items() if k in known}
+    return base
 
 
 def _apply(data: dict[str, Any], override: str) -> None:
@@ -474,11 +479,13 @@ def _apply(data: dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise RecipeError(f"override '{override}' is not key=value, such as stages.decoder.steps=500")
     value, target = yamlfile.parse(text, f"override '{override}'"), data
+    if key == "decoder.kind":
+        key, value = "decoder", {"kind": value}
     *parents, last = key.split(".")
     for part in parents:
         target = target.setdefault(part, {})
         if not isinstance(target, dict):
             raise RecipeError(f"override '{override}': key '{part}' holds {target!r}, which has no keys below it")
-    if isinstance(value, dict) and isinstance(target.get(last), dict) and not _other_variant(last, target[last], value):
-        value = _merge(target[last], value)
+    if isinstance(value, dict) and isinstance(target.get(last), dict):
+        value = _merge(_kept(last, target[last], value), value)
     target[last] = value

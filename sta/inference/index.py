@@ -81,10 +81,9 @@ def _class_of(folder: Path, part: str, entry: Any, trusted: bool) -> Any:
     module, name = entry if isinstance(entry, list) and len(entry) == 2 else ("", entry)
     found = _find(str(module), str(name), trusted)
     if not (isinstance(found, type) and issubclass(found, BASES[part])):
-        hint = "" if module in sys.modules or not module else f"; it may need `import {module}` before it is loaded"
         raise WeightsError(
             f"{folder / INDEX}: names {module}.{name} as its {part}, which is no {BASES[part].__name__} that is known "
-            f"here{hint}, or a newer version of this package"
+            f"here; `import {module}` before, or trust the release (trust_remote_code, --trust-remote-code)"
         )
     return found
 

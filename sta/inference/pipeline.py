@@ -37,7 +37,6 @@ from sta.models.vq import VQTokenizer, to_pixels
 SLOWEST, FASTEST = 0.9, 1.1  # speeds at which a recording is encoded where it is encoded several times
 PLAINLY = 0.15  # by how much an encoder is surer of the other language before a recording counts as being in it
 DEFAULTS = ("token_space", "num_inference_steps", "guidance_scale", "num_tta_samples")
-KEPT = ("README.md", "recipe.yaml", "classifier")  # what a release holds beside the pipeline
 
 
 @dataclass
@@ -104,8 +103,8 @@ class SpeechToImagePipeline(DiffusionPipeline):
             partial = Path(written)
             super().save_pretrained(written, *args, **kwargs)
             write_packs(partial / "languages", self.languages, self.config["token_space"])
-            for path in [self.folder / name for name in KEPT] if self.folder else []:
-                _copy(path, partial / path.name)
+            if self.folder is not None:
+                _copy_rest(self.folder, partial)
             write_sums(partial)
             for part in partial.iterdir():
                 _replace(part, folder / part.name)
@@ -409,12 +408,14 @@ def _speeds(count: int) -> list[float]:
     return [1.0] if count == 1 else np.linspace(SLOWEST, FASTEST, count).round(3).tolist()
 
 
-def _copy(path: Path, target: Path) -> None:
-    """Copy a file or a folder, if it is there."""
-    if path.is_dir():
-        shutil.copytree(path, target)
-    elif path.exists():
-        shutil.copy(path, target)
+def _copy_rest(release: Path, target: Path) -> None:
+    """Copy what a release holds beside the pipeline: its card, its recipe and its attribute classifier."""
+    for path in (release / "README.md", release / "recipe.yaml"):
+        if path.exists():
+            shutil.copy(path, target)
+    classifier = weights.classifier_of(release)
+    if classifier is not None:
+        shutil.copytree(classifier, target / "classifier")
 
 
 def _replace(path: Path, target: Path) -> None:

@@ -5,34 +5,48 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sta.errors import WeightsError, first_line
+from sta.errors import WeightsError
 
 SHIPPED = Path(__file__).parents[1] / "pretrained"  # releases that come with the package, by name
 HUB_OPTIONS = ("revision", "token", "cache_dir", "force_download", "local_files_only")  # what a download takes
 
 
+def classifier_of(release: Path) -> Path | None:
+    """Return the folder of a release's attribute classifier, which version 0.1 called a reader; None without one."""
+    return next((release / name for name in ("classifier", "reader") if (release / name).is_dir()), None)
+
+
 def packaged(path: Path) -> Path:
-    """The release that ships under a name such as `garden`, where no folder of that name is here; else the path."""
+    """Return the release that ships under a name such as `garden`, where no such folder is here; else the path."""
     shipped = SHIPPED / path
     return shipped if not path.is_dir() and shipped.is_dir() else path
 
 
 def local(name_or_path: str, **download: Any) -> Path:
-    """The release's folder: the path itself, what ships by that name, or where the Hub's files were downloaded to.
+    """Return a release's folder: the path itself, what ships by that name, or where the Hub's files are downloaded to.
 
     Args:
+        name_or_path: on the Hub it is `owner/name`.
         download: how, as of huggingface_hub's `snapshot_download`.
+
+    Raises:
+        WeightsError: there is no such folder or name, or the Hub cannot be reached.
     """
     folder = packaged(Path(name_or_path))
     if folder.is_dir():
         return folder
+    if name_or_path.count("/") != 1 or name_or_path[0] in "/.~":
+        raise WeightsError(
+            f"{name_or_path}: no such folder; name one, such as runs/garden-mini/release, or owner/name on the Hub"
+        )
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
     try:
         return Path(snapshot_download(name_or_path, **download))
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HFValidationError, RepositoryNotFoundError) as error:
+        raise WeightsError(f"{name_or_path}: no such folder, and no such name on the Hub") from error
+    except OSError as error:  # also of HTTP, and of what is not in the cache
         raise WeightsError(
-            f"{name_or_path}: no such release folder, and no such name on the Hub that this machine can reach "
-            f"({first_line(error)})"
+            f"{name_or_path}: no such folder, and the Hub, where it may be a name, cannot be reached or refuses"
         ) from error

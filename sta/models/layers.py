@@ -23,6 +23,8 @@ class LayerNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x [..., D]."""
+        if not _autocasts(x.device.type):
+            return super().forward(x)
         with torch.autocast(x.device.type, enabled=False):
             weight, bias = (None if part is None else part.to(x.dtype) for part in (self.weight, self.bias))
             return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
@@ -30,8 +32,11 @@ class LayerNorm(nn.LayerNorm):
 
 def to_autocast(x: Tensor) -> Tensor:
     """Return x in the dtype that autocast computes in, or as it is where there is no autocast."""
-    device = x.device.type
-    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
+    return x.to(torch.get_autocast_dtype(x.device.type)) if _autocasts(x.device.type) else x
+
+
+def _autocasts(device_type: str) -> bool:
+    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
 
 
 class Attention(nn.Module):

@@ -6,20 +6,24 @@ import inspect
 import json
 import re
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 from diffusers.utils import logging
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from sta.cli.main import main
 from sta.data.checksums import write_sums
 from sta.data.corruptions import at_speed
-from sta.errors import ArgumentError, AudioError, WeightsError
+from sta.errors import ArgumentError, AudioError, LanguageWarning, WeightsError
 from sta.inference import arguments
 from sta.inference.arguments import MAX_GUIDANCE
 from sta.inference.pipeline import SpeechToImageOutput, SpeechToImagePipeline, repeat_condition
@@ -38,6 +42,7 @@ from tests.release_fixtures import (
     write_wave,
 )  # fmt: skip
 
+GOLDENS = Path(__file__).parents[1] / "goldens"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
@@ -690,6 +695,105 @@ def test_a_release_on_the_hub_is_downloaded_as_asked(release: Path, monkeypatch:
     assert pipe.decoder.dtype == torch.float16
     SpeechToImagePipeline.from_pretrained("somebody/birds")
     assert asked[1:] == [("somebody/birds", {})]
+
+
+def test_a_name_that_is_no_folder_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Names on the Hub are owner/name, and no test may reach it."""
+    said = write_wave(tmp_path / "said.wav", wave())
+    for name, words in (
+        ("somebody/birds", "somebody/birds: no such folder, and the Hub"),
+        ("nowhere", "nowhere: no such folder; name one"),
+        ("runs/no/release", "runs/no/release: no such folder; name one"),
+    ):
+        with pytest.raises(WeightsError, match=words):
+            SpeechToImagePipeline.from_pretrained(name)
+        assert main(["draw", str(said), "--language", "en", "--weights", name, "--out", str(tmp_path)]) == 2
+        assert capsys.readouterr().err.startswith(f"sta: {words}")
+
+
+def test_a_release_is_pushed_whole(release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pushed: dict[str, Any] = {}
+
+    class Hub:
+        def __init__(self, token: str | None):
+            pushed["token"] = token
+
+        def create_repo(self, repo_id: str, private: bool | None, exist_ok: bool) -> SimpleNamespace:
+            pushed.update(private=private, exist_ok=exist_ok)
+            return SimpleNamespace(repo_id=f"me/{repo_id}")
+
+        def upload_folder(self, repo_id: str, folder_path: str, **options: Any) -> str:
+            verify(Path(folder_path))
+            pushed.update(options, name=repo_id, files={p.name for p in Path(folder_path).iterdir()})
+            return "the commit"
+
+    copied = Path(shutil.copytree(release, tmp_path / "release"))
+    (copied / "recipe.yaml").write_text("name: garden\n")
+    (copied / "README.md").write_text("# Birds\n")
+    (copied / "classifier").mkdir()
+    (copied / "classifier" / "config.json").write_text("{}")
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    pipe = SpeechToImagePipeline.from_pretrained(copied)
+    assert pipe.push_to_hub("birds", token="secret", private=True, commit_message="Birds") == "the commit"
+    files = pushed.pop("files")
+    assert pushed == {
+        "token": "secret", "private": True, "exist_ok": True, "name": "me/birds", "commit_message": "Birds",
+    }  # fmt: skip
+    parts = {"decoder", "tokenizer", "scheduler", "languages", "model_index.json"}
+    assert files == parts | {"README.md", "recipe.yaml", "classifier", "SHA256SUMS"}
+
+
+def test_arguments_that_are_not_known_are_refused(release: Path) -> None:
+    with pytest.raises(ArgumentError, match="takes no device_map; known: decoder, tokenizer, scheduler"):
+        SpeechToImagePipeline.from_pretrained(release, device_map="balanced")
+
+
+def test_parts_and_defaults_may_be_given(release: Path) -> None:
+    other = tiny_pipeline("vq-diffusion")
+    pipe = SpeechToImagePipeline.from_pretrained(
+        release, decoder=other.decoder, scheduler=other.scheduler, num_inference_steps=1, guidance_scale=1.5
+    )
+    assert pipe.decoder is other.decoder
+    assert (pipe.config["num_inference_steps"], pipe.config["guidance_scale"]) == (1, 1.5)
+
+
+@pytest.mark.parametrize("entry", [["os", "path"], ["sta.models.vq", "VQTokenizer"], ["diffusers", "UNet2DModel"], 3])
+def test_a_decoder_that_is_none_is_refused(copied: Path, entry: Any) -> None:
+    index = copied / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"decoder": entry}))
+    with pytest.raises(WeightsError, match="as its decoder, which is no Decoder that is known here"):
+        SpeechToImagePipeline.from_pretrained(copied)
+
+
+def test_diffusers_says_that_it_does_not_know_the_pipeline(release: Path) -> None:
+    """Why the card names this package as the library: diffusers knows nothing of languages."""
+    with pytest.raises(AttributeError, match="SpeechToImagePipeline"):
+        DiffusionPipeline.from_pretrained(release)
+
+
+# ---- the language that is spoken ----------------------------------------------------------------------------------
+
+
+def test_another_language_is_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pipe = SpeechToImagePipeline.from_pretrained("garden")
+    english, arabic = (GOLDENS / f"{language}.flac" for language in ("en", "ar"))
+    with pytest.warns(LanguageWarning, match=r"recording 2 of 2 sounds like language 'ar'.*not 'en'") as warned:
+        pipe.encode_speech([english, arabic], "en", num_tta_samples=1)
+    assert len(warned) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for path, language in ((english, "en"), (arabic, "ar")):
+            pipe.encode_speech(path, language)
+    assert main(["draw", str(arabic), "--language", "en", "--tta-samples", "1", "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().err.startswith("sta: ar: recording 1 of 1 sounds like language 'ar'")
+
+
+def test_one_language_alone_is_not_doubted() -> None:
+    pipe = SpeechToImagePipeline.from_pretrained("garden")
+    del pipe.languages["ar"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pipe.encode_speech(GOLDENS / "ar.flac", "en", num_tta_samples=1)
 
 
 def test_offloading_is_refused(pipe: SpeechToImagePipeline) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from huggingface_hub import ModelCard
@@ -14,8 +17,10 @@ from sta.cli.demo import Demo, score
 from sta.cli.locate import release_of
 from sta.cli.main import main
 from sta.config.recipe import load_recipe, makes_the_same
-from sta.inference.release import PRETRAINED, verify
+from sta.data.checksums import write_sums
+from sta.inference.release import PRETRAINED, load_release, verify
 
+GOLDENS = Path(__file__).parents[1] / "goldens"
 MOST_MEGABYTES = 40
 
 
@@ -49,6 +54,45 @@ def test_it_is_what_is_drawn_with_where_nothing_is_named(tmp_path: Path, monkeyp
     assert list(SpeechToImagePipeline.from_pretrained("garden").languages) == ["ar", "en"]
     assert main(["demo", "--captions", "1", "--pictures", "1"]) == 0
     assert (tmp_path / "demo" / "demo.html").exists()
+
+
+@pytest.mark.parametrize("language", ["en", "ar"])
+def test_the_same_recording_and_seed_draw_the_same_picture_as_ever(language: str) -> None:
+    """As version 0.1 drew them (tests/goldens, made at commit 1a56c21).
+
+    Where vectors are of another length, or sums of another order, latents differ by less than 1e-5.
+    """
+    golden, said = np.load(GOLDENS / "garden.npz"), GOLDENS / f"{language}.flac"
+    pipe = SpeechToImagePipeline.from_pretrained("garden")
+    drawn = pipe(said, language=language, generator=torch.Generator().manual_seed(0), output_type="latent")
+    assert pipe.transcribe(said, language=language) == golden[f"{language}_text"].tolist()
+    for name, value in (
+        ("tokens", drawn.tokens.tokens),
+        ("embedding", drawn.tokens.embedding),
+        ("latents", drawn.images),
+    ):
+        np.testing.assert_allclose(value, golden[f"{language}_{name}"], atol=1e-4, rtol=0, err_msg=name)
+    pixels = np.asarray(pipe.postprocess(drawn.images)[0]).astype(int)
+    assert np.abs(pixels - golden[f"{language}_picture"]).max() <= 1
+
+
+def test_a_release_of_version_0_1_is_loaded(tmp_path: Path) -> None:
+    """Its index names modules that are gone and a default by another name, and its classifier was a reader."""
+    old = Path(shutil.copytree(PRETRAINED, tmp_path / "old"))
+    index = json.loads((old / "model_index.json").read_text())
+    index |= {"decoder": ["sta.models.decoder", "LatentDecoder"], "num_hearings": index.pop("num_tta_samples")}
+    (old / "model_index.json").write_text(json.dumps(index))
+    (old / "classifier").rename(old / "reader")
+    write_sums(old)
+    pipe = load_release(old)
+    assert pipe.config["num_tta_samples"] == 5
+    assert Demo(old).classifier.config.slots.keys() >= {"kind", "mood"}
+    pipe.save_pretrained(tmp_path / "new")
+    verify(tmp_path / "new")
+    named = json.loads((tmp_path / "new" / "model_index.json").read_text())
+    assert named["decoder"] == ["sta.models.decoders.latent_diffusion", "LatentDecoder"]
+    assert {path.name for path in (tmp_path / "new").iterdir()} >= {"README.md", "recipe.yaml", "classifier"}
+    assert not (tmp_path / "new" / "reader").exists()
 
 
 @pytest.mark.parametrize("language", ["en", "ar"])

@@ -143,6 +143,43 @@ def test_the_residual_stream_is_of_bfloat16_under_autocast_alone(kind: str) -> N
     assert set.union(*within.values()) == {torch.bfloat16}
 
 
+# ---- nothing waits for a GPU ----------------------------------------------------------------------------------
+
+META = torch.device("meta")  # whatever asks for a number of a tensor, or for a shape that depends on one, fails there
+
+
+def on_meta(given: SpeechCondition) -> SpeechCondition:
+    return SpeechCondition(*(part.to(META) for part in (given.tokens, given.embedding, given.kl)))
+
+
+def test_the_meta_device_gives_no_numbers() -> None:
+    for ask in (lambda x: x.tolist(), lambda x: int(x.sum()), lambda x: bool(x.any()), lambda x: x[x > 0]):
+        with pytest.raises((RuntimeError, NotImplementedError)):
+            ask(torch.ones(3, device=META))
+
+
+@pytest.mark.parametrize("reveal", ["purity", "posterior"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_drawing_asks_no_tensor_for_a_number(kind: str, reveal: str) -> None:
+    made, settings = tiny_decoder(kind, GRID, SPACE)
+    scheduler = made.build_scheduler(settings, Sampling.model_validate({"reveal": reveal}))
+    start = made.start(2, None, META)
+    drawn = made.to(META).eval().sample(scheduler, on_meta(condition(2)), start, 4, 2.0)
+    assert drawn.shape == start.shape
+    assert drawn.device == META
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_asks_no_tensor_for_a_number(kind: str) -> None:
+    loss, x0 = tiny_objective(kind, draft=1)
+    given, drop = on_meta(condition(16)), torch.zeros(16, dtype=torch.bool, device=META)
+    drafted = loss.to(META).decoder.draft(given.tokens)
+    losses = loss(x0.to(META), given, drop, drafted)
+    if drafted is not None:
+        losses["draft"] = loss.decoder.draft_loss(drafted, torch.zeros(16, 3, 4, 4, device=META))
+    torch.stack(list(losses.values())).sum().backward()
+
+
 def test_a_decoder_is_found_by_name_or_place() -> None:
     assert find_decoder("latent-diffusion").__name__ == "LatentDecoder"
     assert find_decoder("sta.models.decoders.vq_diffusion:CodeDecoder") is find_decoder("vq-diffusion")
