@@ -47,8 +47,8 @@ def demo(options: argparse.Namespace) -> None:
             examples.append(show.example(sentence, options.pictures))
             bar.advance()
     page = write_demo(options.out, examples, "Speak the Art")
-    right, marked = score(examples)
-    print(f"{right} of {marked} attributes and moods are right, as the attribute classifier sees them")
+    right, scored = score(examples)
+    print(f"{right} of {scored} attributes and moods are right, as the attribute classifier sees them")
     print(f"look and listen: {page} (and {page.with_suffix('.png').name})")
 
 
