@@ -9,8 +9,8 @@ import argparse
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -30,12 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     _quieten()
     try:
-        with interruptible():
-            if options.shared:
-                _join()
+        with interruptible(), _launch(options.shared):
             options.run(options)
-            if options.shared:
-                _part()
         sys.stdout.flush()
     except StaError as error:
         if options.debug:
@@ -55,21 +51,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _join() -> None:
-    """Let the processes of a launch find each other before anything can go wrong on one of them."""
-    if ranks.world_size() > 1:
-        from sta.training.runtime import join
+@contextmanager
+def _launch(shared: bool) -> Iterator[None]:
+    """Join the processes of a launch first, and let them go once all are done; one that just went might abort."""
+    if not shared or ranks.world_size() == 1:
+        yield
+        return
+    import torch.distributed as dist
 
-        join()
+    from sta.training.runtime import join
 
-
-def _part() -> None:
-    """Let the processes of a launch go once all are done; one that just went would abort now and then."""
-    if ranks.world_size() > 1:
-        import torch.distributed as dist
-
-        dist.barrier()
-        dist.destroy_process_group()
+    join()
+    yield
+    dist.barrier()
+    dist.destroy_process_group()
 
 
 def _end(sentence: object, code: int) -> int:
@@ -100,16 +95,12 @@ class _Parser(argparse.ArgumentParser):
 def _quieten() -> None:
     """Keep other packages' chatter off the terminal."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("DS_ACCELERATOR", "cpu" if not _has_gpu() else "cuda")
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if any(Path("/dev").glob("nvidia[0-9]*")) else "cpu")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     warnings.filterwarnings("ignore", module=r"(diffusers|transformers|torch|deepspeed|accelerate)\..*")
     warnings.filterwarnings("ignore", category=FutureWarning)  # of other packages about each other
     warnings.filterwarnings("ignore", category=LanguageWarning)  # which `sta draw` says in a line of its own
-
-
-def _has_gpu() -> bool:
-    return any(Path("/dev").glob("nvidia[0-9]*"))
 
 
 def build_parser() -> argparse.ArgumentParser:
