@@ -19,6 +19,6 @@ def peak_of(device: torch.device) -> float | None:
 
 
 def peak_named(name: str) -> float | None:
-    """As `peak_of`, by a GPU's name."""
+    """Return the same by a GPU's name."""
     words = f" {name.replace('-', ' ')} "
     return next((tflops * 1e12 for known, tflops in PEAKS.items() if f" {known} " in words), None)
