@@ -86,12 +86,12 @@ def draw(options: argparse.Namespace) -> None:
     All are read before anything is drawn, and a picture is written whole or not at all.
     """
     from sta.data.audio import read_audio
+    from sta.inference.release import load_release
 
-    names = _picture_names(options)
-    waves = list(
-        ranks.parallel_map(options.files, lambda f: read_audio(f, start=options.start, seconds=options.seconds))
-    )
-    pipe = _load(options)
+    names, window = _picture_names(options), {"start": options.start, "seconds": options.seconds}
+    waves = list(ranks.parallel_map(options.files, lambda file: read_audio(file, **window)))
+    pipe = load_release(release_of(options.weights), options.trust_remote_code)
+    pipe.pack(options.language)
     pairs = list(zip(names, waves, strict=True))
     for paths in ranks.parallel_map(pairs, lambda pair: _draw_one(pipe, *pair, options)):
         for path in paths if ranks.is_main() else []:
@@ -109,9 +109,8 @@ def _draw_one(pipe: SpeechToImagePipeline, name: Path, wave: np.ndarray, options
             generator=[torch.Generator().manual_seed(options.seed + k) for k in range(options.pictures)],
             num_inference_steps=options.steps, guidance_scale=options.guidance, num_tta_samples=options.tta_samples,
         ).images  # fmt: skip
-    for doubt in doubts:
-        if issubclass(doubt.category, LanguageWarning):
-            print(f"sta: {name.stem}: {doubt.message}", file=sys.stderr)
+    for doubt in (d for d in doubts if issubclass(d.category, LanguageWarning)):
+        print(f"sta: {name.stem}: {doubt.message}", file=sys.stderr)
     several = [name.with_stem(f"{name.stem}-{number + 1}") for number in range(len(images))]
     paths = several if len(images) > 1 else [name]
     for image, path in zip(images, paths, strict=True):
@@ -148,14 +147,6 @@ def _save_picture(image: Image.Image, path: Path) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def _load(options: argparse.Namespace) -> SpeechToImagePipeline:
-    from sta.inference.release import load_release
-
-    pipe = load_release(release_of(options.weights), options.trust_remote_code)
-    pipe.pack(options.language)
-    return pipe
-
-
 def speak(options: argparse.Namespace) -> None:
     """Say a sentence with the synthesiser of a language and write a WAV file."""
     import numpy as np
@@ -190,11 +181,8 @@ def speak(options: argparse.Namespace) -> None:
     wave = engine.speak(options.text, by_name[name], delivery(options.mood, rng), card.speech.words_per_minute)
     write_wav(options.out, wave)
     if len(wave) > MAX_SECONDS * SAMPLE_RATE:
-        print(
-            f"sta: {options.out} lasts more than {MAX_SECONDS:g} s and cannot be drawn whole; `sta draw` takes a "
-            "window of it with --start and --seconds",
-            file=sys.stderr,
-        )
+        longer = f"lasts more than {MAX_SECONDS:g} s and cannot be drawn whole, but from --start for --seconds"
+        print(f"sta: {options.out} {longer}", file=sys.stderr)
     print(f"{options.out} ({len(wave) / SAMPLE_RATE:.1f} s, {name}, {options.mood})")
 
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from sta.distributed import ranks
-from sta.evaluation.evaluator import BATCH, Evaluator
+from sta.evaluation.evaluator import Evaluator
 from sta.metrics.attributes import Swap, swap_rows
 from sta.metrics.probe import probe
 from sta.metrics.rows import ResultKey, Row, bootstrap
 from sta.models.bottleneck import SpeechCondition
-from sta.models.layers import length_mask
 from sta.training.features import cached_frames, group_rows
 
 PROBE_ROWS = 4000
@@ -27,7 +25,7 @@ def bound_rows(evaluator: Evaluator, language: str, split: str) -> list[Row]:
     shuffled = SpeechCondition(tokens.tokens[away], tokens.embedding[away], tokens.kl[away])
     pictures = {
         "shuffled": evaluator.generate(shuffled, evaluator.seeds(rows)),
-        "tokenizer": _reconstruct(evaluator, rows),
+        "tokenizer": evaluator.reconstruct(evaluator.real_images(rows)),
     }
     for system, texts in _written(evaluator, rows, language).items():
         pictures[system] = evaluator.generate(evaluator.pipe.encode_text(texts, language), evaluator.seeds(rows))
@@ -57,45 +55,21 @@ def _written(evaluator: Evaluator, rows: np.ndarray, language: str) -> dict[str,
     }
 
 
-def _reconstruct(evaluator: Evaluator, rows: np.ndarray) -> Tensor:
-    """Return the pictures through what the decoder draws: codes or latents."""
-    pipe = evaluator.pipe
-
-    @torch.no_grad()
-    def reconstruct(pictures: Tensor) -> Tensor:
-        return pipe.decoder.reconstruct(pictures.to(pipe.device), pipe.tokenizer).cpu()
-
-    return torch.cat(list(ranks.parallel_map(evaluator.real_images(rows).split(BATCH), reconstruct)))
-
-
 def _probe(evaluator: Evaluator, tokens: SpeechCondition, rows: np.ndarray, language: str, split: str) -> list[Row]:
     assert evaluator.judge is not None
     known = evaluator.known(evaluator.corpus.select("train", language))
     known = np.random.default_rng(evaluator.seed).permutation(known)[:PROBE_ROWS]
     said = [{**s, "mood": evaluator.moods[r]} for s, r in zip(evaluator.caption_attributes(known), known, strict=True)]
     slots = evaluator.judge.classifier.config.slots
-    readings = probe(_training_tokens(evaluator, known, language), said, tokens.tokens.cpu(), slots)
+    group = evaluator.pipe.pack(language).group
+    frames = cached_frames(evaluator.workspace, group, evaluator.pipe.device)  # those of the decoder stage
+    places = np.searchsorted(group_rows(evaluator.workspace, group), known)
+    readings = probe(evaluator.tokens_of(frames, places, language), said, tokens.tokens.cpu(), slots)
     return evaluator.score(readings, rows, language=language, split=split, condition="clean", system="tokens-probe")
 
 
-def _training_tokens(evaluator: Evaluator, rows: np.ndarray, language: str) -> Tensor:
-    """Return tokens [n, K, C] of training rows, from the frames that the decoder stage cached."""
-    pack, device = evaluator.pipe.pack(language), evaluator.pipe.device
-    frames = cached_frames(evaluator.workspace, pack.group, device)
-    places = np.searchsorted(group_rows(evaluator.workspace, pack.group), rows)
-
-    @torch.no_grad()
-    def hear(start: int) -> Tensor:
-        values, lengths = frames.padded(places[start : start + BATCH].tolist(), 1)
-        mask = length_mask(torch.from_numpy(lengths), values.shape[1]).to(device)
-        spoken = pack.encoder.language_indices([language] * len(values)).to(device)
-        return pack.bottleneck(torch.from_numpy(values).float().to(device), mask, spoken).tokens.cpu()
-
-    return torch.cat(list(ranks.parallel_map(range(0, len(places), BATCH), hear)))
-
-
 def swapped_rows(evaluator: Evaluator, language: str) -> list[Row]:
-    """S2IGAN's test: one colour word changes, and only that part may."""
+    """Measure S2IGAN's test: one colour word changes, and only that part may."""
     assert evaluator.judge is not None
     rows = evaluator.corpus.select("swap", language)
     if not len(rows):

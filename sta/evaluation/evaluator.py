@@ -1,8 +1,9 @@
-"""What an evaluation is done with: a run's recordings are heard, drawn, read and marked, by all ranks together."""
+"""The evaluator: a run's recordings encoded, drawn and scored, by all ranks together."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -10,15 +11,15 @@ import torch
 from torch import Tensor
 
 from sta.data.rows import TEST_SPLITS
+from sta.data.store import Ragged
 from sta.distributed import ranks
-from sta.evaluation.extractors import AttributeClassifierFeatures, Judge, KindAndColour, TeacherFeatures, features_of
+from sta.evaluation.extractors import KindAndColour, features_of, fid_extractor, load_judge
 from sta.inference.pipeline import Audio, SpeechToImagePipeline
 from sta.metrics import fidelity, retrieval
 from sta.metrics.attributes import attribute_rows, mood_rows
 from sta.metrics.rows import ResultKey, Row
-from sta.models.attribute_classifier import AttributeClassifier
 from sta.models.bottleneck import SpeechCondition
-from sta.models.loading import load_network
+from sta.models.layers import length_mask
 from sta.models.vq import to_unit_range
 from sta.training.features import bf16_autocast, cached_frames, load_teacher_of, teacher_features
 from sta.training.workspace import Workspace
@@ -26,8 +27,83 @@ from sta.training.workspace import Workspace
 BATCH = 32
 
 
-class Evaluator:
-    """Hears a run's recordings, draws them with its pipeline, and marks the pictures against what was said.
+class BatchedPipeline:
+    """A pipeline that encodes, generates and reconstructs in whole batches, which the ranks of a launch take in turn.
+
+    Args:
+        batch: recordings or pictures of a batch.
+        autocast: of a device; by default bfloat16 where the machine has it.
+    """
+
+    def __init__(
+        self,
+        pipe: SpeechToImagePipeline,
+        batch: int = BATCH,
+        autocast: Callable[[torch.device], AbstractContextManager[object]] = bf16_autocast,
+    ):
+        self.pipe, self.batch, self.autocast = pipe, batch, autocast
+
+    def encode_waves(
+        self, waves: Sequence[np.ndarray], language: str, tta_samples: int | None = None
+    ) -> SpeechCondition:
+        """Return tokens of recordings, in their order."""
+        order = np.argsort([len(w) for w in waves], kind="stable")
+
+        def encode(start: int) -> tuple[Tensor, ...]:
+            batch: list[Audio] = [waves[i] for i in order[start : start + self.batch]]
+            with self.autocast(self.pipe.device):
+                tokens = self.pipe.encode_speech(batch, language, num_tta_samples=tta_samples)
+            return tuple(x.cpu() for x in (tokens.tokens, tokens.embedding, tokens.kl))
+
+        parts = list(ranks.parallel_map(range(0, len(waves), self.batch), encode))
+        back = torch.from_numpy(np.argsort(order))
+        return SpeechCondition(*(torch.cat(part)[back].to(self.pipe.device) for part in zip(*parts, strict=True)))
+
+    def generate(
+        self, tokens: SpeechCondition, seeds: Sequence[int], steps: int | None = None, guidance: float | None = None
+    ) -> Tensor:
+        """Return pictures [n, 3, H, W] in [-1, 1], each from a seed of its own, so that batches do not matter.
+
+        Drawn in bfloat16 where the machine has it, several times as fast.
+        """
+
+        def generate(start: int) -> Tensor:
+            generators = [torch.Generator().manual_seed(s) for s in seeds[start : start + self.batch]]
+            part = SpeechCondition(
+                *(x[start : start + self.batch] for x in (tokens.tokens, tokens.embedding, tokens.kl))
+            )
+            with self.autocast(self.pipe.device):
+                drawn = self.pipe.decode_latents(self.pipe.denoise(part, steps, guidance, generators))
+            return drawn.float().cpu()
+
+        return torch.cat(list(ranks.parallel_map(range(0, len(seeds), self.batch), generate)))
+
+    def reconstruct(self, pictures: Tensor) -> Tensor:
+        """Return pictures [n, 3, H, W] through what the decoder draws: codes or latents."""
+        pipe = self.pipe
+
+        @torch.no_grad()
+        def reconstruct(part: Tensor) -> Tensor:
+            return pipe.decoder.reconstruct(part.to(pipe.device), pipe.tokenizer).cpu()
+
+        return torch.cat(list(ranks.parallel_map(pictures.split(self.batch), reconstruct)))
+
+    def tokens_of(self, frames: Ragged, places: np.ndarray, language: str) -> Tensor:
+        """Return tokens [n, K, C] of an encoder's frames, those in some places of their store."""
+        pack, device = self.pipe.pack(language), self.pipe.device
+
+        @torch.no_grad()
+        def condition(start: int) -> Tensor:
+            values, lengths = frames.padded(places[start : start + self.batch].tolist(), 1)
+            mask = length_mask(torch.from_numpy(lengths), values.shape[1]).to(device)
+            spoken = pack.encoder.language_indices([language] * len(values)).to(device)
+            return pack.bottleneck(torch.from_numpy(values).float().to(device), mask, spoken).tokens.cpu()
+
+        return torch.cat(list(ranks.parallel_map(range(0, len(places), self.batch), condition)))
+
+
+class Evaluator(BatchedPipeline):
+    """Encodes a run's recordings, generates pictures with its pipeline, and scores them against the captions.
 
     Attributes:
         judge: what reads pictures; None where a corpus does not know what is true of them.
@@ -36,22 +112,18 @@ class Evaluator:
     """
 
     def __init__(self, workspace: Workspace, pipe: SpeechToImagePipeline):
-        self.workspace, self.pipe, self.settings = workspace, pipe, workspace.recipe.evaluation
+        super().__init__(pipe)
+        self.workspace, self.settings = workspace, workspace.recipe.evaluation
         self.corpus, self.seed = workspace.corpus, workspace.recipe.seed
         self.ids, self.moods = self.corpus.column("id"), self.corpus.column("mood")
         self.image_of, _ = self.corpus.image_index
-        self.judge = self._judge()
+        attributes = workspace.source.attributes()
+        self.judge = None
+        if attributes is not None:
+            self.judge = load_judge(workspace.final("classifier") / "classifier", attributes, pipe.device)
         self.splits = [s for s in TEST_SPLITS if self.corpus.has_audio[self.corpus.select(s)].any()]
         self.hardest = [s for s in self.splits if len(self.known(self.corpus.select(s)))][-1]
         self.extractor: dict[str, Any] = {}
-
-    def _judge(self) -> Judge | None:
-        attributes = self.workspace.source.attributes()
-        if attributes is None:
-            return None
-        classifier = load_network(AttributeClassifier, self.workspace.final("classifier") / "classifier")
-        classifier.to(self.pipe.device)  # type: ignore[arg-type]
-        return Judge(classifier, attributes)
 
     def fill_caches(self) -> None:
         """Compute what frozen networks make of the corpus, where it is not there yet, as one process must."""
@@ -73,39 +145,6 @@ class Evaluator:
     def encode(self, rows: np.ndarray, language: str, tta_samples: int | None = None) -> SpeechCondition:
         """Return tokens of the corpus's recordings, in the order of `rows`."""
         return self.encode_waves([self.corpus.waveform(int(r)) for r in rows], language, tta_samples)
-
-    def encode_waves(
-        self, waves: Sequence[np.ndarray], language: str, tta_samples: int | None = None
-    ) -> SpeechCondition:
-        """Return tokens of recordings, in their order."""
-        order = np.argsort([len(w) for w in waves], kind="stable")
-
-        def hear(start: int) -> tuple[Tensor, ...]:
-            batch: list[Audio] = [waves[i] for i in order[start : start + BATCH]]
-            with bf16_autocast(self.pipe.device):
-                tokens = self.pipe.encode_speech(batch, language, num_tta_samples=tta_samples)
-            return tuple(x.cpu() for x in (tokens.tokens, tokens.embedding, tokens.kl))
-
-        parts = list(ranks.parallel_map(range(0, len(waves), BATCH), hear))
-        back = torch.from_numpy(np.argsort(order))
-        return SpeechCondition(*(torch.cat(part)[back].to(self.pipe.device) for part in zip(*parts, strict=True)))
-
-    def generate(
-        self, tokens: SpeechCondition, seeds: Sequence[int], steps: int | None = None, guidance: float | None = None
-    ) -> Tensor:
-        """Return pictures [n, 3, H, W] in [-1, 1], each from a seed of its own, so that batches do not matter.
-
-        Drawn in bfloat16 where the machine has it, several times as fast.
-        """
-
-        def draw(start: int) -> Tensor:
-            generators = [torch.Generator().manual_seed(s) for s in seeds[start : start + BATCH]]
-            part = SpeechCondition(*(x[start : start + BATCH] for x in (tokens.tokens, tokens.embedding, tokens.kl)))
-            with bf16_autocast(self.pipe.device):
-                drawn = self.pipe.decode_latents(self.pipe.denoise(part, steps, guidance, generators))
-            return drawn.float().cpu()
-
-        return torch.cat(list(ranks.parallel_map(range(0, len(seeds), BATCH), draw)))
 
     def seeds(self, rows: np.ndarray) -> list[int]:
         """Return a seed for the drawing of each row."""
@@ -145,12 +184,8 @@ class Evaluator:
         return retrieval.retrieval_rows(tokens.embedding.cpu(), unique, names, ids, **where)
 
     def fidelity(self, pictures: Tensor, rows: np.ndarray, where: ResultKey) -> list[Row]:
-        """FID of pictures [n, 3, H, W] in [-1, 1] against the real ones of `rows`."""
-        extractor = (
-            TeacherFeatures(load_teacher_of(self.workspace)).to(self.pipe.device)
-            if self.judge is None
-            else AttributeClassifierFeatures(self.judge.classifier)
-        )
+        """Measure the FID of pictures [n, 3, H, W] in [-1, 1] against the real ones of `rows`."""
+        extractor = fid_extractor(self.judge, lambda: load_teacher_of(self.workspace), self.pipe.device)
         real, drawn = (features_of(extractor, _bytes(x)) for x in (self.real_images(rows), pictures))
         self.extractor |= fidelity.extractor_meta(extractor, real)
         return fidelity.fid_rows(real, drawn, seed=self.seed, **where)

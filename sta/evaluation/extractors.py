@@ -1,8 +1,10 @@
-"""What reads pictures: the attribute classifier, and the extractors behind FID and the inception score."""
+"""What looks at pictures: the attribute classifier, and the extractors behind FID and the inception score."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -11,17 +13,19 @@ from sta.data.corpora.base import Attributes, World
 from sta.distributed import ranks
 from sta.metrics import fidelity
 from sta.models.attribute_classifier import AttributeClassifier
+from sta.models.loading import load_network
 from sta.models.teachers.open_clip import Teacher
 
-READ_AT_ONCE, SEEN_AT_ONCE = 256, 64  # pictures
+PREDICT_BATCH, FEATURE_BATCH = 256, 64  # pictures
 
 
 @dataclass
 class Judge:
-    """What reads pictures: the attribute classifier, and what the corpus knows that it was trained on."""
+    """The attribute classifier, and what the corpus knows that it was trained on."""
 
     classifier: AttributeClassifier
     attributes: Attributes
+    batch: int = PREDICT_BATCH
 
     @property
     def world(self) -> World:
@@ -29,14 +33,14 @@ class Judge:
         return self.attributes.world
 
     def predict(self, pictures: Tensor) -> list[dict[str, str]]:
-        """Readings of pictures [n, 3, H, W] in [-1, 1], which all ranks have, each of which reads its share."""
-        parts = ranks.parallel_map(pictures.split(READ_AT_ONCE), self.classifier.predict)
+        """Predict the attributes of pictures [n, 3, H, W] in [-1, 1], which all ranks have, a share on each rank."""
+        parts = ranks.parallel_map(pictures.split(self.batch), self.classifier.predict)
         return [reading for part in parts for reading in part]
 
 
-def features_of(extractor: nn.Module, pictures: Tensor) -> Tensor:
+def features_of(extractor: nn.Module, pictures: Tensor, batch: int = FEATURE_BATCH) -> Tensor:
     """Return features [n, F] of pictures, uint8 [n, 3, H, W], which all ranks have, each of which sees its share."""
-    parts = ranks.parallel_map(pictures.split(SEEN_AT_ONCE), lambda part: fidelity.extract(extractor, part))
+    parts = ranks.parallel_map(pictures.split(batch), lambda part: fidelity.extract(extractor, part))
     return torch.cat(list(parts))
 
 
@@ -79,3 +83,17 @@ class TeacherFeatures(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Map uint8 [n, 3, H, W] to [n, E]."""
         return self.teacher.encode_images(images.permute(0, 2, 3, 1))
+
+
+def load_judge(folder: Path, attributes: Attributes, device: torch.device) -> Judge:
+    """Load the attribute classifier that a run trained, to a device."""
+    classifier = load_network(AttributeClassifier, folder)
+    classifier.to(device)  # type: ignore[arg-type]
+    return Judge(classifier, attributes)
+
+
+def fid_extractor(judge: Judge | None, load_teacher: Callable[[], Teacher], device: torch.device) -> nn.Module:
+    """Return what FID's features come from: the judge's classifier, or the teacher where nothing judges pictures."""
+    return (
+        TeacherFeatures(load_teacher()).to(device) if judge is None else AttributeClassifierFeatures(judge.classifier)
+    )

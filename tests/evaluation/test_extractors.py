@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from torch import nn
 
-import sta.evaluation.evaluator
-from sta.config.recipe import load_recipe
-from sta.data.corpora.base import open_source
 from sta.data.corpora.garden.attributes import GardenAttributes
 from sta.data.language import FULL_WORLD
-from sta.evaluation import extractors
-from sta.evaluation.evaluator import Evaluator
-from sta.evaluation.extractors import AttributeClassifierFeatures, Judge, KindAndColour, features_of
+from sta.evaluation.extractors import (
+    AttributeClassifierFeatures,
+    Judge,
+    KindAndColour,
+    features_of,
+    fid_extractor,
+    load_judge,
+)
 from sta.models.attribute_classifier import AttributeClassifier
 from tests.conftest import scatter
 from tests.distributed.test_ranks import on_ranks
 
 SIZE = 16
+ATTRIBUTES = GardenAttributes(FULL_WORLD, {}, 1.0, 0.1)
 SLOTS = {"kind": ["bird", "flower"], "head": ["red", "blue"], "petals": ["red", "blue"]}
 
 
@@ -33,21 +35,18 @@ def _reader() -> AttributeClassifier:
 
 def _read_seven() -> Any:
     """What is read of seven pictures, in batches of two, and how many of them this process was asked."""
-    extractors.READ_AT_ONCE = extractors.SEEN_AT_ONCE = 2
     reader, asked = _reader(), [0]
     reader.trunk.register_forward_pre_hook(lambda _, inputs: asked.append(len(inputs[0])))
     pictures = torch.rand(7, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    read = Judge(reader, GardenAttributes(FULL_WORLD, {}, 1.0, 0.1)).predict(pictures)
+    read = Judge(reader, ATTRIBUTES, batch=2).predict(pictures)
     seen = [
-        features_of(extractor, (pictures * 127).abs().byte()).tolist()
+        features_of(extractor, (pictures * 127).abs().byte(), batch=2).tolist()
         for extractor in (AttributeClassifierFeatures(reader), KindAndColour(reader))
     ]
     return {"read": read, "seen": seen, "asked": sum(asked)}
 
 
-def test_any_number_of_ranks_reads_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("READ_AT_ONCE", "SEEN_AT_ONCE"):
-        monkeypatch.setattr(extractors, name, 2)  # so that what `_read_seven` sets is put back
+def test_any_number_of_ranks_reads_the_same(tmp_path: Path) -> None:
     first, second = on_ranks(_read_seven, tmp_path)
     alone = _read_seven()
     assert len(alone["read"]) == len(alone["seen"][0]) == 7
@@ -56,23 +55,17 @@ def test_any_number_of_ranks_reads_the_same(tmp_path: Path, monkeypatch: pytest.
     assert (first["asked"], second["asked"], alone["asked"]) == (12, 9, 21), "once for each of three purposes"
 
 
-@pytest.fixture
-def evaluator(tmp_path: Path) -> Evaluator:
-    """Of a pipeline that is on another device than what is loaded."""
+def test_the_classifier_is_where_the_pipeline_is(tmp_path: Path) -> None:
     _reader().save_pretrained(tmp_path / "classifier")
-    evaluator = Evaluator.__new__(Evaluator)
-    recipe = load_recipe("garden-mini")
-    source = open_source(recipe.corpus, {}, recipe.seed)
-    workspace: Any = SimpleNamespace(recipe=recipe, source=source, final=lambda stage: tmp_path)
-    pipe: Any = SimpleNamespace(device=torch.device("meta"))
-    evaluator.workspace, evaluator.pipe = workspace, pipe
-    return evaluator
-
-
-def test_the_reader_is_where_the_pipeline_is(evaluator: Evaluator) -> None:
-    judge = evaluator._judge()
-    assert judge is not None
+    judge = load_judge(tmp_path / "classifier", ATTRIBUTES, torch.device("meta"))
     assert judge.classifier.device.type == "meta"
+
+
+def test_the_teacher_is_where_the_pipeline_is() -> None:
+    extractor = fid_extractor(None, lambda: torch.nn.Linear(2, 2), torch.device("meta"))  # type: ignore[arg-type, return-value]
+    assert {p.device.type for p in extractor.parameters()} == {"meta"}
+    judge = Judge(_reader(), ATTRIBUTES)
+    assert isinstance(fid_extractor(judge, lambda: pytest.fail("no teacher"), judge.classifier.device), nn.Module)
 
 
 def test_pictures_are_read_where_the_reader_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,20 +79,3 @@ def test_pictures_are_read_where_the_reader_is(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(torch.Tensor, "to", to)
     reader.predict(torch.zeros(2, 3, SIZE, SIZE))
     assert seen == [reader.device]
-
-
-def test_the_teacher_is_where_the_pipeline_is(evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-
-    def extract(extractor: torch.nn.Module, pictures: torch.Tensor) -> torch.Tensor:
-        seen.append(next(extractor.parameters()).device.type)
-        return torch.eye(2)
-
-    monkeypatch.setattr(sta.evaluation.evaluator, "load_teacher_of", lambda workspace: torch.nn.Linear(2, 2))
-    monkeypatch.setattr(sta.evaluation.evaluator, "features_of", extract)
-    monkeypatch.setattr(sta.evaluation.evaluator.fidelity, "extractor_meta", lambda extractor, real: {})
-    monkeypatch.setattr(sta.evaluation.evaluator.fidelity, "fid_rows", lambda *_, **__: [])
-    monkeypatch.setattr(evaluator, "real_images", lambda rows: torch.zeros(2, 3, SIZE, SIZE), raising=False)
-    evaluator.judge, evaluator.seed, evaluator.extractor = None, 0, {}
-    evaluator.fidelity(torch.zeros(2, 3, SIZE, SIZE), np.arange(2), {})  # type: ignore[typeddict-item]
-    assert seen == ["meta", "meta"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from pathlib import Path
 
@@ -9,8 +10,11 @@ import pytest
 
 from sta.cli.main import main
 from sta.config.recipe import load_recipe
+from sta.config.variants import find_variant, known_variants
+from sta.data.corpora.base import CorpusSource
 from sta.training.workspace import Workspace
 
+ROOT = Path(__file__).parents[3]
 TOY = '''
 """Squares of one colour, each with a tone as high as it is bright."""
 
@@ -65,6 +69,7 @@ stages: {tokenizer: {steps: 2, batch: 4}}
 """
 
 
+@pytest.mark.slow
 def test_a_corpus_is_one_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -82,3 +87,17 @@ def test_a_corpus_is_one_file(
     assert json.loads(log[-1])["step"] == 2
     assert main(["train", *command, "corpus.squares=many", "--stage", "prepare"]) == 2
     assert "key 'corpus.squares' is 'many'" in capsys.readouterr().err
+
+
+def test_nobody_asks_which_corpus_it_is() -> None:
+    """What a corpus can do is a flag or a method of its own: no `isinstance` on one outside its file."""
+    package = "sta.data.corpora"
+    found = [find_variant(package, name, CorpusSource, "name") for name in known_variants(package, CorpusSource)]
+    corpora = {kind.__name__ for source in found for kind in (source, source.Settings)}
+    assert len(corpora) == 2 * len(found) >= 8
+    asked = []
+    for path in (ROOT / "sta").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("isinstance", "issubclass"):
+                asked += [path.name for name in ast.walk(node.args[1]) if getattr(name, "id", "") in corpora]
+    assert asked == []
