@@ -58,6 +58,7 @@ class MaskReplaceScheduler(SchedulerMixin, ConfigMixin):
 
     @property
     def mask_id(self) -> int:
+        """Return the mask's id, V."""
         return int(self.config.codebook)
 
     def set_timesteps(self, num_inference_steps: int, device: torch.device | str | None = None) -> None:
