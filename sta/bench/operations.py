@@ -8,6 +8,7 @@ view; what it is made of on the CPU besides is not counted.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,18 @@ from rich.table import Table
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sta.config.recipe import Recipe
+from sta.config.recipe import Optimisation, Recipe
 from sta.distributed.ahead import ahead_everywhere
 from sta.distributed.sharding import BatchShard
+from sta.metrics.rows import Interval, Report, Row
 from sta.training import runtime
 from sta.training.batch import Batch
 from sta.training.faults import Faults
-from sta.training.stages import settings_of, stage_names, task_of
+from sta.training.stages import settings_of, task_of
 from sta.training.step import Trainer
 from sta.training.task import CorpusFacts, Task, Update
+
+ITEMS = 4  # of the batches of noise
 
 
 class Operations(TorchDispatchMode):
@@ -64,11 +68,9 @@ class ExampleTask(Task):
         """Nothing is kept of it."""
 
 
-def step_operations(task: Task, recipe: Recipe, stage: str, accelerator: Accelerator) -> Counter[str]:
+def step_operations(task: Task, settings: Optimisation, accelerator: Accelerator, batch: Batch) -> Counter[str]:
     """Count the operations of one step as the training loop has a GPU do it, after one that is not counted."""
-    settings = settings_of(recipe, stage)
-    trainer, batch = Trainer(task, settings, recipe.seed, accelerator, Faults(), 1), task.batch(0, BatchShard())
-    counted = Operations()
+    trainer, counted = Trainer(task, settings, 0, accelerator, Faults(), 1), Operations()
     with ahead_everywhere():
         for step in (0, 1):
             with counted if step else nullcontext():
@@ -79,14 +81,31 @@ def step_operations(task: Task, recipe: Recipe, stage: str, accelerator: Acceler
     return counted.counts
 
 
-def operations_table(recipe: Recipe, facts: CorpusFacts, stages: list[str] | None = None) -> Table:
-    """Count the operations of a step of each stage on noise, in the recipe's precision and with its batch."""
+def operations_report(recipe: Recipe, facts: CorpusFacts, stages: Sequence[str]) -> Report:
+    """Count the operations of a step of some stages on noise, in the recipe's precision; batches of any size have them.
+
+    Args:
+        facts: of the corpus, which need not be there.
+    """
+    rows = []
+    for stage in stages:
+        task, settings = ExampleTask(recipe, facts, stage, ITEMS), settings_of(recipe, stage)
+        count = step_operations(task, settings, runtime.start(recipe.precision), task.noise).total()
+        rows.append(operations_row(stage, count))
+    return Report({"precision": recipe.precision}, rows)
+
+
+def operations_row(stage: str, count: int) -> Row:
+    """Return a row of a report: the operations of a stage's step."""
+    interval = Interval(count, count, count)
+    return Row.of("step_operations", interval, 1, language="all", split="all", condition=stage, system="sta")
+
+
+def operations_table(report: Report) -> Table:
+    """Return a line for each stage."""
     made = Table(title="operations of a training step", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("stage", "batch", "operations", "most often"):
-        made.add_column(name, justify="left" if name in ("stage", "most often") else "right")
-    for stage in stages or stage_names(recipe)[1:]:
-        task = ExampleTask(recipe, facts, stage)
-        counts = step_operations(task, recipe, stage, runtime.start(recipe.precision))
-        most = ", ".join(f"{name.removeprefix('aten.')} {count}" for name, count in counts.most_common(3))
-        made.add_row(stage, str(settings_of(recipe, stage).batch), f"{counts.total():,}", most)
+    made.add_column("stage")
+    made.add_column("operations", justify="right")
+    for row in report.rows:
+        made.add_row(row.condition, f"{row.value:,.0f}")
     return made

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from sta.bench.flops import peak_of
+from sta.bench.operations import operations_row, step_operations
 from sta.config.recipe import Optimisation
 from sta.distributed.sharding import BatchShard
 from sta.errors import Interrupted, TrainingError
@@ -40,7 +41,10 @@ LOOP, MEMORY = "sta", "sta, batches from memory"
 HAND, BARE = "loop written by hand", "bare forward and backward"
 SYSTEMS = (LOOP, MEMORY, HAND, BARE)
 #: Column -> metric and system, of one launch and of launches that are compared.
-SHARES = {"data": ("data_share", LOOP), "save": ("checkpoint_share", LOOP), "flops": ("flops_utilisation", LOOP)}
+SHARES = {
+    "data": ("data_share", LOOP), "save": ("checkpoint_share", LOOP), "flops": ("flops_utilisation", LOOP),
+    "ops": ("step_operations", LOOP),
+}  # fmt: skip
 RATIOS = {"loop/hand": ("step_ratio", LOOP), "loop/bare": ("bare_ratio", LOOP), "hand/bare": ("bare_ratio", HAND)}
 SCALING = {"efficiency": ("scaling_efficiency", LOOP), "exchange": ("exchange_share", LOOP)}
 
@@ -75,6 +79,7 @@ def bench_training(
                 measured.append(bench.round(settings))
                 bar.advance()
             rows += _rows(stage, settings, measured, bench.flops(), (peak or 0) * accelerator.num_processes)
+            rows.append(operations_row(stage, bench.operations(settings)))
     meta = {"processes": accelerator.num_processes, "threads": torch.get_num_threads(), "steps": steps}
     return Report({**meta, "device": str(accelerator.device), "rounds": rounds}, rows)
 
@@ -130,6 +135,11 @@ class _Bench:
             LOOP: self._loop(_TimedTask(self.task, first), settings),
             "save": self._save(_TimedTask(self.task, first, self.batches), settings),
         }
+
+    def operations(self, settings: Optimisation) -> int:
+        """Operations that torch is asked for in a step of the training loop."""
+        task = _TimedTask(self.task, 0, self.batches)
+        return step_operations(task, settings, runtime.start(self.precision), self.batches[0]).total()
 
     def flops(self) -> int:
         """Floating-point operations of a step's forward and backward on the whole batch, by this process's shard."""

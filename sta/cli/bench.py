@@ -71,6 +71,12 @@ def bench_train(options: argparse.Namespace) -> None:
     wrong = next((s for s in options.stage or [] if s not in known), None)
     if wrong:
         raise StaError(f"--stage {wrong} is not one of this recipe's training stages: {', '.join(known)}")
+    if options.operations:
+        from sta.bench.operations import operations_report, operations_table
+        from sta.plan.corpus import AtHand, facts_of
+
+        report = operations_report(workspace.recipe, facts_of(workspace.recipe, AtHand()), options.stage or known)
+        return _show(operations_table(report), report, options)
     for name in stages[: max(map(stages.index, options.stage or known))]:
         workspace.final(name)  # a stage reads what those before it left
     if options.processes:

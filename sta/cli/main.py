@@ -222,6 +222,7 @@ TRAINING = [
     _option("--rounds", type=_count, default=3, help="rounds, of which the median counts (default: 3)"),
     _option("--processes", type=_count, nargs="+", metavar="N", help="compare launches of so many processes"),
     _option("--tflops", type=_amount, help="the device's peak, 10^12 a second (default: of a known GPU)"),
+    _option("--operations", action="store_true", help="only count the operations of a step, on noise"),
 ]
 REHEARSAL = [
     _option("--stage", default="tokenizer", help="whose earlier stages are done (default: tokenizer)"),

@@ -512,8 +512,9 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 def _kept(key: str, base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """What a section keeps under another: nothing under another corpus, and what another decoder knows too."""
-    if key == "corpus" and over.get("name", base.get("name")) != base.get("name"):
+    """What a section keeps under another: nothing under another corpus or task, what another decoder knows too."""
+    named_by = {"corpus": "name"}.get(key, "task")
+    if named_by in over and over[named_by] != base.get(named_by):
         return {}
     if key == "decoder" and over.get("kind") not in (None, base.get("kind", DRAWN_BY)):
         known = _decoders().find_decoder(str(over["kind"])).Settings.model_fields

@@ -65,6 +65,7 @@ METRICS: dict[str, Metric] = {
     "exchange_share": Metric("share of a training step that one process on its share would not need"),
     "checkpoint_share": Metric("share of the training time spent saving every `save_every` steps"),
     "flops_utilisation": Metric("operations of forward and backward, of the device's most in that time"),
+    "step_operations": Metric("operations that torch is asked for in a training step, as on a GPU", ""),
     "scaling_efficiency": Metric("samples per second of a process, against that of the fewest processes"),
     "bits": Metric("rate through the bottleneck per utterance", "bit"),
 }

@@ -59,23 +59,25 @@ class Stretches:
 
     Attributes:
         x: [B, R, D]. mask: [B, R], True where valid. prosody: [B, D].
-        ctc_logits: [B, S, P]; None of captions, and without a CTC head. ctc_lengths: [B]. joint_logits: [B, S, P].
+        language: [B], numbers of `languages`, for what a language has of its own; today that is nothing.
+        ctc_logits, ctc_lengths, joint_logits: as of `EncoderOutput`.
     """
 
     x: Tensor
     mask: Tensor
     prosody: Tensor
+    language: Tensor
     ctc_logits: Tensor | None
     ctc_lengths: Tensor
     joint_logits: Tensor | None = None
 
     def joined(self, other: Stretches) -> Stretches:
-        """Return these and others as one batch, whose lengths in CTC logits are these."""
-        longest = max(self.x.shape[1], other.x.shape[1])
-        x = torch.cat([nn.functional.pad(part.x, (0, 0, 0, longest - part.x.shape[1])) for part in (self, other)])
-        masks = [nn.functional.pad(part.mask, (0, longest - part.mask.shape[1])) for part in (self, other)]
+        """Return these and others as one batch; what the CTC head read stays that of these."""
+        longest, both = max(self.x.shape[1], other.x.shape[1]), (self, other)
+        x = torch.cat([nn.functional.pad(part.x, (0, 0, 0, longest - part.x.shape[1])) for part in both])
+        mask = torch.cat([nn.functional.pad(part.mask, (0, longest - part.mask.shape[1])) for part in both])
         prosody = torch.cat([self.prosody, other.prosody.to(self.prosody.dtype)])
-        return Stretches(x, torch.cat(masks), prosody, self.ctc_logits, self.ctc_lengths)
+        return replace(self, x=x, mask=mask, prosody=prosody, language=torch.cat([self.language, other.language]))
 
 
 class ContextLayer(nn.Module):
@@ -174,7 +176,7 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
         self, inputs: Tensor, lengths: Tensor, language: Tensor, keep_acoustics: Tensor | None = None
     ) -> EncoderOutput:
         """Encode recordings; the arguments are those of `stretches`."""
-        return self.in_context(self.stretches(inputs, lengths, language, keep_acoustics), language)
+        return self.in_context(self.stretches(inputs, lengths, language, keep_acoustics))
 
     def stretches(
         self, inputs: Tensor, lengths: Tensor, language: Tensor, keep_acoustics: Tensor | None = None
@@ -191,7 +193,7 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
         mask = length_mask(lengths, x.shape[1])
         prosody = self.prosody(_mean_and_deviation(x, mask))
         if self.ctc is None or self.ctc_embedding is None:
-            return Stretches(x, mask, prosody, None, lengths)
+            return Stretches(x, mask, prosody, language, None, lengths)
         joint = self.ctc(x).float()
         logits = joint.masked_fill(~self.allowed[language][:, None], -1e4)
         if keep_acoustics is not None:
@@ -200,7 +202,7 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
             prosody = prosody * keep + self.null_prosody * (1 - keep)
         merged, posteriors, kept = ctc_compress(x, logits.softmax(-1), mask)
         x = merged + self.ctc_embedding(posteriors.to(x.dtype))
-        return Stretches(x, kept, prosody, logits, lengths, joint)
+        return Stretches(x, kept, prosody, language, logits, lengths, joint)
 
     def language_confidence(self, out: EncoderOutput) -> Tensor:
         """Compute how sure the CTC head is of what it reads if the language is each of `languages`: [B, L] in [0, 1].
@@ -225,24 +227,25 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
             features: of `features()`, padded to [B, S, F].
             lengths: [B], valid rows of features.
             languages: B codes.
-            disturb: changes inputs and lengths, as augmentation does.
+            disturb: changes inputs and lengths, which are on the host, as augmentation does.
         """
         device = self.null_prosody.device
-        inputs, sizes = self.inputs(torch.from_numpy(features).to(device)), torch.from_numpy(lengths).to(device)
+        inputs, sizes = self.inputs(torch.from_numpy(features).to(device)), torch.from_numpy(lengths)
         if disturb is not None:
             inputs, sizes = disturb(inputs, sizes)
-        out: EncoderOutput = self(inputs, sizes, self.language_indices(languages).to(device))
+        out: EncoderOutput = self(inputs, sizes.to(device), self.language_indices(languages).to(device))
         return out
 
     def encode_text(self, pieces: Tensor, lengths: Tensor, language: Tensor) -> EncoderOutput:
-        """Encode written captions; the arguments are those of `text_stretches`, and language [B] as of `stretches`."""
-        return self.in_context(self.text_stretches(pieces, lengths), language)
+        """Encode written captions; the arguments are those of `text_stretches`."""
+        return self.in_context(self.text_stretches(pieces, lengths, language))
 
-    def text_stretches(self, pieces: Tensor, lengths: Tensor) -> Stretches:
+    def text_stretches(self, pieces: Tensor, lengths: Tensor, language: Tensor) -> Stretches:
         """Encode written captions up to the context network.
 
         Args:
             pieces: [B, R], the stretches of a perfect recognition (see `pieces_to_frames`). lengths: [B].
+            language: [B], numbers of `languages`.
 
         Raises:
             WeightsError: the encoder has no CTC head.
@@ -251,14 +254,10 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
             raise WeightsError("this encoder was trained without CTC and reads no captions; draw from a recording")
         x = nn.functional.embedding(pieces, self.ctc_embedding.weight.T)
         prosody = self.null_prosody.expand(len(pieces), -1)
-        return Stretches(x, length_mask(lengths, pieces.shape[1]), prosody, None, lengths)
+        return Stretches(x, length_mask(lengths, pieces.shape[1]), prosody, language, None, lengths)
 
-    def in_context(self, stretches: Stretches, language: Tensor) -> EncoderOutput:
-        """Let the stretches of each utterance see one another.
-
-        Args:
-            language: [B], for what a language has of its own; today that is nothing.
-        """
+    def in_context(self, stretches: Stretches) -> EncoderOutput:
+        """Let the stretches of each utterance see one another."""
         x, mask = stretches.x, stretches.mask
         x = x + POSITION_SCALE * sinusoid_table(x.shape[1], x.shape[2], x.device).to(x.dtype)
         for layer in self.context:
@@ -275,7 +274,7 @@ def ctc_compress(x: Tensor, posteriors: Tensor, mask: Tensor) -> tuple[Tensor, T
         x: [B, S, D]; posteriors: [B, S, P]; mask: [B, S], True where valid.
 
     Returns:
-        Frames [B, R, D], posteriors [B, R, P] and mask [B, R]; R is a multiple of 16.
+        EncoderOutput [B, R, D], posteriors [B, R, P] and mask [B, R]; R is a multiple of 16.
     """
     best = posteriors.argmax(-1)
     starts = torch.cat([torch.ones_like(mask[:, :1]), best[:, 1:] != best[:, :-1]], 1) & mask

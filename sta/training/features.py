@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -214,21 +214,21 @@ def encode_rows(
 ) -> EncoderOutput:
     """Encode some rows, clean or as distillation hears them."""
     features, lengths = workspace.features.padded(list(rows), LENGTH_MULTIPLE)
-    languages = workspace.corpus.column("language")
-    stage = workspace.recipe.stages.distill
+    languages, stage = workspace.corpus.column("language"), workspace.recipe.stages.distill
+    disturb = partial(augment, stage=stage, kind=encoder.acoustics.feature_kind) if disturbed else None
+    return encoder.encode(features, lengths, [languages[row] for row in rows], disturb)
 
-    def disturb(inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        return augment(inputs, lengths, stage, encoder.acoustics.feature_kind)
 
-    return encoder.encode(features, lengths, [languages[row] for row in rows], disturb if disturbed else None)
+def reads_language(card: TeacherCard, code: str) -> bool:
+    """Return whether a teacher reads captions in a language; one that is trained here learns to."""
+    return card.trained_here or code in card.text_languages or code.partition("-")[0] in card.text_languages
 
 
 def teacher_reads(workspace: Workspace) -> np.ndarray:
-    """Which rows have a caption in a language that the teacher reads: bool [rows]."""
-    card, language = workspace.teacher_card, workspace.corpus.column("language")
-    codes = workspace.recipe.languages if card.trained_here else card.text_languages
-    read = [language.equal(code) for code in codes]
-    return workspace.corpus.has_text & np.any([np.zeros(len(language), bool), *read], 0)
+    """Return which rows have a caption in a language that the teacher reads: bool [rows]."""
+    corpus, card = workspace.corpus, workspace.teacher_card
+    codes = [code for code in workspace.recipe.languages if reads_language(card, code)]
+    return corpus.has_text & np.any([np.zeros(len(corpus), bool), *map(corpus.column("language").equal, codes)], 0)
 
 
 def check_teacher_reads(recipe: Recipe, section: str) -> None:
@@ -238,7 +238,7 @@ def check_teacher_reads(recipe: Recipe, section: str) -> None:
         RecipeError: names a teacher that does, and the loss.
     """
     card = load_teacher(recipe.teacher)
-    if not card.trained_here and not set(recipe.languages) & set(card.text_languages):
+    if not any(reads_language(card, code) for code in recipe.languages):
         raise RecipeError(
             f"teacher '{card.name}' reads no captions in {', '.join(recipe.languages)} (text_languages of its card: "
             f"{', '.join(card.text_languages)}); name one that does, such as teacher=xlm-roberta-base-vit-b-32, or set "

@@ -218,11 +218,11 @@ def test_a_perfect_reading_is_the_written_caption(encoder: SpeechEncoder) -> Non
     pieces, lengths = pieces_to_frames([[3, 9, 4]])
     sure = tiny_encoder()
     codes = torch.nn.functional.one_hot(pieces, 13).float()
-    written = sure.encode_text(pieces, lengths, torch.zeros(1, dtype=torch.long))
+    language = torch.zeros(1, dtype=torch.long)
+    written = sure.encode_text(pieces, lengths, language)
     assert sure.ctc_embedding is not None
     x = sure.ctc_embedding((50 * codes).softmax(-1))
-    stretches = Stretches(x, written.mask[:, :-1], sure.null_prosody[None], None, lengths)
-    heard = sure.in_context(stretches, torch.zeros(1, dtype=torch.long))
+    heard = sure.in_context(Stretches(x, written.mask[:, :-1], sure.null_prosody[None], language, None, lengths))
     torch.testing.assert_close(heard.frames, written.frames, atol=1e-4, rtol=1e-4)
     assert written.ctc_logits is None
     assert written.mask.sum().item() == 6 + 1
@@ -234,10 +234,13 @@ def test_recordings_and_captions_in_one_pass_are_as_in_two(encoder: SpeechEncode
     """Whichever is longer."""
     mel, lengths, language = padded(clips(), 128, 0.0), torch.tensor(LENGTHS), torch.tensor([0, 1, 1])
     ids, sizes = pieces_to_frames(pieces)
-    recordings, captions = encoder.stretches(mel, lengths, language), encoder.text_stretches(ids, sizes)
-    both = encoder.in_context(recordings.joined(captions), torch.tensor([0, 1, 1, 0]))
-    written = encoder.encode_text(ids, sizes, torch.zeros(1, dtype=torch.long))
-    for part, alone in ((slice(0, 3), encoder(mel, lengths, language)), (slice(3, 4), written)):
+    one = language[:1]
+    recordings, captions = encoder.stretches(mel, lengths, language), encoder.text_stretches(ids, sizes, one)
+    both = encoder.in_context(recordings.joined(captions))
+    for part, alone in (
+        (slice(0, 3), encoder(mel, lengths, language)),
+        (slice(3, 4), encoder.encode_text(ids, sizes, one)),
+    ):
         assert both.mask[part].sum(1).equal(alone.mask.sum(1))
         torch.testing.assert_close(both.frames[part][both.mask[part]], alone.frames[alone.mask], atol=1e-5, rtol=1e-4)
 
@@ -355,7 +358,7 @@ def test_without_a_ctc_head_no_frame_is_merged_and_no_caption_enters() -> None:
     assert out.ctc_lengths.tolist() == encoder.acoustics.output_lengths(torch.tensor([128, 60])).tolist() == [32, 15]
     assert not any("ctc" in name for name, _ in encoder.named_parameters())
     with pytest.raises(WeightsError, match="trained without CTC and reads no captions"):
-        encoder.encode_text(torch.tensor([[1, 2]]), torch.tensor([2]), torch.zeros(1, dtype=torch.long))
+        encoder.encode_text(torch.tensor([[1, 2]]), torch.tensor([2]), torch.tensor([0]))
 
 
 def test_whether_there_is_a_ctc_head_is_saved_with_the_weights(tmp_path: Path) -> None:

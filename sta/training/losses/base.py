@@ -74,9 +74,6 @@ class DistillCorpus(Protocol):
     def captions(self, rows: np.ndarray) -> list[list[int]]:
         """Return the captions as pieces of the CTC head; empty where a row has none."""
 
-    def language_indices(self, rows: np.ndarray) -> Tensor:
-        """Return the numbers of the rows' languages among those of the encoder: int64 [n]."""
-
     def has_text(self, rows: np.ndarray) -> np.ndarray:
         """Return which rows have a caption: bool [n]."""
 

@@ -1,4 +1,4 @@
-"""The classifier stage: the attribute classifier learns what real Garden pictures show, drawn afresh for it."""
+"""The classifier stage: the attribute classifier learns what real pictures show, drawn afresh for it."""
 
 from __future__ import annotations
 
@@ -118,7 +118,8 @@ class ClassifierTask(Task):
         numbers = shard.of(self._numbers_of(step))
         rngs = [np.random.default_rng([self.seed, CLASSIFIER_SEED, int(number)]) for number in numbers]
         pixels, shown = zip(*(self.attributes.draw(rng, self.image_size) for rng in rngs), strict=True)
-        return LabelledBatch(torch.from_numpy(np.stack(pixels)), torch.from_numpy(values_of(shown, self.slots)))
+        values = values_of(shown, self.slots)
+        return LabelledBatch(torch.from_numpy(np.stack(pixels)), torch.from_numpy(values))
 
     def export(self, module: nn.Module, folder: Path) -> None:
         classifier = module.classifier

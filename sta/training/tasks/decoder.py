@@ -55,7 +55,7 @@ class DecoderBatch(Batch):
     """Recordings and captions of one group of languages, and their pictures.
 
     Attributes:
-        group: the group's number. language: int64 [B], numbers of the encoder's languages.
+        group: the group's number. language: int64 [B], numbers of its encoder's `languages`.
         spoken, written: int64 [B1], [B2], the batch's places of recordings and of captions; B1 + B2 = B.
         frames: float16 [B1, S, D] of the frozen encoder; frames_mask: bool [B1, S].
         text_pieces, text_lengths: int64 [B2, R], [B2], what the text branch reads; None where it reads nothing on any
@@ -157,14 +157,14 @@ class _Denoising(nn.Module):
         assert isinstance(bottleneck, SpeechBottleneck)
         size = bottleneck.config
         noise = sharding.normal(len(places), size.tokens, size.width, device=places.device)
-        frames = batch.frames.to(self.objective.decoder.dtype)
-        heard = bottleneck(frames, batch.frames_mask, batch.language[batch.spoken], noise[batch.spoken])
+        frames, language = batch.frames.to(self.objective.decoder.dtype), batch.language
+        heard = bottleneck(frames, batch.frames_mask, language[batch.spoken], noise[batch.spoken])
         if batch.text_pieces is None:
             return heard
         encoder = self.encoders[group]
         assert isinstance(encoder, SpeechEncoder)
         count = len(batch.written)  # none, where this rank's caption is only there to be as the other ranks
-        noise, language = (x[batch.written] if count else x[:1] for x in (noise, batch.language))
+        noise, language = (x[batch.written] if count else x[:1] for x in (noise, language))
         with torch.no_grad():
             captions = encoder.encode_text(batch.text_pieces, batch.text_lengths, language)
         read = bottleneck(captions.frames, captions.mask, language, noise)
@@ -220,11 +220,11 @@ class DecoderTask(Task):
         self.latents = pictures_as(workspace, "latents", device) if has_draft else None
         self.text = teacher_features(workspace, device)[1] if _weighs_text(self.stage) else None
         self.known, self.read = workspace.corpus.has_text, teacher_reads(workspace)
-        self.language = workspace.corpus.column("language")
         disturbs = kinds_of_frames(recipe)
         self.frames = {g: [cached_frames(workspace, g, device, each) for each in disturbs] for g in self.groups}
         self.rows = {g: group_rows(workspace, g) for g in self.groups}
         self.image_of, _ = workspace.corpus.image_index
+        self.language = workspace.corpus.column("language")
         speech = {g: load_speech(workspace, g) for g in self.groups}
         self.encoders = {g: encoder for g, (encoder, _) in speech.items()}
         self.module = build_module(recipe, self.encoders, {g: bottleneck for g, (_, bottleneck) in speech.items()})
@@ -267,18 +267,18 @@ class DecoderTask(Task):
         stage, rng = recipe.stages.decoder, np.random.default_rng(0)
         count = examples.frames_read(recipe, facts, seconds)
         is_written = text_mask(size, stage.text_ratio) & bool(recipe.stages.distill.losses.get("ctc"))
-        spoken, written = (torch.from_numpy(np.flatnonzero(mask)) for mask in (~is_written, is_written))
-        length = examples.padded(count, FRAME_MULTIPLE)
+        spoken, length = np.flatnonzero(~is_written), examples.padded(count, FRAME_MULTIPLE)
         frames = rng.standard_normal((len(spoken), length, recipe.encoder.width)).astype(np.float16)
         known = sum(facts.pieces[code] for code in next(iter(recipe.groups.values())))
         captions = examples.captions(facts, known, size, seconds, rng)
-        side, kinds = recipe.corpus.size // recipe.tokenizer.factor, kinds_of_pictures(recipe)
-        smooth = torch.randn(size, recipe.tokenizer.code_width, side, side).half()
+        grid = PictureGrid.of(recipe)
+        latents = torch.randn(size, grid.channels, grid.side, grid.side).half()
+        codes, kinds = torch.randint(grid.codes, (size, grid.side**2)), kinds_of_pictures(recipe)
         batch = DecoderBatch(
-            0, torch.zeros(size, dtype=torch.long), spoken, written, torch.from_numpy(frames),
-            (torch.arange(length) < count).expand(len(spoken), -1),
-            x0=torch.randint(recipe.tokenizer.codes, (size, side * side)) if kinds[0] == "codes" else smooth,
-            latents=smooth if find_decoder(recipe.decoder.kind).has_draft(recipe.decoder) else None,
+            0, torch.zeros(size, dtype=torch.long), torch.from_numpy(spoken),
+            torch.from_numpy(np.flatnonzero(is_written)), torch.from_numpy(frames),
+            (torch.arange(length) < count).expand(len(spoken), -1), x0=codes if kinds[0] == "codes" else latents,
+            latents=latents if find_decoder(recipe.decoder.kind).has_draft(recipe.decoder) else None,
         )  # fmt: skip
         if stage.losses.get("caption"):
             batch = replace(batch, pieces=torch.from_numpy(pad_captions(captions, np.ones(size, bool))))
@@ -352,10 +352,11 @@ class DecoderTask(Task):
         stores, key, share = self.frames[group], [self.workspace.recipe.seed, step], self.stage.augment_ratio
         heard = [frames_of(stores, place, share, key) for place in places[~is_written]]
         frames, lengths = pad(heard, FRAME_MULTIPLE)
+        language = self.encoders[group].language_indices([self.language[row] for row in shown])
         batch = DecoderBatch(
-            number, self.encoders[group].language_indices([self.language[row] for row in shown]),
-            torch.from_numpy(np.flatnonzero(~is_written)), torch.from_numpy(np.flatnonzero(is_written)),
-            torch.from_numpy(frames), torch.arange(frames.shape[1]) < torch.from_numpy(lengths)[:, None],
+            number, language, torch.from_numpy(np.flatnonzero(~is_written)),
+            torch.from_numpy(np.flatnonzero(is_written)), torch.from_numpy(frames),
+            torch.arange(frames.shape[1]) < torch.from_numpy(lengths)[:, None],
             **self._pictures(shown, step), **self._texts(group, shown, step),
         )  # fmt: skip
         if not written.any():

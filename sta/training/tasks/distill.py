@@ -52,7 +52,8 @@ class WrittenBatch(Batch):
     """Captions that the text branch reads, of other rows than the recordings of the batch.
 
     Attributes:
-        pieces: int64 [B', R], the stretches of a perfect recognition. lengths, language: int64 [B'].
+        pieces: int64 [B', R], the stretches of a perfect recognition. lengths: int64 [B'].
+        language: int64 [B'], numbers of `SpeechEncoder.languages`.
         targets: loss -> what it wants to know of them.
         total: how many there are over all ranks.
     """
@@ -121,14 +122,12 @@ class Distillation(nn.Module):
             keep = sharding.uniform(len(inputs), device=inputs.device) >= self.stage.acoustic_dropout
         on_device = lengths.to(inputs.device, non_blocking=True)
         stretches, count = self.encoder.stretches(inputs, on_device, batch.language, keep), len(inputs)
-        language = batch.language
         if batch.written is not None:
-            written = self.encoder.text_stretches(batch.written.pieces, batch.written.lengths)
-            stretches = stretches.joined(written)
-            language = torch.cat([language, batch.written.language])
+            written = batch.written
+            stretches = stretches.joined(self.encoder.text_stretches(written.pieces, written.lengths, written.language))
         with sharding.with_more_items(0 if batch.written is None else batch.written.total):
-            out = self.encoder.in_context(stretches, language)
-            speech = self.bottleneck(out.frames, out.mask, language)
+            out = self.encoder.in_context(stretches)
+            speech = self.bottleneck(out.frames, out.mask, stretches.language)
         heard = DistillOutputs(speech[:count], out[:count], keep, acoustics.output_lengths(lengths))
         return heard, None if batch.written is None else DistillOutputs(speech[count:], out[count:])
 
@@ -233,7 +232,8 @@ class DistillTask(Task):
         written, count = None, written_captions(stage)
         if count:
             of_captions = {name: loss for name, loss in losses.items() if loss.on_captions}
-            written = _written_batch(corpus, of_captions, np.arange(count), list(range(count)), 0, count)
+            language, seeds = torch.zeros(count, dtype=torch.long), list(range(count))
+            written = _written_batch(corpus, of_captions, np.arange(count), language, seeds, 0, count)
         return DistillBatch(
             features, lengths, torch.zeros(size, dtype=torch.long), targets_of(spoken, corpus, np.arange(size), 0),
             written,
@@ -278,7 +278,7 @@ class DistillTask(Task):
 
     def _order(self, kept: np.ndarray) -> ShuffledSampler:
         rows = self.rows[kept]
-        seed, lengths = self.workspace.recipe.seed, self.workspace.features.lengths[rows]
+        lengths, seed = self.workspace.features.lengths[rows], self.workspace.recipe.seed
         return build_sampler(self.workspace, rows, rows, seed, self.stage.batch, lengths)
 
     def _with_phrases(self, full: np.ndarray, short: np.ndarray) -> np.ndarray:
@@ -305,7 +305,7 @@ class DistillTask(Task):
         features, lengths = store.padded(rows.tolist(), LENGTH_MULTIPLE, int(store.lengths[everyone].max()))
         return DistillBatch(
             torch.from_numpy(features), torch.from_numpy(lengths),
-            self.corpus.language_indices(rows),
+            self.encoder.language_indices(self.corpus.column("language", rows)),
             targets_of(self.losses, self.corpus, rows, step), self._written(step, shard),
         )  # fmt: skip
 
@@ -318,7 +318,8 @@ class DistillTask(Task):
         rows, numbers = shard.of(self.written.take(step * count, count)), shard.of(np.arange(count))
         losses = {name: loss for name, loss in self.losses.items() if loss.on_captions}
         seeds = [step * count + int(number) for number in numbers]
-        return _written_batch(self.corpus, losses, rows, seeds, step, count)
+        language = self.encoder.language_indices(self.corpus.column("language", rows))
+        return _written_batch(self.corpus, losses, rows, language, seeds, step, count)
 
     def compile(self, module: nn.Module, device: torch.device) -> None:
         assert isinstance(module, Distillation)
@@ -332,10 +333,10 @@ class DistillTask(Task):
 
 
 def _written_batch(
-    corpus: DistillCorpus, losses: Mapping[str, DistillLoss], rows: np.ndarray, seeds: list[int], step: int, total: int
-) -> WrittenBatch:
+    corpus: DistillCorpus, losses: Mapping[str, DistillLoss], rows: np.ndarray, language: Tensor, seeds: list[int],
+    step: int, total: int,
+) -> WrittenBatch:  # fmt: skip
     pieces, lengths = pieces_to_frames(corpus.captions(rows), seeds)
-    language = corpus.language_indices(rows)
     return WrittenBatch(pieces, lengths, language, targets_of(losses, corpus, rows, step), total)
 
 
@@ -362,7 +363,6 @@ class GroupCorpus:
         self.short = corpus.column("phrase").equal(True)[self.rows]
         self.image, self.text = image, text
         self.known, self.read = corpus.has_text, teacher_reads(workspace)
-        self.language = corpus.column("language")
         named = workspace.attributes if corpus.truths else None
         self.named = named.values if named else np.zeros((len(corpus), 0), np.int64)
         pieces = {code: workspace.pieces[code].size for code in recipe.groups[group]}
@@ -384,9 +384,6 @@ class GroupCorpus:
 
     def captions(self, rows: np.ndarray) -> list[list[int]]:
         return caption_pieces(self.workspace, self.encoder, rows)
-
-    def language_indices(self, rows: np.ndarray) -> Tensor:
-        return self.encoder.language_indices([self.language[row] for row in rows])
 
     def has_text(self, rows: np.ndarray) -> np.ndarray:
         return self.known[rows]
@@ -426,9 +423,6 @@ class ExampleCorpus:
 
     def captions(self, rows: np.ndarray) -> list[list[int]]:
         return examples.captions(self.facts, self.sizes.vocabulary - 1, len(rows), self.seconds, self.rng)
-
-    def language_indices(self, rows: np.ndarray) -> Tensor:
-        return torch.zeros(len(rows), dtype=torch.long)
 
     def has_text(self, rows: np.ndarray) -> np.ndarray:
         return np.ones(len(rows), bool)

@@ -69,8 +69,14 @@ class TokenizerTask(Task):
         self.module = build_module(workspace.recipe)
         image_of, shown_by = workspace.corpus.image_index
         pictures = np.unique(image_of[workspace.corpus.select("train")])
-        rows, stretches = shown_by[pictures], pictures // ITEMS_PER_PART
-        self.order = build_sampler(workspace, pictures, rows, workspace.recipe.seed, self.batch_size, shards=stretches)
+        self.order = build_sampler(
+            workspace,
+            pictures,
+            shown_by[pictures],
+            workspace.recipe.seed,
+            self.batch_size,
+            shards=pictures // ITEMS_PER_PART,
+        )
 
     @classmethod
     def build_network(cls, recipe: Recipe, facts: CorpusFacts, name: str) -> _Reconstruction:
