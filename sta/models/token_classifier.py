@@ -35,18 +35,18 @@ class TokenClassifier(nn.Module):
         self.register_buffer("exists", torch.arange(most) < sizes[:, None], persistent=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """[B, K, C] -> logits [B, slots, values]; a slot of fewer values has -inf in the places beyond."""
+        """Map [B, K, C] -> logits [B, slots, values]; a slot of fewer values has -inf in the places beyond."""
         return self._by_slot(tokens).transpose(0, 1)
 
     def _by_slot(self, tokens: Tensor) -> Tensor:
-        """[B, K, C] -> logits [slots, B, values]."""
+        """Map [B, K, C] -> logits [slots, B, values]."""
         with torch.autocast(tokens.device.type, enabled=False):
             said = torch.tensordot(self.places.softmax(-1), tokens.float(), ([1], [1]))  # [slots, B, C]
             bias = self.bias.masked_fill(~self.get_buffer("exists"), -torch.inf)
             return torch.baddbmm(bias[:, None], said, self.weight)
 
     def loss(self, tokens: Tensor, values: Tensor) -> Tensor:
-        """Mean cross-entropy in nats per slot that is known: scalar, 0 where none is.
+        """Compute the mean cross-entropy in nats per slot that is known: scalar, 0 where none is.
 
         Args:
             tokens: [B, K, C].

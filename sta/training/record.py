@@ -60,13 +60,13 @@ class Log:
             ) from error
 
     def loss_since_save(self) -> float | None:
-        """The mean of the losses that were written since this was asked last."""
+        """Return the mean of the losses that were written since this was asked last."""
         losses, self.since_save = self.since_save, []
         return sum(losses) / len(losses) if losses else None
 
 
 def _parsed(line: str) -> dict[str, Any] | None:
-    """What a line says; None where it is half written."""
+    """Return what a line says; None where it is half written."""
     try:
         return dict(json.loads(line))
     except ValueError:
@@ -120,7 +120,7 @@ class MicroBatches:
         self.count = kept if share % kept == 0 else 1
 
     def halved(self) -> int:
-        """How many parts there are once they are smaller.
+        """Return how many parts there are once they are smaller.
 
         Raises:
             TrainingError: they are single items already, or their number has no half.
