@@ -129,7 +129,7 @@ def replicated_integers(below: int, count: int, device: torch.device) -> Tensor:
 
 
 def normal_like(x: Tensor) -> Tensor:
-    """Draw from the standard normal in the shape of x [B, ...], from a seed for each item, so that nobody draws for others.
+    """Draw from the standard normal [B, ...], as x is, from a seed for each item, so that nobody draws for others.
 
     The shape of an item must be the same on every rank. On the CPU each item's seed is that of a generator. On other
     devices that would be some launches for each item, thousands in a step: there one hash of seed and place gives the
@@ -147,7 +147,7 @@ def normal_like(x: Tensor) -> Tensor:
 
 
 def _hashed_normal(seeds: Tensor, x: Tensor) -> Tensor:
-    """Draw from the standard normal in the shape of x [B, ...], by Box & Muller (1958) from 64 random bits for each number."""
+    """Draw from the standard normal [B, ...], as x is, by Box & Muller (1958) from 64 random bits for each number."""
     bits = splitmix(seeds, math.prod(x.shape[1:]))  # [B, N]
     radius = ((_shifted(bits, 32) + 1).float() / 2**32).log().mul(-2).sqrt()
     angle = (bits & (2**32 - 1)).float() * (2 * math.pi / 2**32)

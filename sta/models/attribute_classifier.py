@@ -20,7 +20,7 @@ class AttributeClassifier(ModelMixin, ConfigMixin):
     """Pictures [B, 3, H, W] in [-1, 1] to logits of each slot's values.
 
     Args:
-        slots: slot -> its values, `kind` and `mood` self_attention them.
+        slots: slot -> its values, `kind` and `mood` among them.
         size: picture side, pixels.
     """
 

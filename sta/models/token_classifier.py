@@ -1,4 +1,4 @@
-"""The readout: a linear classifier of what the speech tokens say, each thing at a place that is the same for all.
+"""A linear classifier of what the speech tokens say, each thing at a place that is the same for all.
 
 S2IGAN's distinctive loss (Wang et al. 2020) classifies one embedding by its class. Here every attribute
 has a classifier of its own, over tokens whose places it has learnt. A reader that searches the tokens anew for each

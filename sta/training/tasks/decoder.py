@@ -84,7 +84,7 @@ class DecoderBatch(Batch):
 
 
 def text_mask(size: int, share: float) -> np.ndarray:
-    """Return bool [size], True for the first `share` of a batch's places: ranks take turns, so each gets as many of them."""
+    """Return bool [size], True for the first `share` of places: ranks take turns, so each gets as many of them."""
     return np.arange(size) < round(size * share)
 
 
