@@ -35,6 +35,7 @@ def world_size() -> int:
 
 
 def is_main() -> bool:
+    """Return whether this process has number 0."""
     return rank() == 0
 
 

@@ -44,6 +44,7 @@ class BatchShard:
         return self.world * self.parts
 
     def of(self, items: Sliced) -> Sliced:
+        """Return this shard's items: every `count`-th."""
         return items[self.rank + self.world * self.part :: self.count]
 
     def split(self, parts: int) -> list[BatchShard]:

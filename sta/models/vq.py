@@ -83,6 +83,7 @@ class ResidualBlock(nn.Module):
         )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map x [B, D, h, w] to the same."""
         return x + self.body(x)
 
 

@@ -41,6 +41,7 @@ class Cost:
     each: float
 
     def of(self, items: float) -> float:
+        """Return the cost of so many items."""
         return self.base + self.each * items
 
     def mixed(self, other: Cost, share: float) -> Cost:

@@ -42,6 +42,7 @@ class Log:
             self.board.close()
 
     def write(self, step: int, samples: int, values: Mapping[str, Any]) -> None:
+        """Append the numbers of a step to the log, and to the trackers."""
         numbers = {k: round(float(v.detach() if isinstance(v, Tensor) else v), 6) for k, v in values.items()}
         self.last = numbers["loss"]
         self.since_save.append(self.last)
@@ -85,6 +86,7 @@ class Skipped:
 
     @property
     def count(self) -> dict[str, int]:
+        """Return how many steps were skipped, for the summary."""
         return {"skipped": len(self.lines)} if self.lines else {}
 
     def add(self, step: int, fault: str, items: list[str]) -> None:
