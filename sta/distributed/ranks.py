@@ -148,6 +148,6 @@ def _store() -> Store | None:
     """Return what the ranks write notes to each other in, once they have joined."""
     if not _joined():
         return None
-    from torch.distributed import distributed_c10d
+    from sta.private import default_store
 
-    return distributed_c10d._get_default_store()
+    return default_store()

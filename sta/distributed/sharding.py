@@ -19,9 +19,9 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from sta.distributed.ahead import runs_ahead
+from sta.private import AnyBatchNorm
 
 Sliced = TypeVar("Sliced", np.ndarray, Tensor, range)
 
@@ -285,12 +285,8 @@ def all_gather(items: Tensor) -> Tensor:
     return torch.stack(parts, 1).flatten(0, 1)
 
 
-class BatchNorm(_BatchNorm):
+class BatchNorm(AnyBatchNorm):
     """Batch norm (Ioffe & Szegedy 2015) of [B, C, ...] over all ranks, on any device; its weights are torch's."""
-
-    def _check_input_dim(self, x: Tensor) -> None:
-        if x.ndim < 2:
-            raise ValueError(f"batch norm takes [B, C, ...], not {list(x.shape)}")
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or _step.get().shard.world == 1:

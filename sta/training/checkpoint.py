@@ -36,6 +36,7 @@ from torch import Tensor
 from sta.data.checksums import first_fault, write_sums
 from sta.distributed import ranks
 from sta.errors import TrainingError, first_line
+from sta.private import prepared
 from sta.training.faults import Faults
 
 KEEP = 2  # newest
@@ -199,13 +200,14 @@ class Snapshot:
 def files_of(accelerator: Accelerator) -> dict[str, Any]:
     """Return what `Accelerator.load_state` reads on every rank, by the file's name: weights, optimizers, average."""
     files: dict[str, Any] = {}
-    for number, model in enumerate(accelerator._models):
+    models, optimizers, others = prepared(accelerator)
+    for number, model in enumerate(models):
         weights = accelerator.get_state_dict(model, unwrap=False)
         # tensors of two names have one in it
         files[_numbered(SAFE_WEIGHTS_NAME, number)] = clean_state_dict_for_safetensors(weights)
-    for number, optimizer in enumerate(accelerator._optimizers):
+    for number, optimizer in enumerate(optimizers):
         files[_numbered(f"{OPTIMIZER_NAME}.bin", number)] = optimizer.state_dict()
-    for number, custom in enumerate(accelerator._custom_objects):
+    for number, custom in enumerate(others):
         files[f"custom_checkpoint_{number}.pkl"] = custom.state_dict()
     return files
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from sta.data.audio import SAMPLE_RATE, sample_features
 from sta.errors import WeightsError, first_line
 from sta.models.backbones.base import SpeechBackbone
-from sta.models.backbones.transformers_private import outside_deepspeed
 from sta.models.layers import length_mask
+from sta.private import outside_deepspeed
 
 #: Settings of a published configuration that are not followed: dropped layers would leave holes in the sum over all of
 #: them, and an adapter comes after them and halves the frames.

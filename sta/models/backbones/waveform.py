@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from sta.models.backbones.pretrained import PretrainedBackbone
-from sta.models.backbones.transformers_private import first_convolution, transformer
 from sta.models.layers import length_mask
+from sta.private import first_convolution, transformer
 
 
 class WaveformBackbone(PretrainedBackbone):
