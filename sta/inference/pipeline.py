@@ -105,7 +105,7 @@ class SpeechToImagePipeline(ReleasePipeline):
     def _check_language(self, outputs: Sequence[EncoderOutput], pack: LanguagePack) -> None:
         """Warn of recordings that are plainly in another language of the same encoder than the pack's."""
         codes = [code for code, other in self.languages.items() if other.encoder is pack.encoder]
-        if len(codes) < 2:
+        if len(codes) < 2 or outputs[0].joint_logits is None:  # there is no CTC head
             return
         mean = torch.stack([pack.encoder.language_confidence(out) for out in outputs]).mean(0)
         own = pack.encoder.language_index(pack.card.code)
