@@ -12,7 +12,7 @@ PEAKS = {
 
 
 def peak_of(device: torch.device) -> float | None:
-    """Operations a second of a known GPU at its best; None of any other device."""
+    """Return the operations a second of a known GPU at its best; None of any other device."""
     if device.type != "cuda":
         return None
     return peak_named(torch.cuda.get_device_name(device))

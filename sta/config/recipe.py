@@ -131,7 +131,7 @@ class Optimisation(Strict):
     @field_validator("losses", mode="before", check_fields=False)
     @classmethod
     def _others_keep_their_weight(cls, given: Any) -> Any:
-        """A loss that a recipe leaves out keeps its default weight; 0 turns it off."""
+        """Give each loss that a recipe leaves out its default weight; 0 turns it off."""
         return {**cls.model_fields["losses"].default, **given} if isinstance(given, dict) else given
 
 
@@ -362,7 +362,7 @@ class Recipe(Strict):
     @field_validator("stages")
     @classmethod
     def _losses_of_the_decoder(cls, stages: Stages, info: ValidationInfo) -> Stages:
-        """The losses that a recipe leaves out have the decoder's weight, and others are refused."""
+        """Give each loss that a recipe leaves out the decoder's weight, and refuse others."""
         if "decoder" not in info.data or not isinstance(stages.decoder, DecoderStage):
             return stages  # it does not hold itself, or another task has losses of its own
         kind = info.data["decoder"].kind
@@ -465,7 +465,7 @@ def _refuse_renamed(data: Any, source: str, path: tuple[str, ...] = ()) -> None:
 
 
 def makes_the_same(one: Recipe, other: Recipe) -> bool:
-    """Whether two recipes make the same weights and results; how a stage loads, logs, saves and waits is its own."""
+    """Return whether two recipes make the same weights and results, however a stage loads, logs, saves and waits."""
     return _of_results(one) == _of_results(other)
 
 
@@ -480,7 +480,7 @@ def _of_results(recipe: Recipe) -> dict[str, Any]:
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """The recipe as YAML with every default written out."""
+    """Return the recipe as YAML with every default written out."""
     return yamlfile.dump(recipe.model_dump(mode="json"))
 
 
@@ -512,7 +512,7 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 def _kept(key: str, base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """What a section keeps under another: nothing under another corpus or task, what another decoder knows too."""
+    """Return what a section keeps under another: nothing under another corpus or task, what another decoder has too."""
     named_by = {"corpus": "name"}.get(key, "task")
     if named_by in over and over[named_by] != base.get(named_by):
         return {}

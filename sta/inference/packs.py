@@ -104,7 +104,7 @@ def beside(pack: LanguagePack, others: Sequence[LanguagePack]) -> LanguagePack:
 
 
 def _equal(one: ModelMixin, other: ModelMixin) -> bool:
-    """Whether two networks are built alike and have the same weights."""
+    """Return whether two networks are built alike and have the same weights."""
     if one is other:
         return True
     if _built(one) != _built(other):
@@ -114,5 +114,5 @@ def _equal(one: ModelMixin, other: ModelMixin) -> bool:
 
 
 def _built(network: ModelMixin) -> dict[str, Any]:
-    """How a network is built, without where it came from."""
+    """Return how a network is built, without where it came from."""
     return {name: value for name, value in dict(network.config).items() if not name.startswith("_")}

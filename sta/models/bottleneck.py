@@ -62,6 +62,7 @@ class QueryLayer(nn.Module):
         self.self_attention = TransformerLayer(width, heads)
 
     def forward(self, queries: Tensor, frames: Tensor, mask: Tensor) -> Tensor:
+        """Map queries [B, K, D] to the same, having seen frames [B, S, D] of mask [B, S]."""
         return self.self_attention(queries + self.cross_attention(self.norm(queries), frames, mask))
 
 

@@ -93,6 +93,7 @@ class ContextLayer(nn.Module):
         self.transformer = TransformerLayer(width, heads, dropout)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Map x [B, R, D] of mask [B, R] to the same."""
         near = self.convolution((self.norm(x) * mask[..., None]).transpose(1, 2)).transpose(1, 2)
         return self.transformer(x + near, mask)
 

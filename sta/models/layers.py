@@ -98,7 +98,7 @@ class TransformerLayer(nn.Module):
 
 @lru_cache(maxsize=64)
 def sinusoid_table(count: int, width: int, device: torch.device) -> Tensor:
-    """Sinusoidal embedding [count, width] of the positions 0, 1, ...; it is kept, and not to be changed."""
+    """Return sinusoidal embedding [count, width] of the positions 0, 1, ...; it is kept, and not to be changed."""
     return sinusoids(torch.arange(count, device=device), width)
 
 

@@ -128,6 +128,6 @@ class MaskReplaceScheduler(SchedulerMixin, ConfigMixin):
 
 
 def _uniforms(shape: torch.Size, generator: Generators, device: torch.device) -> Tensor:
-    """Uniforms in [0, 1) that a CPU generator makes the same on every device, as diffusers does for noise."""
+    """Return uniforms in [0, 1) that a CPU generator makes the same on every device, as diffusers does for noise."""
     noise = randn_tensor(tuple(shape), generator=generator, device=device, dtype=torch.float32)
     return torch.special.ndtr(noise).clamp(0, 1 - 1e-7)

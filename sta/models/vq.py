@@ -58,7 +58,7 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def _follow(self, latents: Tensor, codes: Tensor) -> None:
-        """Latents [B, N, d], unit vectors, and the entries [B * N] they went to."""
+        """Return latents [B, N, d], unit vectors, and the entries [B * N] they went to."""
         flat, everyone = latents.flatten(0, 1), sharding.all_gather(latents).flatten(0, 1)
         counts = torch.zeros_like(self.counts).index_add_(0, codes, torch.ones_like(codes, dtype=torch.float))
         sums = torch.zeros_like(self.sums).index_add_(0, codes, flat)
@@ -83,6 +83,7 @@ class ResidualBlock(nn.Module):
         )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map x [B, D, h, w] to the same."""
         return x + self.body(x)
 
 
@@ -137,7 +138,7 @@ class VQTokenizer(ModelMixin, ConfigMixin):
         return self.decoder(through.to(pictures.dtype)), quantized
 
     def encode(self, pictures: Tensor) -> Tensor:
-        """Pictures [B, 3, H, W] in [-1, 1] to codes [B, N]."""
+        """Map pictures [B, 3, H, W] in [-1, 1] to codes [B, N]."""
         codes: Tensor = self.codebook(self.encoder(pictures.to(self.dtype))).codes
         return codes
 

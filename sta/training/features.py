@@ -34,18 +34,18 @@ BATCH, BATCHES_PER_PART = 256, 8  # items that a network is given at once; such 
 
 
 def bf16_autocast(device: torch.device) -> torch.autocast:
-    """bfloat16 where the machine has it in hardware: for frozen networks whose output is cached."""
+    """Use bfloat16 where the machine has it in hardware: for frozen networks whose output is cached."""
     return torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bf16(device.type))
 
 
 def load_teacher_of(workspace: Workspace) -> Teacher:
-    """The recipe's teacher: the one its stage trained, or a published one."""
+    """Return the recipe's teacher: the one its stage trained, or a published one."""
     card = load_teacher(workspace.recipe.teacher)
     return load_own(workspace.final("teacher")) if card.trained_here else load_published(card)
 
 
 def teacher_features(workspace: Workspace, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
-    """The teacher's unit vectors: of pictures [pictures, E] and of captions [rows, E], float32, memory-mapped."""
+    """Return the teacher's unit vectors of pictures [pictures, E] and captions [rows, E], float32, memory-mapped."""
     folder = cache_teacher(workspace, device)
     return np.load(folder / "image.npy", mmap_mode="r"), np.load(folder / "text.npy", mmap_mode="r")
 
@@ -204,7 +204,7 @@ def load_speech(workspace: Workspace, group: str, stage: str | None = None) -> t
 
 
 def batches_by_length(features: Ragged, rows: np.ndarray, size: int = 64) -> list[np.ndarray]:
-    """Rows in batches of like length, longest first, so that little is padding."""
+    """Return rows in batches of like length, longest first, so that little is padding."""
     order = rows[np.argsort(-features.lengths[rows], kind="stable")]
     return [order[i : i + size] for i in range(0, len(order), size)]
 
@@ -247,7 +247,7 @@ def check_teacher_reads(recipe: Recipe, section: str) -> None:
 
 
 def caption_pieces(workspace: Workspace, encoder: SpeechEncoder, rows: np.ndarray) -> list[list[int]]:
-    """The captions of some rows as pieces of the encoder's CTC head."""
+    """Return the captions of some rows as pieces of the encoder's CTC head."""
     codes = workspace.corpus.column("language")
     return [
         encoder.offset_pieces(workspace.pieces[codes[row]].encode(workspace.texts[row]), codes[row]) for row in rows
@@ -255,7 +255,7 @@ def caption_pieces(workspace: Workspace, encoder: SpeechEncoder, rows: np.ndarra
 
 
 def cached_frames(workspace: Workspace, group: str, device: torch.device, disturbed: bool = False) -> Ragged:
-    """The frozen encoder's frames of the group's training rows, float16; the number of a row is its place in `rows`.
+    """Return the frozen encoder's float16 frames of the group's training rows, numbered by their place in `rows`.
 
     Args:
         disturbed: hear each row once with the augmentation and the noise of the distill stage (log-mel only).
@@ -291,7 +291,7 @@ def cache_frames(
 
 
 def _join_frames(folder: Path, parts: Sequence[_Part]) -> set[str]:
-    """The frames of all parts as one store, in the order of the rows."""
+    """Return the frames of all parts as one store, in the order of the rows."""
     lengths = np.concatenate([np.load(folder / part.name / "lengths.npy") for part in parts])
     order = np.argsort(np.concatenate([batch for part in parts for batch in part.batches]))
     place_of, heard = np.argsort(order), 0

@@ -140,7 +140,7 @@ def train_pieces(workspace: Workspace, folder: Path) -> None:
 
 
 def _train_teacher_pieces(workspace: Workspace, folder: Path) -> None:
-    """Pieces of all languages together, as many as the text tower of a teacher trained here has ids for."""
+    """Return pieces of all languages together, as many as the text tower of a teacher trained here has ids for."""
     teacher, cards = workspace.teacher_card, workspace.cards.values()
     coverage = min(card.sentencepiece.character_coverage for card in cards)
     joint = SentencePieceCard(vocab_size=teacher.pieces, character_coverage=coverage)

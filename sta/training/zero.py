@@ -33,7 +33,7 @@ def restore_scalars(module: nn.Module) -> None:
 
 
 def shares_weights(accelerator: Accelerator) -> bool:
-    """Whether this is ZeRO-3, under which a rank holds only its part of the weights."""
+    """Return whether this is ZeRO-3, under which a rank holds only its part of the weights."""
     config = _config(accelerator)
     return config is not None and config["zero_optimization"]["stage"] == 3
 

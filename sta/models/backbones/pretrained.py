@@ -164,7 +164,7 @@ class PretrainedBackbone(SpeechBackbone):
 
 @cache
 def _classes() -> tuple[type[PretrainedBackbone], ...]:
-    """The classes of this package that take models of transformers; every module of it may hold one."""
+    """Return the classes of this package that take models of transformers; every module of it may hold one."""
     package = importlib.import_module("sta.models.backbones")
     for module in pkgutil.iter_modules(package.__path__, "sta.models.backbones."):
         importlib.import_module(module.name)

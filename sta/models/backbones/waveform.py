@@ -57,7 +57,7 @@ class WaveformBackbone(PretrainedBackbone):
 
 
 def _normalised(wave: Tensor, lengths: Tensor) -> Tensor:
-    """Waveforms [B, T] with mean 0 and variance 1, zero in the padding."""
+    """Return waveforms [B, T] with mean 0 and variance 1, zero in the padding."""
     mask, count = length_mask(lengths, wave.shape[1]), lengths[:, None]
     mean = wave.sum(1, keepdim=True) / count
     variance = ((wave - mean).pow(2) * mask).sum(1, keepdim=True) / count

@@ -77,23 +77,23 @@ class Teacher(nn.Module):
         self.train(False)
 
     def train(self, mode: bool = True) -> Teacher:
-        """Stays in evaluation mode whatever `mode` is: a teacher does not change."""
+        """Stay in evaluation mode whatever `mode` is: a teacher does not change."""
         return super().train(False)
 
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> Tensor:
-        """uint8 [B, H, W, 3] to unit vectors [B, E]."""
+        """Map uint8 [B, H, W, 3] to unit vectors [B, E]."""
         return F.normalize(self.model.encode_image(prepare_pixels(pixels, self.preprocessing)).float(), dim=-1)
 
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
-        """Captions to unit vectors [B, E]."""
+        """Map captions to unit vectors [B, E]."""
         ids = self.tokenize(list(texts)).to(next(self.model.parameters()).device)
         return F.normalize(self.model.encode_text(ids).float(), dim=-1)
 
 
 def prepare_pixels(pixels: Tensor, how: Preprocessing) -> Tensor:
-    """uint8 [B, H, W, 3] to the teacher's input [B, 3, size, size], scaled and normalised as it wants them."""
+    """Map uint8 [B, H, W, 3] to the teacher's input [B, 3, size, size], scaled and normalised as it wants them."""
     x = pixels.permute(0, 3, 1, 2).float() / 255
     if x.shape[-1] != how.size:
         x = F.interpolate(x, (how.size, how.size), mode=how.interpolation, antialias=True).clamp(0, 1)
@@ -102,13 +102,13 @@ def prepare_pixels(pixels: Tensor, how: Preprocessing) -> Tensor:
 
 
 def build_own(card: TeacherCard) -> nn.Module:
-    """An untrained open_clip model of a card that has its own `config`."""
+    """Return an untrained open_clip model of a card that has its own `config`."""
     assert card.config is not None
     return open_clip.model.CLIP(**card.config, output_dict=True)
 
 
 def build_unfilled(card: TeacherCard) -> Any:
-    """The network of any card on torch's meta device: its sizes, and no numbers.
+    """Return the network of any card on torch's meta device: its sizes, and no numbers.
 
     Raises:
         WeightsError: open_clip does not know it, or a tower's configuration is not on this machine.
@@ -173,7 +173,7 @@ def load_published(card: TeacherCard) -> Teacher:
 
 
 def version_of(card: TeacherCard) -> list[list[object]]:
-    """What tells one state of a published teacher's files on disk from another without cross_attention them.
+    """Return what tells one state of a published teacher's files on disk from another without reading them.
 
     That is path, size and time of change of each. A file whose hash the card says needs none of it, nor does what
     open_clip fetches.
@@ -199,7 +199,7 @@ def _check_file(card: TeacherCard) -> None:
 
 
 def _preprocessing_of(model: Any) -> Preprocessing:
-    """What the model's own configuration says; pictures are square, so that how others are cut does not matter."""
+    """Return what the model's own configuration says; pictures are square, so how others are cut does not matter."""
     found = open_clip.get_model_preprocess_cfg(model)
     size = found["size"] if isinstance(found["size"], int) else found["size"][0]
     return Preprocessing(size, tuple(found["mean"]), tuple(found["std"]), found["interpolation"])
