@@ -46,12 +46,9 @@ class SpeechToImagePipeline(ReleasePipeline):
 
     @torch.no_grad()
     def encode_speech(
-        self,
-        audio: Audio | Sequence[Audio],
-        language: str,
-        sampling_rate: int = SAMPLE_RATE,
+        self, audio: Audio | Sequence[Audio], language: str, sampling_rate: int = SAMPLE_RATE,
         num_tta_samples: int | None = None,
-    ) -> SpeechCondition:
+    ) -> SpeechCondition:  # fmt: skip
         """Encode recordings to tokens [B, K, C] and embeddings [B, E].
 
         Args:
@@ -105,7 +102,7 @@ class SpeechToImagePipeline(ReleasePipeline):
     def _check_language(self, outputs: Sequence[EncoderOutput], pack: LanguagePack) -> None:
         """Warn of recordings that are plainly in another language of the same encoder than the pack's."""
         codes = [code for code, other in self.languages.items() if other.encoder is pack.encoder]
-        if len(codes) < 2:
+        if len(codes) < 2 or outputs[0].joint_logits is None:  # there is no CTC head
             return
         mean = torch.stack([pack.encoder.language_confidence(out) for out in outputs]).mean(0)
         own = pack.encoder.language_index(pack.card.code)
@@ -145,15 +142,11 @@ class SpeechToImagePipeline(ReleasePipeline):
 
     @torch.no_grad()
     def denoise(
-        self,
-        tokens: SpeechCondition,
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
-        generator: Generators = None,
-        latents: Tensor | None = None,
+        self, tokens: SpeechCondition, num_inference_steps: int | None = None, guidance_scale: float | None = None,
+        generator: Generators = None, latents: Tensor | None = None,
         callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
         callback_tensors: Sequence[str] = ("latents",),
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         """Draw tokens [B, K, C] as codes [B, N] or latents [B, d, h, w], by the decoder's own sampling loop."""
 
         def on_step(number: int, t: Tensor, latents: Tensor) -> Tensor:
@@ -187,21 +180,13 @@ class SpeechToImagePipeline(ReleasePipeline):
 
     @torch.no_grad()
     def __call__(
-        self,
-        audio: Audio | Sequence[Audio],
-        sampling_rate: int = SAMPLE_RATE,
-        language: str = "en",
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
-        num_tta_samples: int | None = None,
-        num_images_per_prompt: int = 1,
-        generator: Generators = None,
-        latents: Tensor | None = None,
-        output_type: str = "pil",
-        return_dict: bool = True,
+        self, audio: Audio | Sequence[Audio], sampling_rate: int = SAMPLE_RATE, language: str = "en",
+        num_inference_steps: int | None = None, guidance_scale: float | None = None,
+        num_tta_samples: int | None = None, num_images_per_prompt: int = 1, generator: Generators = None,
+        latents: Tensor | None = None, output_type: str = "pil", return_dict: bool = True,
         callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] | None = ("latents",),
-    ) -> SpeechToImageOutput:
+    ) -> SpeechToImageOutput:  # fmt: skip
         """Draw what is said in one recording or several.
 
         Args:

@@ -41,15 +41,9 @@ class ReleasePipeline(DiffusionPipeline):
     scheduler: Any
 
     def __init__(
-        self,
-        decoder: Decoder,
-        tokenizer: VQTokenizer,
-        scheduler: Any,
-        token_space: str = "",
-        num_inference_steps: int = 12,
-        guidance_scale: float = 2.0,
-        num_tta_samples: int = 1,
-    ):
+        self, decoder: Decoder, tokenizer: VQTokenizer, scheduler: Any, token_space: str = "",
+        num_inference_steps: int = 12, guidance_scale: float = 2.0, num_tta_samples: int = 1,
+    ):  # fmt: skip
         super().__init__()
         self.register_modules(decoder=decoder, tokenizer=tokenizer, scheduler=scheduler)
         self.register_to_config(

@@ -45,16 +45,9 @@ class Draft(nn.Module):
     """
 
     def __init__(
-        self,
-        side: int,
-        channels: int,
-        patch_size: int,
-        tokens: int,
-        token_width: int,
-        width: int,
-        layers: int,
+        self, side: int, channels: int, patch_size: int, tokens: int, token_width: int, width: int, layers: int,
         heads: int,
-    ):
+    ):  # fmt: skip
         super().__init__()
         self.side, self.patch_size = side, patch_size
         self.position_embedding = nn.Parameter(torch.randn(num_patches(side, patch_size), width) * 0.5)

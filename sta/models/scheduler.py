@@ -42,14 +42,9 @@ class MaskReplaceScheduler(SchedulerMixin, ConfigMixin):
 
     @register_to_config
     def __init__(
-        self,
-        codebook: int,
-        num_train_timesteps: int = 100,
-        replaced: float = 0.1,
-        truncation: float = 0.9,
-        reveal: str = "purity",
-        purity_noise: float = 1.0,
-    ):
+        self, codebook: int, num_train_timesteps: int = 100, replaced: float = 0.1, truncation: float = 0.9,
+        reveal: str = "purity", purity_noise: float = 1.0,
+    ):  # fmt: skip
         if reveal not in REVEAL_ORDERS:
             raise ValueError(f"reveal '{reveal}' is not one of {', '.join(REVEAL_ORDERS)}")
         self.schedule: Schedule = linear_schedule(num_train_timesteps, codebook, replaced)

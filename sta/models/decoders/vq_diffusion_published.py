@@ -144,18 +144,10 @@ class PublishedDecoder(CodeDiffusion):
 
     @register_to_config
     def __init__(
-        self,
-        num_attention_heads: int,
-        attention_head_dim: int,
-        num_layers: int,
-        cross_attention_dim: int,
-        num_vector_embeds: int,
-        sample_size: int,
-        num_embeds_ada_norm: int = 100,
-        activation_fn: str = "geglu-approximate",
-        attention_bias: bool = True,
-        null_length: int = 0,
-    ):
+        self, num_attention_heads: int, attention_head_dim: int, num_layers: int, cross_attention_dim: int,
+        num_vector_embeds: int, sample_size: int, num_embeds_ada_norm: int = 100,
+        activation_fn: str = "geglu-approximate", attention_bias: bool = True, null_length: int = 0,
+    ):  # fmt: skip
         super().__init__()
         width = num_attention_heads * attention_head_dim
         self.latent_image_embedding = _Places(num_vector_embeds, sample_size, width)
