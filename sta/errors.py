@@ -58,5 +58,5 @@ STALLED = 70
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what a library's error says, or its class where it says nothing: for use in one sentence."""
+    """Return the first line of what a library's error says, for one sentence; its class where it says nothing."""
     return next(iter(str(error).splitlines()), type(error).__name__)

@@ -16,12 +16,13 @@ BASE = {"errors", "signals", "config"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "signals": {"errors"},
+    "private": set(),
     "config": {"errors"},
     "data": BASE,
     "progress": {"distributed"},
-    "distributed": BASE | {"data", "progress"},
-    "models": BASE | {"data", "distributed"},
-    "training": BASE | {"data", "distributed", "models", "progress"},
+    "distributed": BASE | {"data", "private", "progress"},
+    "models": BASE | {"data", "distributed", "private"},
+    "training": BASE | {"data", "distributed", "models", "private", "progress"},
     "metrics": BASE | {"data"},
     "inference": BASE | {"data", "distributed", "models", "training", "metrics"},
     "evaluation": BASE | {"data", "distributed", "models", "training", "metrics", "inference", "progress"},
@@ -36,13 +37,13 @@ ALLOWED: dict[str, set[str]] = {
 #: heavyweight -> the modules or packages that may import it.
 HOMES = {
     "open_clip": {"sta/models/teachers", "sta/training/tasks/teacher.py"},
-    "accelerate": {"sta/training", "sta/bench", "sta/distributed/team.py"},
-    "deepspeed": {"sta/training"},
+    "accelerate": {"sta/training", "sta/bench", "sta/distributed/team.py", "sta/private.py"},
+    "deepspeed": {"sta/training", "sta/private.py"},
     "diffusers": {"sta/models", "sta/inference", "sta/bench/reference.py"},
-    "transformers": {"sta/models/backbones"},
+    "transformers": {"sta/models/backbones", "sta/private.py"},
     "datasets": {"sta/data/rows.py", "sta/metrics/modules"},
     "torch": {"sta/distributed", "sta/models", "sta/training", "sta/metrics", "sta/inference", "sta/evaluation",
-              "sta/bench", "sta/plan", "sta/cli"},
+              "sta/bench", "sta/plan", "sta/cli", "sta/private.py"},
 }  # fmt: skip
 
 

@@ -12,13 +12,13 @@ PEAKS = {
 
 
 def peak_of(device: torch.device) -> float | None:
-    """Operations a second of a known GPU at its best; None of any other device."""
+    """Return the operations a second of a known GPU at its best; None of any other device."""
     if device.type != "cuda":
         return None
     return peak_named(torch.cuda.get_device_name(device))
 
 
 def peak_named(name: str) -> float | None:
-    """As `peak_of`, by a GPU's name."""
+    """Return the same by a GPU's name."""
     words = f" {name.replace('-', ' ')} "
     return next((tflops * 1e12 for known, tflops in PEAKS.items() if f" {known} " in words), None)

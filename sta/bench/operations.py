@@ -65,7 +65,7 @@ class ExampleTask(Task):
         self.kind.training_step(self, update)
 
     def export(self, module: nn.Module, folder: Path) -> None:
-        """Nothing is kept of it."""
+        """Keep nothing of it."""
 
 
 def step_operations(task: Task, settings: Optimisation, accelerator: Accelerator, batch: Batch) -> Counter[str]:

@@ -71,7 +71,7 @@ def rehearse(recipe: Recipe, out: Path, stage: str, launches: Sequence[str], kil
 
     Raises:
         RecipeError: no such stage or launch file, or too few steps for so many kills.
-        StaError: an earlier stage is not done, or a start fails of itself.
+        StaError: an earlier stage is not done, or a start fails.
     """
     names = stage_names(recipe)
     if stage not in names[1:]:
@@ -163,7 +163,7 @@ class _Run:
                     raise StaError(f"{self.folder}: no step {target} in {LIMIT:.0f} s; {OUTPUT} in it has the reason")
                 time.sleep(POLL)
             if self.final.exists() or (process.poll() is not None and not at_save):
-                raise StaError(f"{self.folder}: ended before step {target} of itself; {OUTPUT} in it has the reason")
+                raise StaError(f"{self.folder}: ended by itself before step {target}; {OUTPUT} in it has the reason")
             time.sleep(float(rng.random()) * 10 * POLL)
         found = checkpoint.all_of(self.stage / "checkpoints")
         outcome.kills += 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
@@ -23,23 +22,9 @@ SHOWN = ("attributes", "exact", "mood")
 SPLITS = ("validation", *TEST_SPLITS)
 
 
-@dataclass(frozen=True)
-class Setting:
-    """One way to sample."""
-
-    steps: int
-    guidance: float
-    tta_samples: int
-
-    @property
-    def condition(self) -> str:
-        """The setting as a report names it."""
-        return f"steps {self.steps}, guidance {self.guidance:g}, tta_samples {self.tta_samples}"
-
-
 def bench_sampling(
     evaluator: Evaluator, steps: Sequence[int], guidances: Sequence[float], tta_samples: Sequence[int], split: str
-) -> tuple[Report, Setting]:
+) -> tuple[Report, str]:
     """Measure quality and seconds per picture for every setting, on the same recordings and seeds.
 
     The seconds are of encoding and drawing.
@@ -52,16 +37,17 @@ def bench_sampling(
         StaError: the split has no recordings.
     """
     picked = {code: _picked(evaluator, code, split) for code in evaluator.workspace.recipe.languages}
-    settings = [Setting(*three) for three in product(steps, guidances, tta_samples)]
+    settings = list(product(steps, guidances, tta_samples))
     for language, recordings in picked.items():  # what is compiled on first use must not be timed
         evaluator.generate(evaluator.encode(recordings, language, 1), evaluator.seeds(recordings), 1, max(guidances))
     rows: list[Row] = []
     with Bar("sampling", len(settings), "settings") as bar:
         for setting in settings:
-            rows += _measure(evaluator, picked, setting, split)
+            rows += _measure(evaluator, picked, split, *setting)
             bar.advance()
     meta: dict[str, Any] = {"split": split, "recordings": {code: len(r) for code, r in picked.items()}}
-    return Report(meta | evaluator.extractor, rows), max(settings, key=lambda s: _score(rows, s))
+    best = max(dict.fromkeys(row.condition for row in rows), key=lambda condition: _score(rows, condition))
+    return Report(meta | evaluator.extractor, rows), best
 
 
 def _picked(evaluator: Evaluator, language: str, split: str) -> np.ndarray:
@@ -71,21 +57,23 @@ def _picked(evaluator: Evaluator, language: str, split: str) -> np.ndarray:
     return rows
 
 
-def _measure(evaluator: Evaluator, picked: dict[str, np.ndarray], setting: Setting, split: str) -> list[Row]:
-    found: list[Row] = []
-    pictures, seconds, shown = [], 0.0, []
+def _measure(
+    evaluator: Evaluator, picked: dict[str, np.ndarray], split: str, steps: int, guidance: float, tta_samples: int
+) -> list[Row]:
+    condition = f"steps {steps}, guidance {guidance:g}, tta_samples {tta_samples}"
+    found, pictures, seconds, shown = list[Row](), [], 0.0, []
     for language, rows in picked.items():
         started = time.perf_counter()
-        tokens = evaluator.encode(rows, language, setting.tta_samples)
-        drawn = evaluator.generate(tokens, evaluator.seeds(rows), setting.steps, setting.guidance)
+        tokens = evaluator.encode(rows, language, tta_samples)
+        drawn = evaluator.generate(tokens, evaluator.seeds(rows), steps, guidance)
         seconds += time.perf_counter() - started
-        where = ResultKey(language=language, split=split, condition=setting.condition, system="speech")
+        where = ResultKey(language=language, split=split, condition=condition, system="speech")
         if evaluator.judge is not None:
             scored = evaluator.score(evaluator.judge.predict(drawn), rows, **where)
             found += [r for r in scored if r.metric in SHOWN]
         pictures.append(drawn)
         shown.append(rows)
-    where, drawn = everywhere(setting.condition, "speech", split), torch.cat(pictures)
+    where, drawn = everywhere(condition, "speech", split), torch.cat(pictures)
     found += evaluator.fidelity(drawn, np.concatenate(shown), where)
     return [*found, Row.of("seconds", Interval(seconds / len(drawn)), len(drawn), **where)]
 
@@ -102,7 +90,7 @@ def table(report: Report) -> Table:
     return make_table(title, ["steps", "guidance", "tta", *map(titled, metrics)], lines)
 
 
-def _score(rows: Iterable[Row], setting: Setting) -> float:
-    mine = [r for r in rows if r.condition == setting.condition]
+def _score(rows: Iterable[Row], condition: str) -> float:
+    mine = [r for r in rows if r.condition == condition]
     right = [r.value for r in mine if r.metric in ("attributes", "mood")]
     return float(np.mean(right)) if right else -next(r.value for r in mine if r.metric == "fid")

@@ -120,7 +120,7 @@ class _Bench:
         self.precision, self.batches = precision, list[Batch]()
 
     def round(self, settings: Optimisation) -> dict[str, float]:
-        """Seconds per step of every contestant, of making a batch (`data`) and of saving once (`save`)."""
+        """Return seconds per step of every contestant, of making a batch (`data`) and of saving once (`save`)."""
         first, begun = settings.steps // 2, list[float]()
         self.batches = []
         for step in range(2 * self.steps + 1):
@@ -137,7 +137,7 @@ class _Bench:
         }
 
     def operations(self, settings: Optimisation) -> int:
-        """Operations that torch is asked for in a step of the training loop."""
+        """Count the operations that torch is asked for in a step of the training loop."""
         task = _TimedTask(self.task, 0, self.batches)
         return step_operations(task, settings, runtime.start(self.precision), self.batches[0]).total()
 
@@ -147,7 +147,7 @@ class _Bench:
         return flops_of(lambda: self._loss(module, self.batches[0]).backward()) * self.shard.world
 
     def _by_hand(self, settings: Optimisation, bare: bool = False) -> float:
-        """Seconds per step of what one would write: forward, backward, clipping, AdamW, average of the weights.
+        """Return seconds per step of what one would write: forward, backward, clipping, AdamW, average of the weights.
 
         With `bare` only forward and backward; in either case on batches in memory, and with nothing exchanged.
         """
@@ -181,13 +181,13 @@ class _Bench:
         return total
 
     def _loop(self, task: _TimedTask, settings: Optimisation) -> float:
-        """Seconds per step of the training loop as it is, from the batch to the average of the weights."""
+        """Return seconds per step of the training loop as it is, from the batch to the average of the weights."""
         steps = self.steps
         self._train(task, settings, {"steps": 2 * steps + 1, "log_every": steps, "save_every": 4 * steps})
         return (task.begun[-1] - task.begun[steps]) / steps
 
     def _save(self, task: _TimedTask, settings: Optimisation) -> float:
-        """Seconds by which one checkpoint holds up the loop, the step after it included."""
+        """Return seconds by which one checkpoint holds up the loop, the step after it included."""
         self._train(task, settings, {"steps": 5, "save_every": 3})
         _, before, saves, _, end = task.begun
         return max((end - saves) - 2 * (saves - before), 0.0)

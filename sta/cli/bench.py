@@ -26,7 +26,7 @@ def bench_sampling(options: argparse.Namespace) -> None:
     evaluator = Evaluator(workspace, load_release(workspace.folder / "release"))
     report, best = measure(evaluator, options.steps, options.guidance, options.tta_samples, options.split)
     _show(table(report), report, options)
-    print(f"best on {options.split}: {best.condition}")
+    print(f"best on {options.split}: {best}")
 
 
 def bench_speed(options: argparse.Namespace) -> None:

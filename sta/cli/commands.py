@@ -47,8 +47,8 @@ def demo(options: argparse.Namespace) -> None:
             examples.append(show.example(sentence, options.pictures))
             bar.advance()
     page = write_demo(options.out, examples, "Speak the Art")
-    right, marked = score(examples)
-    print(f"{right} of {marked} attributes and moods are right, as the attribute classifier sees them")
+    right, scored = score(examples)
+    print(f"{right} of {scored} attributes and moods are right, as the attribute classifier sees them")
     print(f"look and listen: {page} (and {page.with_suffix('.png').name})")
 
 
@@ -149,15 +149,11 @@ def _save_picture(image: Image.Image, path: Path) -> None:
 
 def speak(options: argparse.Namespace) -> None:
     """Say a sentence with the synthesiser of a language and write a WAV file."""
-    import numpy as np
-
     from sta.config.cards import load_language
     from sta.config.limits import MAX_SECONDS, SAMPLE_RATE
     from sta.data.audio import write_wav
-    from sta.data.corpora.garden.prosody import delivery
+    from sta.data.corpora.garden.prosody import speak as say
     from sta.data.corpora.garden.world import MOODS
-    from sta.data.synthesis.base import synthesiser
-    from sta.data.synthesis.espeak import speakers
     from sta.errors import VoiceError
 
     card = load_language(options.language)
@@ -167,18 +163,7 @@ def speak(options: argparse.Namespace) -> None:
         raise AudioError(f"--out {options.out}: a WAV file is written; name it so, such as {options.out.stem}.wav")
     if options.mood not in MOODS:
         raise VoiceError(f"mood '{options.mood}' is not one of {', '.join(MOODS)}")
-    train, test = speakers(card.speech.voices, card.speech.test_voices)
-    by_name = {voice.name: voice for voice in [*train, *test]}
-    rng = np.random.default_rng(options.seed)
-    name = options.voice or train[int(rng.integers(len(train)))].name
-    if name not in by_name:
-        some = ", ".join(list(by_name)[:5])
-        raise VoiceError(
-            f"voice '{name}' does not speak {card.code}; {len(by_name)} do, such as {some}: an accent of the card "
-            "(speech.voices, speech.test_voices), + and a variant of espeak"
-        )
-    engine = synthesiser(card.speech.synthesiser)
-    wave = engine.speak(options.text, by_name[name], delivery(options.mood, rng), card.speech.words_per_minute)
+    wave, name = say(card, options.text, options.mood, options.seed, False, name=options.voice)
     write_wav(options.out, wave)
     if len(wave) > MAX_SECONDS * SAMPLE_RATE:
         longer = f"lasts more than {MAX_SECONDS:g} s and cannot be drawn whole, but from --start for --seconds"

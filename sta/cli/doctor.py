@@ -72,7 +72,7 @@ def _voices() -> Iterator[str]:
 
 
 def _other_voices(card: LanguageCard) -> str:
-    """The voices of the engines that a recipe may train on beside the language's own, or which of them is missing."""
+    """Say which voices of other engines a recipe may train on, or which of them is missing."""
     try:
         return f"{len(other_speakers(card))} to train, of {', '.join(card.speech.other_engines)}"
     except VoiceError as error:

@@ -18,7 +18,7 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
     """Load the recipe named, with its overrides."""
     from sta.config.recipe import load_recipe
 
-    seed = [] if options.seed is None else [f"seed={options.seed}"]
+    seed = [] if vars(options).get("seed") is None else [f"seed={options.seed}"]
     return load_recipe(options.recipe, [*options.overrides, *seed])
 
 

@@ -9,8 +9,8 @@ import argparse
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -30,12 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     _quieten()
     try:
-        with interruptible():
-            if options.shared:
-                _join()
+        with interruptible(), _launch(options.shared):
             options.run(options)
-            if options.shared:
-                _part()
         sys.stdout.flush()
     except StaError as error:
         if options.debug:
@@ -55,21 +51,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _join() -> None:
-    """Let the processes of a launch find each other before anything can go wrong on one of them."""
-    if ranks.world_size() > 1:
-        from sta.training.runtime import join
+@contextmanager
+def _launch(shared: bool) -> Iterator[None]:
+    """Join the processes of a launch first, and let them go once all are done; one that just went might abort."""
+    if not shared or ranks.world_size() == 1:
+        yield
+        return
+    import torch.distributed as dist
 
-        join()
+    from sta.training.runtime import join
 
-
-def _part() -> None:
-    """Let the processes of a launch go once all are done; one that just went would abort now and then."""
-    if ranks.world_size() > 1:
-        import torch.distributed as dist
-
-        dist.barrier()
-        dist.destroy_process_group()
+    join()
+    yield
+    dist.barrier()
+    dist.destroy_process_group()
 
 
 def _end(sentence: object, code: int) -> int:
@@ -100,7 +95,7 @@ class _Parser(argparse.ArgumentParser):
 def _quieten() -> None:
     """Keep other packages' chatter off the terminal."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("DS_ACCELERATOR", "cpu" if not _has_gpu() else "cuda")
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if any(Path("/dev").glob("nvidia[0-9]*")) else "cpu")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     warnings.filterwarnings("ignore", module=r"(diffusers|transformers|torch|deepspeed|accelerate)\..*")
@@ -108,26 +103,29 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", category=LanguageWarning)  # which `sta draw` says in a line of its own
 
 
-def _has_gpu() -> bool:
-    return any(Path("/dev").glob("nvidia[0-9]*"))
-
-
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line; the same option means the same everywhere."""
     parser = _Parser("sta", description="Direct speech-to-image generation in any language.")
     groups = {"": parser.add_subparsers(required=True, metavar="COMMAND")}
-    for path, shared, command, adders in COMMANDS:
+    for path, shared, command, options in COMMANDS:
         group, _, name = path.rpartition(" ")
         if group not in groups:
             above = groups[""].add_parser(group, help=GROUPS[group])
             groups[group] = above.add_subparsers(required=True, metavar="COMMAND")
         about = (command.__doc__ or "").partition("\n")[0]
         one = groups[group].add_parser(name, help=about, description=about)
-        one.add_argument("--debug", action="store_true", help="show the traceback of an error")
         one.set_defaults(run=command, shared=shared)
-        for add in adders:
-            add(one)
+        for names, settings in [*options, DEBUG]:
+            one.add_argument(*names, **settings)
     return parser
+
+
+Option = tuple[tuple[str, ...], dict[str, Any]]
+
+
+def _option(*names: str, **settings: Any) -> Option:
+    """Return what `add_argument` is given."""
+    return names, settings
 
 
 def _number(kind: type, low: float, high: float = sys.float_info.max) -> Callable[[str], Any]:
@@ -149,141 +147,118 @@ _count, _seed, _amount = _number(int, 1), _number(int, 0, 2**63 - 1), _number(fl
 _guidance, _recording = _number(float, 1, MAX_GUIDANCE), _number(float, 0, MAX_SECONDS)
 
 
-def _add_json(one: argparse.ArgumentParser) -> None:
-    one.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")
-
-
-def _add_run_folder(one: argparse.ArgumentParser) -> None:
-    one.add_argument("folder", type=Path, metavar="RUN", help="the run's folder, such as runs/garden-mini")
-
-
-def _add_recipe(one: argparse.ArgumentParser) -> None:
-    one.add_argument("recipe", help="path, or name of a packaged recipe such as garden-mini")
-    one.add_argument("overrides", nargs="*", metavar="key=value", help="such as stages.decoder.steps=500")
-    one.set_defaults(seed=None)
-
-
-def _add_runs(one: argparse.ArgumentParser) -> None:
-    _add_recipe(one)
-    one.add_argument("--out", type=Path, default=Path("runs"), help="folder that holds the runs (default: runs)")
-    one.add_argument("--seed", type=_seed, help="the recipe's seed")
-
-
-def _add_weights(
-    one: argparse.ArgumentParser, default: str = "the newest of runs/*/release, else those of the package"
-) -> None:
+def _weights(default: str) -> list[Option]:
     about = f"release: a folder, or a name on the Hub (default: $STA_WEIGHTS, else {default})"
-    one.add_argument("--weights", type=Path, help=about)
-    about = "import the module that the release names as its decoder's"
-    one.add_argument("--trust-remote-code", action="store_true", help=about)
+    trust = "import the module that the release names as its decoder's"
+    return [
+        _option("--weights", type=Path, help=about), _option("--trust-remote-code", action="store_true", help=trust)
+    ]  # fmt: skip
 
 
-def _add_demo(one: argparse.ArgumentParser) -> None:
-    one.add_argument("--say", metavar="TEXT", help="say this instead; needs --language")
-    one.add_argument("--language", metavar="CODE", help="only this language (default: all of the release)")
-    one.add_argument("--mood", help="with --say: the mood of the voice (default: every mood of the release)")
-    _add_weights(one, "those of the package, else as for draw")
-    one.add_argument("--pictures", type=_count, default=3, help="pictures of each recording (default: 3)")
-    one.add_argument("--captions", type=_count, default=6, help="captions of each language (default: 6)")
-    one.add_argument("--seed", type=_seed, default=0, help="the same seed says and draws the same (default: 0)")
-    one.add_argument("--out", type=Path, default=Path("demo"), help="folder for the page (default: demo)")
-
-
-def _add_stage(one: argparse.ArgumentParser) -> None:
-    one.add_argument("--stage", required=True, help="prepare, teacher, tokenizer, distill-pooled, decoder, ...")
-
-
-def _add_draw(one: argparse.ArgumentParser) -> None:
-    one.add_argument("files", nargs="+", metavar="FILE")
-    one.add_argument("--language", required=True, metavar="CODE", help="language spoken, such as en or ar")
-    _add_weights(one)
-    one.add_argument("--out", type=Path, default=Path("drawings"), help="folder for the pictures (default: drawings)")
-    one.add_argument("--pictures", type=_count, default=1, help="pictures of each recording (default: 1)")
-    one.add_argument("--seed", type=_seed, default=0, help="the same seed draws the same pictures (default: 0)")
-    one.add_argument("--steps", type=_count, help="steps of the sampler (default: the release's)")
-    one.add_argument("--guidance", type=_guidance, help="strength of guidance, 1 is none (default: the release's)")
-    one.add_argument("--tta-samples", type=_count, help="speeds to encode each recording at (default: the release's)")
-    one.add_argument("--start", type=float, default=0.0, help="seconds to skip at the start of each recording")
-    one.add_argument("--seconds", type=float, help="draw only so many seconds; long recordings need it")
-
-
-def _add_speak(one: argparse.ArgumentParser) -> None:
-    one.add_argument("text")
-    one.add_argument("--language", required=True, metavar="CODE")
-    one.add_argument("--mood", default="neutral", help="neutral, happy, sad, angry or fearful (default: neutral)")
-    one.add_argument("--voice", help="speaker's name (default: drawn by --seed)")
-    one.add_argument("--seed", type=_seed, default=0)
-    one.add_argument("--out", type=Path, default=Path("speech.wav"), help="file to write (default: speech.wav)")
-
-
-def _add_sampling(one: argparse.ArgumentParser) -> None:
-    one.add_argument("--steps", type=_count, nargs="+", default=[4, 8, 12, 25], help="default: 4 8 12 25")
-    one.add_argument("--guidance", type=_guidance, nargs="+", default=[1.0, 2.0, 3.0, 5.0], help="default: 1 2 3 5")
-    one.add_argument("--tta-samples", type=_count, nargs="+", default=[1, 5], help="default: 1 5")
-    one.add_argument("--split", default="validation", help="recordings to draw (default: validation)")
-
-
-def _add_speed(one: argparse.ArgumentParser) -> None:
-    one.add_argument("--batch", type=_count, nargs="+", default=[1, 4], help="pictures at once (default: 1 4)")
-    one.add_argument("--repeats", type=_count, default=2, help="rounds, of which the median counts (default: 2)")
-
-
-def _add_encoder(one: argparse.ArgumentParser) -> None:
-    one.add_argument("--backbone", metavar="NAME", help="as encoder.backbone of a recipe (default: log-mel)")
-    one.add_argument("--seconds", type=_amount, default=2.0, help="of each recording (default: 2)")
-    one.add_argument("--batch", type=_count, default=8, help="recordings at once (default: 8)")
-
-
-def _add_bench_train(one: argparse.ArgumentParser) -> None:
-    one.add_argument("--stage", action="append", help="a stage; may be given again (default: all)")
-    one.add_argument("--steps", type=_count, default=10, help="steps timed in a round (default: 10)")
-    one.add_argument("--rounds", type=_count, default=3, help="rounds, of which the median counts (default: 3)")
-    one.add_argument("--processes", type=_count, nargs="+", metavar="N", help="compare launches of so many processes")
-    one.add_argument("--tflops", type=_amount, help="the device's peak, 10^12 a second (default: of a known GPU)")
-    one.add_argument("--operations", action="store_true", help="only count the operations of a step, on noise")
-
-
-def _add_rehearse(one: argparse.ArgumentParser) -> None:
-    one.add_argument("--stage", default="tokenizer", help="whose earlier stages are done (default: tokenizer)")
-    one.add_argument("--kills", type=_count, default=20, help="kills under each launch (default: 20)")
-    about = "launch files of recipes/accelerate; alone: one process (default: alone cpu-2 cpu-2-zero2)"
-    one.add_argument("--launch", nargs="+", default=["alone", "cpu-2", "cpu-2-zero2"], help=about)
-
-
-def _add_plan(one: argparse.ArgumentParser) -> None:
-    one.add_argument("--gpus", type=_count, default=1, help="GPUs of one machine (default: 1)")
-    one.add_argument("--nodes", type=_count, default=1, help="machines (default: 1)")
-    one.add_argument("--memory", type=_amount, default=80.0, help="GiB of one GPU (default: 80)")
-    about = "peak of one GPU in dense bfloat16 products, TFLOP/s (default: 989, of H100 and H200 SXM)"
-    one.add_argument("--tflops", type=_amount, default=989.0, help=about)
-    about = "share of that peak that is reached (default: 0.35, which small models and small batches do not reach)"
-    one.add_argument("--utilisation", type=_number(float, 0, 1), default=0.35, help=about)
-    one.add_argument("--captions", type=_count, help="spoken captions of each language (default: the recipe's)")
-    one.add_argument("--languages", type=_count, help="number of languages (default: the recipe's)")
-    one.add_argument("--seconds", type=_recording, help="mean length of a recording (default: the recipe's)")
-    one.add_argument("--longest", type=_recording, help="longest recording, s (default: twice --seconds, or 30)")
-    one.add_argument("--pictures", type=_count, help="pictures (default: as many for a caption as in the recipe)")
-
-
-def _add_card(one: argparse.ArgumentParser) -> None:
-    one.add_argument("file", help="path or name, such as languages/sw.yaml or en")
-
-
+DEBUG = _option("--debug", action="store_true", help="show the traceback of an error")
+JSON = _option("--json", type=Path, metavar="FILE", help="write the numbers here too")
+RUN = _option("folder", type=Path, metavar="RUN", help="the run's folder, such as runs/garden-mini")
+WEIGHTS = _weights("the newest of runs/*/release, else those of the package")
+RECIPE = [
+    _option("recipe", help="path, or name of a packaged recipe such as garden-mini"),
+    _option("overrides", nargs="*", metavar="key=value", help="such as stages.decoder.steps=500"),
+]
+RUNS = [
+    *RECIPE,
+    _option("--out", type=Path, default=Path("runs"), help="folder that holds the runs (default: runs)"),
+    _option("--seed", type=_seed, help="the recipe's seed"),
+]
+STAGE = _option("--stage", required=True, help="prepare, teacher, tokenizer, distill-pooled, decoder, ...")
+CARD = _option("file", help="path or name, such as languages/sw.yaml or en")
+DEMO = [
+    _option("--say", metavar="TEXT", help="say this instead; needs --language"),
+    _option("--language", metavar="CODE", help="only this language (default: all of the release)"),
+    _option("--mood", help="with --say: the mood of the voice (default: every mood of the release)"),
+    *_weights("those of the package, else as for draw"),
+    _option("--pictures", type=_count, default=3, help="pictures of each recording (default: 3)"),
+    _option("--captions", type=_count, default=6, help="captions of each language (default: 6)"),
+    _option("--seed", type=_seed, default=0, help="the same seed says and draws the same (default: 0)"),
+    _option("--out", type=Path, default=Path("demo"), help="folder for the page (default: demo)"),
+]
+DRAW = [
+    _option("files", nargs="+", metavar="FILE"),
+    _option("--language", required=True, metavar="CODE", help="language spoken, such as en or ar"),
+    *WEIGHTS,
+    _option("--out", type=Path, default=Path("drawings"), help="folder for the pictures (default: drawings)"),
+    _option("--pictures", type=_count, default=1, help="pictures of each recording (default: 1)"),
+    _option("--seed", type=_seed, default=0, help="the same seed draws the same pictures (default: 0)"),
+    _option("--steps", type=_count, help="steps of the sampler (default: the release's)"),
+    _option("--guidance", type=_guidance, help="strength of guidance, 1 is none (default: the release's)"),
+    _option("--tta-samples", type=_count, help="speeds to encode each recording at (default: the release's)"),
+    _option("--start", type=float, default=0.0, help="seconds to skip at the start of each recording"),
+    _option("--seconds", type=float, help="draw only so many seconds; long recordings need it"),
+]
+SPEAK = [
+    _option("text"),
+    _option("--language", required=True, metavar="CODE"),
+    _option("--mood", default="neutral", help="neutral, happy, sad, angry or fearful (default: neutral)"),
+    _option("--voice", help="speaker's name (default: drawn by --seed)"),
+    _option("--seed", type=_seed, default=0),
+    _option("--out", type=Path, default=Path("speech.wav"), help="file to write (default: speech.wav)"),
+]
+SAMPLING = [
+    _option("--steps", type=_count, nargs="+", default=[4, 8, 12, 25], help="default: 4 8 12 25"),
+    _option("--guidance", type=_guidance, nargs="+", default=[1.0, 2.0, 3.0, 5.0], help="default: 1 2 3 5"),
+    _option("--tta-samples", type=_count, nargs="+", default=[1, 5], help="default: 1 5"),
+    _option("--split", default="validation", help="recordings to draw (default: validation)"),
+]
+SPEED = [
+    _option("--batch", type=_count, nargs="+", default=[1, 4], help="pictures at once (default: 1 4)"),
+    _option("--repeats", type=_count, default=2, help="rounds, of which the median counts (default: 2)"),
+]
+ENCODER = [
+    _option("--backbone", metavar="NAME", help="as encoder.backbone of a recipe (default: log-mel)"),
+    _option("--seconds", type=_amount, default=2.0, help="of each recording (default: 2)"),
+    _option("--batch", type=_count, default=8, help="recordings at once (default: 8)"),
+]
+TRAINING = [
+    _option("--stage", action="append", help="a stage; may be given again (default: all)"),
+    _option("--steps", type=_count, default=10, help="steps timed in a round (default: 10)"),
+    _option("--rounds", type=_count, default=3, help="rounds, of which the median counts (default: 3)"),
+    _option("--processes", type=_count, nargs="+", metavar="N", help="compare launches of so many processes"),
+    _option("--tflops", type=_amount, help="the device's peak, 10^12 a second (default: of a known GPU)"),
+    _option("--operations", action="store_true", help="only count the operations of a step, on noise"),
+]
+REHEARSAL = [
+    _option("--stage", default="tokenizer", help="whose earlier stages are done (default: tokenizer)"),
+    _option("--kills", type=_count, default=20, help="kills under each launch (default: 20)"),
+    _option("--launch", nargs="+", default=["alone", "cpu-2", "cpu-2-zero2"],
+            help="launch files of recipes/accelerate; alone: one process (default: alone cpu-2 cpu-2-zero2)"),
+]  # fmt: skip
+PLAN = [
+    _option("--gpus", type=_count, default=1, help="GPUs of one machine (default: 1)"),
+    _option("--nodes", type=_count, default=1, help="machines (default: 1)"),
+    _option("--memory", type=_amount, default=80.0, help="GiB of one GPU (default: 80)"),
+    _option("--tflops", type=_amount, default=989.0, help="peak of one GPU in dense bfloat16 products, TFLOP/s "
+            "(default: 989, of H100 and H200 SXM)"),
+    _option("--utilisation", type=_number(float, 0, 1), default=0.35, help="share of that peak that is reached "
+            "(default: 0.35, which small models and small batches do not reach)"),
+    _option("--captions", type=_count, help="spoken captions of each language (default: the recipe's)"),
+    _option("--languages", type=_count, help="number of languages (default: the recipe's)"),
+    _option("--seconds", type=_recording, help="mean length of a recording (default: the recipe's)"),
+    _option("--longest", type=_recording, help="longest recording, s (default: twice --seconds, or 30)"),
+    _option("--pictures", type=_count, help="pictures (default: as many for a caption as in the recipe)"),
+]  # fmt: skip
 #: The name; whether the processes of a launch share the work; what it calls, whose docstring is the help; its options.
-COMMANDS: tuple[tuple[str, bool, Callable[..., None], Sequence[Callable[..., None]]], ...] = (
-    ("demo", False, demo, [_add_demo]),
-    ("run", True, run, [_add_runs]),
-    ("train", True, train, [_add_runs, _add_stage]),
-    ("plan", False, plan, [_add_recipe, _add_plan, _add_json]),
-    ("draw", True, draw, [_add_draw]),
-    ("speak", False, speak, [_add_speak]),
-    ("evaluate", True, evaluate, [_add_run_folder, _add_json]),
-    ("bench sampling", False, bench_sampling, [_add_run_folder, _add_sampling, _add_json]),
-    ("bench speed", False, bench_speed, [_add_weights, _add_speed, _add_json]),
-    ("bench encoder", False, bench_encoder, [_add_encoder]),
-    ("bench train", True, bench_train, [_add_runs, _add_bench_train, _add_json]),
-    ("rehearse", False, rehearse, [_add_runs, _add_rehearse, _add_json]),
-    ("language check", False, language_check, [_add_card]),
+COMMANDS: tuple[tuple[str, bool, Callable[..., None], list[Option]], ...] = (
+    ("demo", False, demo, DEMO),
+    ("run", True, run, RUNS),
+    ("train", True, train, [*RUNS, STAGE]),
+    ("plan", False, plan, [*RECIPE, *PLAN, JSON]),
+    ("draw", True, draw, DRAW),
+    ("speak", False, speak, SPEAK),
+    ("evaluate", True, evaluate, [RUN, JSON]),
+    ("bench sampling", False, bench_sampling, [RUN, *SAMPLING, JSON]),
+    ("bench speed", False, bench_speed, [*WEIGHTS, *SPEED, JSON]),
+    ("bench encoder", False, bench_encoder, ENCODER),
+    ("bench train", True, bench_train, [*RUNS, *TRAINING, JSON]),
+    ("rehearse", False, rehearse, [*RUNS, *REHEARSAL, JSON]),
+    ("language check", False, language_check, [CARD]),
     ("doctor", False, doctor, []),
 )
 GROUPS = {"bench": "Measure training, sampling, encoding and drawing.", "language": "Check a language file."}

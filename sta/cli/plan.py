@@ -19,8 +19,8 @@ def _enough_memory(recipe: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        said = str(error)
-        if not isinstance(error, MemoryError) and not any(words in said for words in NO_MEMORY):
+        message = str(error)
+        if not isinstance(error, MemoryError) and not any(words in message for words in NO_MEMORY):
             raise
         raise StaError(
             f"recipe '{recipe}': its networks are too large to be planned in the memory of this machine; take smaller "

@@ -131,7 +131,7 @@ class Optimisation(Strict):
     @field_validator("losses", mode="before", check_fields=False)
     @classmethod
     def _others_keep_their_weight(cls, given: Any) -> Any:
-        """A loss that a recipe leaves out keeps its default weight; 0 turns it off."""
+        """Give each loss that a recipe leaves out its default weight; 0 turns it off."""
         return {**cls.model_fields["losses"].default, **given} if isinstance(given, dict) else given
 
 
@@ -152,7 +152,7 @@ RUNTIME_ONLY = ("workers", "log_every", "save_every", "stall_timeout", "max_skip
 
 
 class TeacherStage(Optimisation):
-    """Training of a teacher whose card says `trained_here`; ignored for a published one."""
+    """Training of a teacher that is trained here, such as one of kind `trained-clip`; ignored for a published one."""
 
 
 class TokenizerStage(Optimisation):
@@ -258,8 +258,8 @@ def _stage(section: str, base: type[Optimisation]) -> Any:
         name = given.get("task") if isinstance(given, dict) else None
         if not isinstance(name, str):
             return handler(given)
-        key, interface = f"stages.{section}", import_module("sta.training.task").Task
-        settings = find_variant("sta.training.tasks", name, interface, f"{key}.task").Settings
+        key, task = f"stages.{section}", import_module("sta.training.task").Task
+        settings = find_variant("sta.training.tasks", name, task, f"{key}.task").Settings
         if not issubclass(settings, base):
             raise ValueError(f"the Settings of task '{name}' must extend {base.__name__} of {base.__module__}")
         return yamlfile.validate_section(settings, given, key)
@@ -362,9 +362,9 @@ class Recipe(Strict):
     @field_validator("stages")
     @classmethod
     def _losses_of_the_decoder(cls, stages: Stages, info: ValidationInfo) -> Stages:
-        """The losses that a recipe leaves out have the decoder's weight, and others are refused."""
-        if "decoder" not in info.data:
-            return stages  # which does not hold itself
+        """Give each loss that a recipe leaves out the decoder's weight, and refuse others."""
+        if "decoder" not in info.data or not isinstance(stages.decoder, DecoderStage):
+            return stages  # it does not hold itself, or another task has losses of its own
         kind = info.data["decoder"].kind
         own = _decoders().find_decoder(kind).loss_weights
         losses = {**own, **stages.decoder.losses}
@@ -382,7 +382,7 @@ class Recipe(Strict):
         check_multiple("tokenizer.width", self.tokenizer.width, 8, "the groups that its normalisation has")
         decoder = _decoders().find_decoder(self.decoder.kind)
         decoder.check(self)
-        if self.stages.decoder.draft_warmup and not decoder.has_draft(self.decoder):
+        if getattr(self.stages.decoder, "draft_warmup", 0) and not decoder.has_draft(self.decoder):
             raise ValueError(
                 "stages.decoder.draft_warmup trains a draft first: give decoder.draft some layers, such as 3, or set "
                 "it to 0 where the decoder has none"
@@ -465,7 +465,7 @@ def _refuse_renamed(data: Any, source: str, path: tuple[str, ...] = ()) -> None:
 
 
 def makes_the_same(one: Recipe, other: Recipe) -> bool:
-    """Whether two recipes make the same weights and results; how a stage loads, logs, saves and waits is its own."""
+    """Return whether two recipes make the same weights and results, however a stage loads, logs, saves and waits."""
     return _of_results(one) == _of_results(other)
 
 
@@ -480,7 +480,7 @@ def _of_results(recipe: Recipe) -> dict[str, Any]:
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """The recipe as YAML with every default written out."""
+    """Return the recipe as YAML with every default written out."""
     return yamlfile.dump(recipe.model_dump(mode="json"))
 
 
@@ -502,7 +502,7 @@ def _extended(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Lay `over` on `base`, mapping by mapping."""
+    """Lay `over` on `base`, mapping by mapping; another corpus, decoder or task of a stage replaces its section."""
     nested = {
         k: _merge(_kept(k, base[k], v), v)
         for k, v in over.items()
@@ -512,13 +512,15 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 def _kept(key: str, base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """What a section keeps under another: nothing under another corpus or task, what another decoder knows too."""
+    """Return what a section keeps under another: nothing under another corpus or task, what another decoder has too."""
     named_by = {"corpus": "name"}.get(key, "task")
     if named_by in over and over[named_by] != base.get(named_by):
         return {}
     if key == "decoder" and over.get("kind") not in (None, base.get("kind", DRAWN_BY)):
         known = _decoders().find_decoder(str(over["kind"])).Settings.model_fields
         return {k: v for k, v in base.items() if k in known}
+    if "task" in over and over["task"] != base.get("task"):
+        return {}
     return base
 
 

@@ -29,13 +29,14 @@ def find_variant(package: str, name: str, base: type[Variant], key: str) -> type
     if ":" in name:
         return _imported(name, base, key)
     module_name = name.replace("-", "_")
-    found = _classes(f"{package}.{module_name}", base) if module_name in modules_of(package) and "_" not in name else []
-    if len(found) != 1:
+    known_here = module_name in modules_of(package) and "_" not in name
+    classes = _classes(f"{package}.{module_name}", base) if known_here else []
+    if len(classes) != 1:
         known = known_variants(package, base)
         close = difflib.get_close_matches(name, known, 1)
         hint = f"; did you mean '{close[0]}'?" if close else ""
         raise RecipeError(f"key '{key}' is '{name}'{hint} (known: {', '.join(known)}, or module:Class of your own)")
-    return found[0]
+    return classes[0]
 
 
 def interface(package: str, name: str) -> Any:

@@ -64,18 +64,18 @@ def dump(data: Any) -> str:
 
 
 def packaged(folder: str) -> Path:
-    """Where the cards or recipes of `folder` lie: beside the package in a checkout, inside it in a wheel."""
+    """Return where the cards or recipes of `folder` lie: beside the package in a checkout, inside it in a wheel."""
     checkout = PACKAGE.parent / folder
     return checkout if (PACKAGE.parent / "pyproject.toml").exists() else PACKAGE / "packaged" / folder
 
 
 def names(folder: str) -> list[str]:
-    """Names of the packaged cards or recipes of `folder`, sorted."""
+    """Return the names of the packaged cards or recipes of `folder`, sorted."""
     return sorted(p.stem for p in packaged(folder).glob("*.yaml"))
 
 
 def find(name_or_path: str | Path, folder: str) -> Path:
-    """The file meant by a path, or by the name of a packaged one: a name has no suffix and no folder.
+    """Return the file meant by a path, or by the name of a packaged one: a name has no suffix and no folder.
 
     Raises:
         RecipeError: neither exists; names the known ones.
@@ -141,7 +141,7 @@ def parse(text: str, source: str) -> Any:
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """The mapping in a YAML file.
+    """Return the mapping in a YAML file.
 
     Raises:
         RecipeError: the file cannot be read, is not YAML, or is not a mapping.

@@ -183,14 +183,18 @@ def read_window(
 ) -> Wave:
     """Decode the window [start, start + seconds) as [T, channels] at the file's rate, never more than `max_seconds`."""
     check_layout(file.channels, file.samplerate, name)
-    check_request(start, seconds, name)
+    if not 0 <= start < math.inf or not (seconds is None or 0 < seconds < math.inf):
+        raise AudioError(f"{name}: a window needs --start of at least 0 and --seconds above 0, not {start}, {seconds}.")
     first = round(start * file.samplerate)
     # libsndfile guesses the length of a bare MP3 by its first frames and may be out by a factor of six.
     known = kind != "bare mp3" and 0 < file.frames < 2**48
     if known:
         check_window(file.frames / file.samplerate, start, seconds, max_seconds, name)
     limit = round(min(max_seconds, seconds or math.inf) * file.samplerate)
-    seek(file, first, name)
+    try:
+        file.seek(first)
+    except soundfile.SoundFileError:  # a cut or bare file may end before it although its header had room
+        raise AudioError(f"{name} ends before {start:g} s, outside the window; lower --start.") from None
     frames = file.read(limit + (seconds is None), dtype="float32", always_2d=True)
     if len(frames) > limit:
         raise AudioError(too_long(name, f"more than {max_seconds:g} s", max_seconds))
@@ -202,16 +206,6 @@ def read_window(
             "copy or record it again."
         )
     return frames
-
-
-def seek(file: soundfile.SoundFile, first: int, name: str) -> None:
-    """Go to the sample `first`; a cut or bare file may end before it although its header had room."""
-    try:
-        file.seek(first)
-    except soundfile.SoundFileError:
-        raise AudioError(
-            f"{name} ends before {first / file.samplerate:g} s, and the window lies outside it; choose a lower --start."
-        ) from None
 
 
 def check_waveform(
@@ -244,12 +238,6 @@ def check_layout(channels: int, rate: int, name: str) -> None:
         raise AudioError(f"{name} has {channels} channels; mix it down to mono or stereo first.")
     if not isinstance(rate, Real) or not MIN_RATE <= rate <= MAX_RATE:
         raise AudioError(f"{name} has a sampling rate of {rate!r} Hz; give {MIN_RATE} to {MAX_RATE} Hz.")
-
-
-def check_request(start: float, seconds: float | None, name: str) -> None:
-    """Refuse a window that no recording could have."""
-    if not 0 <= start < math.inf or not (seconds is None or 0 < seconds < math.inf):
-        raise AudioError(f"{name}: a window needs --start of at least 0 and --seconds above 0, not {start}, {seconds}.")
 
 
 def check_window(duration: float, start: float, seconds: float | None, max_seconds: float, name: str) -> None:

@@ -66,6 +66,6 @@ def _named(line: str) -> str:
 
 
 def file_hash(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file, hex."""
+    """Return SHA-256 of a file, hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

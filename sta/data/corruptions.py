@@ -49,7 +49,7 @@ def leading_pause(wave: Wave, seconds: float) -> Wave:
 
 
 def at_speed(wave: Wave, speed: float) -> Wave:
-    """Played faster (above 1) or slower, pitch and all: speed perturbation (Ko et al. 2015)."""
+    """Play faster (above 1) or slower, pitch and all: speed perturbation (Ko et al. 2015)."""
     if speed == 1:
         return wave
     return soxr.resample(wave, SAMPLE_RATE * speed, SAMPLE_RATE).clip(-1, 1).astype(np.float32, copy=False)

@@ -64,7 +64,7 @@ class Lock:
         self.release()
 
     def is_made(self) -> bool | None:
-        """Whether it is there; None, after a while, where another process makes it, and False where this one is to."""
+        """Return whether it is there: None, after a while, if another process makes it; False where this one is to."""
         if self.made.exists():
             return True
         if not self.take():

@@ -42,7 +42,7 @@ class Ragged:
 
     @staticmethod
     def new(folder: Path, lengths: Sequence[int], like: np.ndarray) -> tuple[np.memmap, np.ndarray]:
-        """The values [sum of lengths, F] of a store to fill, of the type and width of `like`, and their offsets [n+1].
+        """Return values [sum of lengths, F] of a store to fill, of the type and width of `like`, and offsets [n + 1].
 
         Raises:
             OSError: there is no room for them.
@@ -67,7 +67,7 @@ class Ragged:
         values.flush()
 
     def padded(self, items: Sequence[int], multiple: int, longest: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """([B, S, F] padded with zeros to a multiple of `multiple`, lengths [B]).
+        """Return ([B, S, F] padded with zeros to a multiple of `multiple`, lengths [B]).
 
         Args:
             longest: S is at least this, as where other ranks hold a longer one.
@@ -76,7 +76,7 @@ class Ragged:
 
 
 def pad(sequences: Sequence[np.ndarray], multiple: int, longest: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Sequences [S_i, F] as one batch: ([B, S, F] padded with zeros to a multiple of `multiple`, lengths [B])."""
+    """Join sequences [S_i, F] to one batch: ([B, S, F] padded with zeros to a multiple of `multiple`, lengths [B])."""
     lengths = np.array([len(s) for s in sequences])
     longest = -(-max(longest, int(lengths.max())) // multiple) * multiple
     batch = np.zeros((len(sequences), longest, *sequences[0].shape[1:]), sequences[0].dtype)

@@ -25,16 +25,17 @@ Made = TypeVar("Made")
 
 
 def rank() -> int:
-    """The number of this process in its launch."""
+    """Return the number of this process in its launch."""
     return int(os.environ.get("RANK", "0"))
 
 
 def world_size() -> int:
-    """How many processes were launched."""
+    """Return how many processes were launched."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def is_main() -> bool:
+    """Return whether this process has number 0."""
     return rank() == 0
 
 
@@ -42,7 +43,7 @@ def is_main() -> bool:
 
 
 def parallel_map(items: Sequence[Item], work: Callable[[Item], Made]) -> Iterator[Made]:
-    """What `work` makes of each item, in order and on every rank, a round of one item for each rank at a time.
+    """Return what `work` makes of each item, in order and on every rank, a round of one item for each rank at a time.
 
     Every rank must go to the end. What is made is pickled: tensors should be on the CPU.
 
@@ -62,7 +63,7 @@ def parallel_map(items: Sequence[Item], work: Callable[[Item], Made]) -> Iterato
 
 
 def run_on_main(do: Callable[[], Made]) -> Made:
-    """What `do` gives on the main rank, on every rank; an error there is one everywhere."""
+    """Return what `do` gives on the main rank, on every rank; an error there is one everywhere."""
     if not _joined():
         return do()
     mine = [_attempt(lambda _: do(), None)] if is_main() else []
@@ -83,7 +84,7 @@ def _attempt(work: Callable[[Item], Made], item: Item) -> Made | _Failure:
 
 
 def sendable(error: Exception) -> Exception:
-    """The error, or one of the same words, as another rank can be sent it."""
+    """Return the error, or one of the same words, as another rank can be sent it."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
@@ -92,7 +93,7 @@ def sendable(error: Exception) -> Exception:
 
 
 def all_gather_object(mine: Any) -> list[Any]:
-    """What every rank says, in their order, on every rank, once all have come to say it."""
+    """Return what every rank says, in their order, on every rank, once all have come to say it."""
     if not _joined():
         return [mine]
     import torch.distributed as dist
@@ -103,7 +104,7 @@ def all_gather_object(mine: Any) -> list[Any]:
 
 
 def _gathered(mine: list[Any]) -> list[list[Any]]:
-    """What every rank gives, in their order."""
+    """Return what every rank gives, in their order."""
     sent = [_Failure(sendable(made.error)) if isinstance(made, _Failure) else made for made in mine]
     every: list[list[Any]] = all_gather_object(sent)
     every[rank()] = mine  # an error of one's own still knows where it was raised
@@ -119,7 +120,7 @@ def _unless_failed(every: list[list[Any]]) -> list[list[Any]]:
 
 
 def _joined() -> bool:
-    """Whether there are other ranks that this one can talk to."""
+    """Return whether there are other ranks that this one can talk to."""
     torch = sys.modules.get("torch")
     return torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized()
 
@@ -128,7 +129,7 @@ def _joined() -> bool:
 
 
 def claim_error_report() -> bool:
-    """Whether this rank is the first to say why the launch ends; the others end because of it and say nothing."""
+    """Return whether this rank is the first to say why the launch ends; the others say nothing."""
     store = _store()
     if store is None:
         return is_main()
@@ -139,14 +140,14 @@ def claim_error_report() -> bool:
 
 
 def is_peer_lost(error: Exception) -> bool:
-    """Whether an error says that another process of the launch is gone."""
+    """Return whether an error says that another process of the launch is gone."""
     return _joined() and isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS_OF_LOSS)
 
 
 def _store() -> Store | None:
-    """What the ranks write notes to each other in, once they have joined."""
+    """Return what the ranks write notes to each other in, once they have joined."""
     if not _joined():
         return None
-    from torch.distributed import distributed_c10d
+    from sta.private import default_store
 
-    return distributed_c10d._get_default_store()
+    return default_store()

@@ -18,7 +18,7 @@ TRY, PAUSE = timedelta(seconds=2), 0.2
 
 
 def meet(rank: int, world: int, patience: timedelta) -> Store:
-    """The store of this start's processes.
+    """Return the store of this start's processes.
 
     Args:
         patience: how long the others may take to come, and how long each wait on the store may last.

@@ -19,9 +19,9 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from sta.distributed.ahead import runs_ahead
+from sta.private import AnyBatchNorm
 
 Sliced = TypeVar("Sliced", np.ndarray, Tensor, range)
 
@@ -44,10 +44,11 @@ class BatchShard:
         return self.world * self.parts
 
     def of(self, items: Sliced) -> Sliced:
+        """Return this shard's items: every `count`-th."""
         return items[self.rank + self.world * self.part :: self.count]
 
     def split(self, parts: int) -> list[BatchShard]:
-        """The same items, in so many parts."""
+        """Return the same items, in so many parts."""
         return [replace(self, part=part, parts=parts) for part in range(parts)]
 
 
@@ -59,7 +60,7 @@ class _Step:
     generators: dict[torch.device, torch.Generator] = field(default_factory=dict)
 
     def generator(self, device: torch.device) -> torch.Generator | None:
-        """The step's own random numbers, the same on every rank; None: torch's, where there is no step."""
+        """Return the step's own random numbers, the same on every rank; None: torch's, where there is no step."""
         if self.seed is None:
             return None
         if device not in self.generators:
@@ -106,7 +107,7 @@ def with_more_items(extra: int) -> Iterator[None]:
 
 
 def uniform(count: int, *shape: int, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
-    """In [0, 1), [count, *shape], for the `count` items that the caller holds.
+    """Draw from [0, 1), [count, *shape], for the `count` items that the caller holds.
 
     The numbers of the whole batch are drawn on every rank: for up to some thousands an item; `normal_like` is for more.
     """
@@ -114,22 +115,22 @@ def uniform(count: int, *shape: int, device: torch.device, dtype: torch.dtype = 
 
 
 def normal(count: int, *shape: int, device: torch.device) -> Tensor:
-    """Standard normal, otherwise as `uniform`."""
+    """Draw from the standard normal, otherwise as `uniform`."""
     return _draw(torch.randn, count, shape, device)
 
 
 def integers(below: int, count: int, *shape: int, device: torch.device) -> Tensor:
-    """In 0 .. below - 1, int64, otherwise as `uniform`."""
+    """Draw from 0 .. below - 1, int64, otherwise as `uniform`."""
     return _draw(partial(torch.randint, below), count, shape, device)
 
 
 def replicated_integers(below: int, count: int, device: torch.device) -> Tensor:
-    """In 0 .. below - 1, int64 [count], the same on every rank."""
+    """Draw from 0 .. below - 1, int64 [count], the same on every rank."""
     return torch.randint(below, (count,), device=device, generator=_step.get().generator(device))
 
 
 def normal_like(x: Tensor) -> Tensor:
-    """Standard normal of the shape of x [B, ...], from a seed for each item, so that nobody draws for others.
+    """Draw from the standard normal [B, ...], as x is, from a seed for each item, so that nobody draws for others.
 
     The shape of an item must be the same on every rank. On the CPU each item's seed is that of a generator. On other
     devices that would be some launches for each item, thousands in a step: there one hash of seed and place gives the
@@ -147,7 +148,7 @@ def normal_like(x: Tensor) -> Tensor:
 
 
 def _hashed_normal(seeds: Tensor, x: Tensor) -> Tensor:
-    """Standard normal of the shape of x [B, ...], by Box & Muller (1958) from 64 random bits for each number."""
+    """Draw from the standard normal [B, ...], as x is, by Box & Muller (1958) from 64 random bits for each number."""
     bits = splitmix(seeds, math.prod(x.shape[1:]))  # [B, N]
     radius = ((_shifted(bits, 32) + 1).float() / 2**32).log().mul(-2).sqrt()
     angle = (bits & (2**32 - 1)).float() * (2 * math.pi / 2**32)
@@ -155,7 +156,7 @@ def _hashed_normal(seeds: Tensor, x: Tensor) -> Tensor:
 
 
 def splitmix(seeds: Tensor, count: int) -> Tensor:
-    """The first `count` numbers of SplitMix64 (Steele, Lea & Flood 2014) from each seed: int64 [B] to [B, count].
+    """Return `count` numbers of SplitMix64 (Steele, Lea & Flood 2014) from each seed: int64 [B] to [B, count].
 
     Each is a hash of seed and place, and products wrap, so that any part of them is computed alike anywhere.
     """
@@ -204,7 +205,7 @@ class Dropout(nn.Module):
 
 
 def global_mean(total: Tensor, count: Tensor) -> Tensor:
-    """A rank's part of `total of the whole batch / count of the whole batch`: the mean over the ranks is just that.
+    """Return a rank's part of `total of the whole batch / count of the whole batch`, which the mean over ranks is.
 
     Args:
         total: scalar, the sum over what the caller holds.
@@ -219,18 +220,18 @@ def global_mean(total: Tensor, count: Tensor) -> Tensor:
 
 
 def mean(values: Tensor) -> Tensor:
-    """The mean of values, where ranks may hold different numbers of them: see `global_mean`."""
+    """Return the mean of values, where ranks may hold different numbers of them: see `global_mean`."""
     return global_mean(values.sum(), values.new_full((), values.numel(), dtype=torch.float32))
 
 
 def cross_entropy(logits: Tensor, values: Tensor) -> Tensor:
-    """The mean cross-entropy in nats of logits [N, V] whose values [N] are not `IGNORE_INDEX`: see `global_mean`."""
+    """Compute the mean cross-entropy in nats of logits [N, V] whose values [N] are not `IGNORE_INDEX`."""
     total = F.cross_entropy(logits, values, ignore_index=IGNORE_INDEX, reduction="sum")
     return global_mean(total, (values != IGNORE_INDEX).sum())
 
 
 def all_reduce_max(number: int) -> int:
-    """The largest of the ranks' numbers, by way of their hosts, which wait for one another and for no device."""
+    """Return the largest of the ranks' numbers, by way of their hosts, which wait for one another and for no device."""
     if _step.get().shard.world == 1:
         return number
     most = torch.tensor(number)
@@ -239,7 +240,7 @@ def all_reduce_max(number: int) -> int:
 
 
 def all_reduce_sum(moments: Tensor) -> Tensor:
-    """The sum over the ranks, which the gradient goes through."""
+    """Return the sum over the ranks, which the gradient goes through."""
     if _step.get().shard.world == 1:
         return moments
     total: Tensor = _Sum.apply(moments)
@@ -247,12 +248,12 @@ def all_reduce_sum(moments: Tensor) -> Tensor:
 
 
 def ranks() -> int:
-    """How many ranks share the step's batch; a backward pass, which is outside of the step, has to be told."""
+    """Return how many ranks share the step's batch; a backward pass, which is outside of the step, has to be told."""
     return _step.get().shard.world
 
 
 def plain_sum(moments: Tensor, ranks: int) -> Tensor:
-    """The sum over so many ranks, without gradient."""
+    """Return the sum over so many ranks, without gradient."""
     if ranks > 1:
         dist.all_reduce(moments)
     return moments
@@ -275,7 +276,7 @@ class _Sum(torch.autograd.Function):
 
 
 def all_gather(items: Tensor) -> Tensor:
-    """The whole batch [n * B, ...] of what every rank holds [B, ...], in its order, without gradient."""
+    """Return the whole batch [n * B, ...] of what every rank holds [B, ...], in its order, without gradient."""
     shard = _step.get().shard
     if shard.world == 1:
         return items.detach()
@@ -284,12 +285,8 @@ def all_gather(items: Tensor) -> Tensor:
     return torch.stack(parts, 1).flatten(0, 1)
 
 
-class BatchNorm(_BatchNorm):
+class BatchNorm(AnyBatchNorm):
     """Batch norm (Ioffe & Szegedy 2015) of [B, C, ...] over all ranks, on any device; its weights are torch's."""
-
-    def _check_input_dim(self, x: Tensor) -> None:
-        if x.ndim < 2:
-            raise ValueError(f"batch norm takes [B, C, ...], not {list(x.shape)}")
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or _step.get().shard.world == 1:

@@ -35,7 +35,7 @@ class Team:
 
     @staticmethod
     def of(accelerator: Accelerator) -> Team:
-        """The ranks of the running launch."""
+        """Return the ranks of the running launch."""
         if accelerator.num_processes == 1:
             return Team()
         shard = BatchShard(accelerator.process_index, accelerator.num_processes)
@@ -70,7 +70,7 @@ class Team:
         return final
 
     def _is_made(self, lock: Lock) -> bool:
-        """Whether a folder is there, by the first rank's word: if not, that one has its lock now.
+        """Return whether a folder is there, by the first rank's word: if not, that one has its lock now.
 
         While another launch has it the ranks ask again and again, so that none waits longer than a collective may.
         """

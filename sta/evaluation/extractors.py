@@ -52,7 +52,7 @@ class KindAndColour(nn.Module):
         self.classifier = classifier
 
     def forward(self, images: Tensor) -> Tensor:
-        """uint8 [n, 3, H, W] to [n, classes]."""
+        """Map uint8 [n, 3, H, W] to [n, classes]."""
         logits = {k: v.log_softmax(-1) for k, v in self.classifier(images.float() / 127.5 - 1).items()}
         kinds = list(self.classifier.config.slots["kind"])
         parts = {"bird": "head", "flower": "petals"}

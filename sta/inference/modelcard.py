@@ -128,7 +128,7 @@ def _metadata(
 
 
 def _by_stage(training: dict[str, dict[str, Any]], what: str) -> str:
-    """The commit, or the machine, of all stages, or each with the stages that had it."""
+    """Return the commit, or the machine, of all stages, or each with the stages that had it."""
     stages: dict[str, list[str]] = {}
     for stage, facts in training.items():
         for one in facts[what] or [None]:

@@ -1,4 +1,4 @@
-"""Language packs, as they lie in a release: what the pipeline needs to hear one language."""
+"""Language packs, as they lie in a release: what the pipeline needs to encode one language."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def write_packs(folder: Path, packs: Mapping[str, LanguagePack], token_space: st
 
 
 def read_pack(folder: Path, token_space: str, loaded: dict[Path, Networks] | None = None) -> LanguagePack:
-    """A language pack from its folder.
+    """Read a language pack from its folder.
 
     Args:
         token_space: fingerprint of the decoder that is to read its tokens.
@@ -94,7 +94,7 @@ def read_pack(folder: Path, token_space: str, loaded: dict[Path, Networks] | Non
 
 
 def beside(pack: LanguagePack, others: Sequence[LanguagePack]) -> LanguagePack:
-    """The pack as it goes with others: a group's name stands for one encoder and bottleneck."""
+    """Return the pack as it goes with others: a group's name stands for one encoder and bottleneck."""
     for other in others:
         if _equal(pack.encoder, other.encoder) and _equal(pack.bottleneck, other.bottleneck):
             return replace(pack, group=other.group, encoder=other.encoder, bottleneck=other.bottleneck)
@@ -104,7 +104,7 @@ def beside(pack: LanguagePack, others: Sequence[LanguagePack]) -> LanguagePack:
 
 
 def _equal(one: ModelMixin, other: ModelMixin) -> bool:
-    """Whether two networks are built alike and have the same weights."""
+    """Return whether two networks are built alike and have the same weights."""
     if one is other:
         return True
     if _built(one) != _built(other):
@@ -114,5 +114,5 @@ def _equal(one: ModelMixin, other: ModelMixin) -> bool:
 
 
 def _built(network: ModelMixin) -> dict[str, Any]:
-    """How a network is built, without where it came from."""
+    """Return how a network is built, without where it came from."""
     return {name: value for name, value in dict(network.config).items() if not name.startswith("_")}

@@ -2,41 +2,33 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import Tensor
 
 from sta.config.limits import SAMPLE_RATE
-from sta.data.checksums import write_sums
 from sta.data.corruptions import at_speed
 from sta.data.store import pad
 from sta.data.text import normalise
-from sta.errors import ArgumentError, LanguageWarning, WeightsError
-from sta.inference import arguments, weights
+from sta.errors import ArgumentError, LanguageWarning
+from sta.inference import arguments
 from sta.inference.arguments import Audio
-from sta.inference.index import BASES, load_parts, read_index
-from sta.inference.packs import LanguagePack, Networks, beside, read_pack, write_packs
+from sta.inference.packs import LanguagePack
+from sta.inference.saving import ReleasePipeline
 from sta.models.bottleneck import SpeechCondition, mean_condition
-from sta.models.decoders.base import Decoder
 from sta.models.encoder import LENGTH_MULTIPLE, EncoderOutput, ctc_greedy_decode, pieces_to_frames
 from sta.models.scheduler import Generators
-from sta.models.vq import VQTokenizer, to_pixels
+from sta.models.vq import to_pixels
 
 SLOWEST, FASTEST = 0.9, 1.1  # speeds at which a recording is encoded where it is encoded several times
 PLAINLY = 0.15  # by how much an encoder is surer of the other language before a recording counts as being in it
-DEFAULTS = ("token_space", "num_inference_steps", "guidance_scale", "num_tta_samples")
 
 
 @dataclass
@@ -47,167 +39,16 @@ class SpeechToImageOutput(BaseOutput):
     tokens: SpeechCondition
 
 
-class SpeechToImagePipeline(DiffusionPipeline):
-    """Draws what is said.
-
-    All of it lies on one device: diffusers' offloading to the CPU is not supported.
-
-    Args:
-        decoder, tokenizer, scheduler: the picture side, which defines the token space.
-        token_space: fingerprint that every language pack must name.
-        num_inference_steps, guidance_scale, num_tta_samples: defaults of a call, as found on validation.
-    """
+class SpeechToImagePipeline(ReleasePipeline):
+    """Draws what is said."""
 
     _callback_tensor_inputs = ("latents",)
-    _optional_components = ["scheduler"]  # noqa: RUF012 - a decoder may draw without one
-
-    decoder: Decoder
-    tokenizer: VQTokenizer
-    scheduler: Any
-
-    def __init__(
-        self,
-        decoder: Decoder,
-        tokenizer: VQTokenizer,
-        scheduler: Any,
-        token_space: str = "",
-        num_inference_steps: int = 12,
-        guidance_scale: float = 2.0,
-        num_tta_samples: int = 1,
-    ):
-        super().__init__()
-        self.register_modules(decoder=decoder, tokenizer=tokenizer, scheduler=scheduler)
-        self.register_to_config(
-            token_space=token_space, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
-            num_tta_samples=num_tta_samples,
-        )  # fmt: skip
-        self.languages: dict[str, LanguagePack] = {}
-        self.folder: Path | None = None  # where it was loaded from
-
-    # ---- saving and loading ---------------------------------------------------------------------------
-
-    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """Write a release: model_index.json, a folder per component, `languages/<code>/`, and SHA256SUMS.
-
-        Of the release that the pipeline was loaded from, its card, recipe and attribute classifier go with it. It is
-        written whole aside first, and then takes the place of what a release in the folder has of these.
-
-        Raises:
-            ArgumentError: it is to be pushed to the Hub, which diffusers does before the languages are there.
-        """
-        if kwargs.get("push_to_hub"):
-            raise ArgumentError("push_to_hub would leave out the languages; pipe.push_to_hub(NAME) takes them along")
-        folder = Path(save_directory)
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=".partial-", dir=folder) as written:
-            partial = Path(written)
-            super().save_pretrained(written, *args, **kwargs)
-            write_packs(partial / "languages", self.languages, self.config["token_space"])
-            if self.folder is not None:
-                _copy_rest(self.folder, partial)
-            write_sums(partial)
-            for part in partial.iterdir():
-                _replace(part, folder / part.name)
-
-    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
-        """Upload the release that `save_pretrained` writes, whole.
-
-        Args:
-            kwargs: `private` and `token`, and of the commit `commit_message` and `create_pr`.
-        """
-        from huggingface_hub import HfApi
-
-        api, private = HfApi(token=kwargs.pop("token", None)), kwargs.pop("private", None)
-        name = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        with TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
-            return str(api.upload_folder(repo_id=name, folder_path=folder, **kwargs))
-
-    @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path: str | os.PathLike[str], trust_remote_code: bool = False, **kwargs: Any
-    ) -> SpeechToImagePipeline:
-        """Load a release: from a folder, by the name of one that ships with the package (`garden`), or from the Hub.
-
-        A release holds no code, and nothing is imported because it names it: a decoder of somebody's own package is
-        found if that was imported before, as diffusers has it. (`DiffusionPipeline.from_pretrained` does not know of
-        languages; a release is loaded here.)
-
-        Args:
-            trust_remote_code: import the module that a release names as its decoder's, where it is installed.
-            kwargs: `dtype` (or `torch_dtype`); parts and defaults of the constructor instead of the release's; and
-                `revision`, `token`, `cache_dir`, `force_download` and `local_files_only`, how it comes from the Hub.
-
-        Raises:
-            ArgumentError: there is no such argument.
-            WeightsError: the release is missing, incomplete, truncated, or its parts do not belong together.
-        """
-        download = {name: kwargs.pop(name) for name in weights.HUB_OPTIONS if name in kwargs}
-        dtype = kwargs.pop("torch_dtype", kwargs.pop("dtype", None))
-        if unknown := kwargs.keys() - {*BASES, *DEFAULTS}:
-            known = ", ".join([*BASES, *DEFAULTS, "dtype", "trust_remote_code", *weights.HUB_OPTIONS])
-            raise ArgumentError(f"from_pretrained takes no {min(unknown)}; known: {known}")
-        folder = weights.local(str(pretrained_model_name_or_path), **download)
-        index = read_index(folder)
-        defaults = {name: index[name] for name in DEFAULTS if name in index}
-        pipe = cls(**(load_parts(folder, index, kwargs, trust_remote_code) | defaults | kwargs))
-        pipe.folder = folder
-        if dtype is not None:
-            pipe.to(dtype)
-        loaded: dict[Path, Networks] = {}
-        for path in sorted((folder / "languages").glob("*/language.json")):
-            pipe.add_pack(read_pack(path.parent, pipe.config["token_space"], loaded))
-        return pipe
-
-    def add_language(self, folder: str | Path) -> None:
-        """Add a language released for the same token space: its `languages/<code>` folder.
-
-        Raises:
-            WeightsError: a file is missing or broken, or the language speaks another token space.
-        """
-        self.add_pack(read_pack(Path(folder), self.config["token_space"]))
-
-    def add_pack(self, pack: LanguagePack) -> None:
-        """Add a language whose networks are in memory.
-
-        It shares the networks of another pack where they are the same; where only the group's name is, it gets another.
-        """
-        code = pack.card.code
-        pack = beside(pack, [other for known, other in self.languages.items() if known != code])
-        pack.encoder.to(self.device).eval()  # type: ignore[arg-type]
-        pack.bottleneck.to(self.device).eval()  # type: ignore[arg-type]
-        self.languages[code] = pack
-
-    def to(self, *args: Any, **kwargs: Any) -> SpeechToImagePipeline:
-        super().to(*args, **kwargs)
-        for pack in self.languages.values():
-            self.add_pack(pack)
-        return self
-
-    # ---- the steps of a call --------------------------------------------------------------------------
-
-    def pack(self, language: str) -> LanguagePack:
-        """Return the pack of a language.
-
-        Raises:
-            ArgumentError: the language is not one code.
-            WeightsError: the release does not know it; names those it knows.
-        """
-        if not isinstance(language, str):
-            raise ArgumentError(f"language {language!r} is not one code such as 'en'; a batch has one language")
-        if language not in self.languages:
-            known = ", ".join(self.languages) or "none"
-            raise WeightsError(f"language '{language}' is not in this release (known: {known}); train or add its pack")
-        return self.languages[language]
 
     @torch.no_grad()
     def encode_speech(
-        self,
-        audio: Audio | Sequence[Audio],
-        language: str,
-        sampling_rate: int = SAMPLE_RATE,
+        self, audio: Audio | Sequence[Audio], language: str, sampling_rate: int = SAMPLE_RATE,
         num_tta_samples: int | None = None,
-    ) -> SpeechCondition:
+    ) -> SpeechCondition:  # fmt: skip
         """Encode recordings to tokens [B, K, C] and embeddings [B, E].
 
         Args:
@@ -267,7 +108,7 @@ class SpeechToImagePipeline(DiffusionPipeline):
     def _check_language(self, outputs: Sequence[EncoderOutput], pack: LanguagePack) -> None:
         """Warn of recordings that are plainly in another language of the same encoder than the pack's."""
         codes = [code for code, other in self.languages.items() if other.encoder is pack.encoder]
-        if len(codes) < 2:
+        if len(codes) < 2 or outputs[0].joint_logits is None:  # there is no CTC head
             return
         mean = torch.stack([pack.encoder.language_confidence(out) for out in outputs]).mean(0)
         own = pack.encoder.language_index(pack.card.code)
@@ -307,15 +148,11 @@ class SpeechToImagePipeline(DiffusionPipeline):
 
     @torch.no_grad()
     def denoise(
-        self,
-        tokens: SpeechCondition,
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
-        generator: Generators = None,
-        latents: Tensor | None = None,
+        self, tokens: SpeechCondition, num_inference_steps: int | None = None, guidance_scale: float | None = None,
+        generator: Generators = None, latents: Tensor | None = None,
         callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
         callback_tensors: Sequence[str] = ("latents",),
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         """Draw tokens [B, K, C] as codes [B, N] or latents [B, d, h, w], by the decoder's own sampling loop."""
 
         def on_step(number: int, t: Tensor, latents: Tensor) -> Tensor:
@@ -349,21 +186,13 @@ class SpeechToImagePipeline(DiffusionPipeline):
 
     @torch.no_grad()
     def __call__(
-        self,
-        audio: Audio | Sequence[Audio],
-        sampling_rate: int = SAMPLE_RATE,
-        language: str = "en",
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
-        num_tta_samples: int | None = None,
-        num_images_per_prompt: int = 1,
-        generator: Generators = None,
-        latents: Tensor | None = None,
-        output_type: str = "pil",
-        return_dict: bool = True,
+        self, audio: Audio | Sequence[Audio], sampling_rate: int = SAMPLE_RATE, language: str = "en",
+        num_inference_steps: int | None = None, guidance_scale: float | None = None,
+        num_tta_samples: int | None = None, num_images_per_prompt: int = 1, generator: Generators = None,
+        latents: Tensor | None = None, output_type: str = "pil", return_dict: bool = True,
         callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] | None = ("latents",),
-    ) -> SpeechToImageOutput:
+    ) -> SpeechToImageOutput:  # fmt: skip
         """Draw what is said in one recording or several.
 
         Args:
@@ -412,20 +241,3 @@ def repeat_condition(tokens: SpeechCondition, times: int) -> SpeechCondition:
 def _speeds(count: int) -> list[float]:
     """Return at which speeds a recording is encoded: once as it is, several times evenly from slow to fast."""
     return [1.0] if count == 1 else np.linspace(SLOWEST, FASTEST, count).round(3).tolist()
-
-
-def _copy_rest(release: Path, target: Path) -> None:
-    """Copy what a release holds beside the pipeline: its card, its recipe and its attribute classifier."""
-    for path in (release / "README.md", release / "recipe.yaml"):
-        if path.exists():
-            shutil.copy(path, target)
-    classifier = weights.classifier_of(release)
-    if classifier is not None:
-        shutil.copytree(classifier, target / "classifier")
-
-
-def _replace(path: Path, target: Path) -> None:
-    """Move a file or a folder to where another may be."""
-    if target.is_dir():
-        shutil.rmtree(target)
-    path.replace(target)

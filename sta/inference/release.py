@@ -30,7 +30,7 @@ PRETRAINED = SHIPPED / "garden"  # what is drawn with where no other release is 
 
 
 def assemble(workspace: Workspace) -> SpeechToImagePipeline:
-    """The pipeline of a run, from what its stages left."""
+    """Build the pipeline of a run from what its stages left."""
     # Drawing needs nothing of training, whose imports (datasets, open_clip) take more than a second.
     from sta.training.speech_features import load_speech
     from sta.training.workspace import fingerprint
@@ -55,7 +55,7 @@ def assemble(workspace: Workspace) -> SpeechToImagePipeline:
 
 
 def parts_of(workspace: Workspace) -> dict[str, str]:
-    """Stage -> fingerprint of what it left; what is made of a run's stages keeps it in `PARTS`."""
+    """Return stage -> fingerprint of what it left; what is made of a run's stages keeps it in `PARTS`."""
     from sta.training.stages import stage_names
     from sta.training.workspace import fingerprint
 
@@ -63,7 +63,7 @@ def parts_of(workspace: Workspace) -> dict[str, str]:
 
 
 def outdated(workspace: Workspace, folder: Path) -> str | None:
-    """Which stages were done again since a folder was made of a run's stages, in words; None if none was.
+    """Return which stages were done again since a folder was made of a run's stages, in words; None if none was.
 
     One without `PARTS`, which an older version made, passes for new.
     """

@@ -20,7 +20,7 @@ class AttributeClassifier(ModelMixin, ConfigMixin):
     """Pictures [B, 3, H, W] in [-1, 1] to logits of each slot's values.
 
     Args:
-        slots: slot -> its values, `kind` and `mood` self_attention them.
+        slots: slot -> its values, `kind` and `mood` among them.
         size: picture side, pixels.
     """
 
@@ -41,18 +41,18 @@ class AttributeClassifier(ModelMixin, ConfigMixin):
         self.heads = nn.ModuleDict({slot: nn.Linear(256, len(values)) for slot, values in slots.items()})
 
     def features(self, pictures: Tensor) -> Tensor:
-        """[B, 256], the features that FID is computed on where no Inception network is at hand."""
+        """Return [B, 256], the features that FID is computed on where no Inception network is at hand."""
         features: Tensor = self.features_out(self.trunk(pictures))
         return features
 
     def forward(self, pictures: Tensor) -> dict[str, Tensor]:
-        """slot -> logits [B, number of values]."""
+        """Return slot -> logits [B, number of values]."""
         features = self.features(pictures)
         return {slot: head(features) for slot, head in self.heads.items()}
 
     @torch.no_grad()
     def predict(self, pictures: Tensor, batch: int = 256) -> list[dict[str, str]]:
-        """What each picture [n, 3, H, W], on any device, shows: slot -> value, every slot answered."""
+        """Return what each picture [n, 3, H, W], on any device, shows: slot -> value, every slot answered."""
         slots: Mapping[str, list[str]] = self.config.slots
         readings: list[dict[str, str]] = []
         for part in pictures.split(batch):

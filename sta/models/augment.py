@@ -158,7 +158,7 @@ def _smear(mel: Tensor, most: float) -> Tensor:
 
 
 def _colour(mel: Tensor, deviation: float) -> Tensor:
-    """What a room and a microphone do to each band [B, 80]; 0.7 is about 4 dB, none on average over the bands."""
+    """Draw what a room and a microphone do to each band [B, 80]: 0.7 is about 4 dB, 0 on average over the bands."""
     place = torch.linspace(0, 1, mel.shape[2], device=mel.device)
     waves = torch.cos(torch.pi * torch.arange(1, 4, device=mel.device)[:, None] * place)  # [3, 80]
     return deviation * E_FOLD * sharding.normal(len(mel), 3, device=mel.device) @ waves

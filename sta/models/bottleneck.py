@@ -40,7 +40,7 @@ class SpeechCondition:
 
     @property
     def bits(self) -> Tensor:
-        """[B], the rate in bits per utterance."""
+        """Return the rate [B] in bits per utterance."""
         return self.kl / math.log(2)
 
 
@@ -62,6 +62,7 @@ class QueryLayer(nn.Module):
         self.self_attention = TransformerLayer(width, heads)
 
     def forward(self, queries: Tensor, frames: Tensor, mask: Tensor) -> Tensor:
+        """Map queries [B, K, D] to the same, having seen frames [B, S, D] of mask [B, S]."""
         return self.self_attention(queries + self.cross_attention(self.norm(queries), frames, mask))
 
 
@@ -108,5 +109,5 @@ class SpeechBottleneck(ModelMixin, ConfigMixin):
 
 
 def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """KL(N(mean, exp(log_variance)) || N(0, 1)) in nats, summed over all but the batch: [B, ...] -> [B]."""
+    """Compute KL(N(mean, exp(log_variance)) || N(0, 1)) in nats, summed over all but the batch: [B, ...] -> [B]."""
     return 0.5 * (mean.pow(2) + log_variance.exp() - 1 - log_variance).flatten(1).sum(1)

@@ -37,7 +37,7 @@ class Captioner(nn.Module):
         self.norm, self.out = nn.LayerNorm(width), nn.Linear(width, vocabulary)
 
     def forward(self, tokens: Tensor, pieces: Tensor) -> Tensor:
-        """Mean cross-entropy in nats per piece: scalar.
+        """Compute the mean cross-entropy in nats per piece: scalar.
 
         Args:
             tokens: [B, K, C].
@@ -53,7 +53,7 @@ class Captioner(nn.Module):
 
 
 def pad_captions(captions: Sequence[Sequence[int]], known: np.ndarray) -> np.ndarray:
-    """Captions as rows of pieces and the blank that ends them: int64 [B, L], `IGNORE_INDEX` beyond.
+    """Return captions as rows of pieces and the blank that ends them: int64 [B, L], `IGNORE_INDEX` beyond.
 
     Args:
         captions: piece ids. known: bool [B], False where there is no caption, whose whole row is `IGNORE_INDEX`.

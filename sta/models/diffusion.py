@@ -28,6 +28,7 @@ class Schedule:
 
     @property
     def timesteps(self) -> int:
+        """Return T."""
         return len(self.alpha) - 1
 
     @cache  # noqa: B019 - a schedule lives as long as the network that it trains or draws with
@@ -36,14 +37,14 @@ class Schedule:
         return Schedule(self.alpha.to(device), self.beta.to(device), self.gamma.to(device), self.codebook)
 
     def between(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """alpha, beta, gamma of the jump from time s to a later time t (Eq. 8 applied to a stretch of steps)."""
+        """Return alpha, beta, gamma of the jump from time s to a later time t (Eq. 8 applied to a stretch of steps)."""
         alpha = self.alpha[t] / self.alpha[s]
         gamma = 1 - (1 - self.gamma[t]) / (1 - self.gamma[s])
         return alpha, (1 - alpha - gamma) / self.codebook, gamma
 
 
 def linear_schedule(timesteps: int, codebook: int, replaced: float = 0.1) -> Schedule:
-    """gamma-bar rises linearly to 1, and of what is not masked a linearly rising share is replaced.
+    """Make gamma-bar rise linearly to 1, and of what is not masked a linearly rising share be replaced.
 
     Args:
         replaced: share of the unmasked codes that are uniform noise just before the end, in [0, 1].
@@ -73,7 +74,7 @@ def sample_timesteps(count: int, timesteps: int, device: torch.device) -> Tensor
 
 
 def posterior(x0: Tensor, xt: Tensor, s: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
-    """q(x_s | x_t) averaged over a belief in x_0 (Eq. 5 and 11), for any s < t.
+    """Compute q(x_s | x_t) averaged over a belief in x_0 (Eq. 5 and 11), for any s < t.
 
     Args:
         x0: [B, N, V], probabilities of the codes; one-hot gives the true posterior.
@@ -101,7 +102,7 @@ def posterior(x0: Tensor, xt: Tensor, s: Tensor, t: Tensor, schedule: Schedule) 
 
 
 def variational_loss(logits: Tensor, x0: Tensor, xt: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
-    """KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)) in nats per code (Eq. 9 and 10): scalar.
+    """Compute KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)) in nats per code (Eq. 9 and 10): scalar.
 
     Args:
         logits: [B, N, V], the network's belief in x_0.
@@ -113,7 +114,7 @@ def variational_loss(logits: Tensor, x0: Tensor, xt: Tensor, t: Tensor, schedule
 
 
 def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
-    """Classifier-free guidance on log-probabilities [..., V] (Tang et al. 2022, Eq. 6): unnormalised logits."""
+    """Apply classifier-free guidance on log-probabilities [..., V] (Tang et al. 2022, Eq. 6): unnormalised logits."""
     conditional, unconditional = conditional.log_softmax(-1), unconditional.log_softmax(-1)
     return unconditional + scale * (conditional - unconditional)
 
@@ -129,6 +130,6 @@ def truncate(probabilities: Tensor, mass: float) -> Tensor:
 
 
 def sample_categorical(probabilities: Tensor, uniforms: Tensor) -> Tensor:
-    """Categorical draws by inverting the distribution function: [..., V] with uniforms [...] in [0, 1) -> [...]."""
+    """Draw categories by inverting the distribution function: [..., V] with uniforms [...] in [0, 1) -> [...]."""
     levels = probabilities.cumsum(-1)
     return (levels <= uniforms[..., None] * levels[..., -1:]).sum(-1).clamp(max=probabilities.shape[-1] - 1)

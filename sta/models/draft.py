@@ -45,16 +45,9 @@ class Draft(nn.Module):
     """
 
     def __init__(
-        self,
-        side: int,
-        channels: int,
-        patch_size: int,
-        tokens: int,
-        token_width: int,
-        width: int,
-        layers: int,
+        self, side: int, channels: int, patch_size: int, tokens: int, token_width: int, width: int, layers: int,
         heads: int,
-    ):
+    ):  # fmt: skip
         super().__init__()
         self.side, self.patch_size = side, patch_size
         self.position_embedding = nn.Parameter(torch.randn(num_patches(side, patch_size), width) * 0.5)
@@ -65,7 +58,7 @@ class Draft(nn.Module):
         self.out = nn.Linear(width, patch_size * patch_size * channels)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """[B, K, C] -> [B, P, D]."""
+        """Draft tokens [B, K, C] as positions [B, P, D]."""
         memory = self.token_proj(tokens)
         memory = memory + self.token_embedding.to(memory.dtype)
         x = self.position_embedding.to(memory.dtype).expand(len(tokens), -1, -1)
@@ -75,7 +68,7 @@ class Draft(nn.Module):
         return drafted
 
     def loss(self, drafted: Tensor, latents: Tensor) -> Tensor:
-        """Squared error of the latents [B, d, h, w] that a draft [B, P, D] predicts, weighted by detail: scalar."""
+        """Compute the error of the latents [B, d, h, w] that a draft [B, P, D] predicts, weighted by detail: scalar."""
         errors = (self._predicted(drafted) - latents.float()).square()
         return (detail(latents.float()) * errors).mean()
 
@@ -85,7 +78,7 @@ class Draft(nn.Module):
 
 
 def detail(latents: Tensor) -> Tensor:
-    """How much each place differs from the mean of its neighbourhood: [B, d, h, w] -> [B, 1, h, w], mean 1."""
+    """Measure how much each place differs from the mean of its neighbourhood: [B, d, h, w] -> [B, 1, h, w], mean 1."""
     around = F.avg_pool2d(latents, 3, 1, 1, count_include_pad=False)
     differs = (latents - around).square().mean(1, keepdim=True)
     differs = differs + EVEN * differs.mean((2, 3), keepdim=True) + 1e-6

@@ -93,6 +93,7 @@ class ContextLayer(nn.Module):
         self.transformer = TransformerLayer(width, heads, dropout)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Map x [B, R, D] of mask [B, R] to the same."""
         near = self.convolution((self.norm(x) * mask[..., None]).transpose(1, 2)).transpose(1, 2)
         return self.transformer(x + near, mask)
 
@@ -144,6 +145,7 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
 
     @property
     def languages(self) -> list[str]:
+        """Return the codes of the languages, in the order of their numbers."""
         return sorted(self.config.pieces)
 
     @property
@@ -152,6 +154,7 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
         return 1 + sum(self.config.pieces.values())
 
     def language_index(self, language: str) -> int:
+        """Return the number of a language."""
         return self.languages.index(language)
 
     def language_indices(self, languages: Sequence[str]) -> Tensor:
@@ -163,7 +166,7 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
         return self.acoustics.cached_features(wave)
 
     def offset_pieces(self, ids: Sequence[int], language: str) -> list[int]:
-        """A language's SentencePiece ids as ids of the CTC head's joint vocabulary."""
+        """Return a language's SentencePiece ids as ids of the CTC head's joint vocabulary."""
         return [self.piece_offset[language] + i for i in ids]
 
     def inputs(self, features: Tensor) -> Tensor:
@@ -286,7 +289,7 @@ def ctc_compress(x: Tensor, posteriors: Tensor, mask: Tensor) -> tuple[Tensor, T
 
 
 def pieces_to_frames(pieces: Sequence[Sequence[int]], seeds: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
-    """Written pieces as the stretches of a CTC head that read them: a piece, then a blank.
+    """Write pieces as the stretches of a CTC head that read them: a piece, then a blank.
 
     Args:
         pieces: ids of the joint vocabulary, one list per caption.
@@ -314,7 +317,7 @@ def pieces_to_frames(pieces: Sequence[Sequence[int]], seeds: Sequence[int] | Non
 
 
 def ctc_greedy_decode(logits: Tensor, lengths: Tensor) -> list[list[int]]:
-    """The best path of CTC logits [B, S, P], repeats merged and blanks dropped: joint piece ids per recording."""
+    """Return the best path of CTC logits [B, S, P], repeats merged and blanks dropped: joint ids per recording."""
     best = logits.argmax(-1).tolist()
     return [
         [p for i, p in enumerate(row[:n]) if p != BLANK and (i == 0 or row[i - 1] != p)]

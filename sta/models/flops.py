@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def flops_of(compute: Callable[[], object]) -> int:
-    """Operations of the matrix products, convolutions and attentions of a computation; an addition counts as one."""
+    """Count the operations of matrix products, convolutions and attentions; an addition counts as one."""
     with FlopCounterMode(display=False) as counter:
         compute()
     return int(counter.get_total_flops())

@@ -15,16 +15,16 @@ TIMESTEPS = 1000  # of the scheduler, whose time t is a share of it
 
 
 def sample_noise_levels(count: int, device: torch.device, mean: float = 0.5, deviation: float = 1.0) -> Tensor:
-    """Shares of noise in (0, 1), [count], logit-normal (Esser et al. 2024, section 3.1); a mean > 0 favours noise."""
+    """Draw shares of noise in (0, 1), [count], logit-normal (Esser et al. 2024, 3.1); a mean > 0 favours noise."""
     return torch.sigmoid(mean + deviation * sharding.normal(count, device=device))
 
 
 def interpolate(x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-    """x_t on the straight path from x_0 to noise, both [B, ...], at t [B]."""
+    """Return x_t on the straight path from x_0 to noise, both [B, ...], at t [B]."""
     share = t.view(-1, *[1] * (x0.ndim - 1))
     return (1 - share) * x0 + share * noise
 
 
 def flow_loss(velocity: Tensor, x0: Tensor, noise: Tensor) -> Tensor:
-    """Mean squared error of the velocity d x_t / d t = noise - x_0: scalar."""
+    """Compute the mean squared error of the velocity d x_t / d t = noise - x_0: scalar."""
     return F.mse_loss(velocity.float(), noise - x0)

@@ -59,7 +59,7 @@ class Attention(nn.Module):
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
-    """Scaled dot-product attention (Vaswani et al. 2017, Eq. 1) of [B, Q, D] to [B, S, D], mask [B, S] -> [B, Q, D]."""
+    """Compute dot-product attention (Vaswani et al. 2017, Eq. 1) of [B, Q, D] to [B, S, D], mask [B, S]: [B, Q, D]."""
     b, q, d = queries.shape
     queries, keys, values = (x.reshape(b, -1, heads, d // heads).transpose(1, 2) for x in (queries, keys, values))
     if runs_ahead(queries.device):
@@ -72,12 +72,12 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, heads: int, mask: Tens
 
 
 def feed_forward(width: int, factor: int = 4, dropout: float = 0.0) -> nn.Sequential:
-    """Linear, ReLU, linear (ReLU: its backward pass is cheaper than that of GELU)."""
+    """Make linear, ReLU, linear (ReLU: its backward pass is cheaper than that of GELU)."""
     return nn.Sequential(nn.Linear(width, factor * width), nn.ReLU(), drop(dropout), nn.Linear(factor * width, width))
 
 
 def drop(share: float) -> nn.Module:
-    """Dropout, or nothing at all where the share is 0: drawing the mask took a fifth of a step on CPU."""
+    """Make dropout, or nothing at all where the share is 0: drawing the mask took a fifth of a step on CPU."""
     return sharding.Dropout(share) if share else nn.Identity()
 
 
@@ -98,23 +98,23 @@ class TransformerLayer(nn.Module):
 
 @lru_cache(maxsize=64)
 def sinusoid_table(count: int, width: int, device: torch.device) -> Tensor:
-    """Sinusoidal embedding [count, width] of the positions 0, 1, ...; it is kept, and not to be changed."""
+    """Return sinusoidal embedding [count, width] of the positions 0, 1, ...; it is kept, and not to be changed."""
     return sinusoids(torch.arange(count, device=device), width)
 
 
 def sinusoids(positions: Tensor, width: int, longest: float = 10_000.0) -> Tensor:
-    """Sinusoidal embedding [..., width] of positions [...] (Vaswani et al. 2017, section 3.5)."""
+    """Compute the sinusoidal embedding [..., width] of positions [...] (Vaswani et al. 2017, section 3.5)."""
     frequencies = torch.exp(-math.log(longest) * torch.arange(width // 2, device=positions.device) / (width // 2))
     angles = positions[..., None].float() * frequencies
     return torch.cat([angles.sin(), angles.cos()], -1)
 
 
 def length_mask(lengths: Tensor, longest: int) -> Tensor:
-    """[B, longest], True below each length."""
+    """Return [B, longest], True below each length."""
     return torch.arange(longest, device=lengths.device) < lengths[:, None]
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
-    """Mean over valid frames: x [B, S, D], mask [B, S] -> [B, D]."""
+    """Compute the mean over valid frames: x [B, S, D], mask [B, S] -> [B, D]."""
     weights = mask[..., None].to(x.dtype)
     return (x * weights).sum(1) / weights.sum(1).clamp_min(1)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -42,14 +44,15 @@ def load_network(kind: type[Network], folder: Path) -> Network:
         raise WeightsError(f"{folder}: holds no {kind.__name__} (no config.json); make it again or copy it whole")
     try:
         settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        network = kind.from_config({RENAMED_SETTINGS.get(key, key): value for key, value in settings.items()})
-        weights = _read_weights(folder)
+        known = inspect.signature(kind.__init__).parameters
+        network = kind.from_config({k if k in known else RENAMED_SETTINGS.get(k, k): v for k, v in settings.items()})
+        expected = network.state_dict()
+        weights = {name if name in expected else _renamed(name): weight for name, weight in _read_weights(folder)}
     except Exception as error:  # safetensors, JSON, torch and diffusers each raise their own for a broken file
         raise WeightsError(f"{folder}: not a whole {kind.__name__} ({first_line(error)}); make it again") from error
-    known = network.state_dict()
     wrong = [
-        *(known.keys() ^ weights.keys()),
-        *(k for k in known.keys() & weights if known[k].shape != weights[k].shape),
+        *(expected.keys() ^ weights.keys()),
+        *(k for k in expected.keys() & weights if expected[k].shape != weights[k].shape),
     ]
     if wrong:
         raise WeightsError(f"{folder}: {len(wrong)} weights do not fit {kind.__name__} ({min(wrong)}); make it again")
@@ -58,12 +61,12 @@ def load_network(kind: type[Network], folder: Path) -> Network:
     return loaded
 
 
-def _read_weights(folder: Path) -> dict[str, Tensor]:
+def _read_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
     files = [folder / "diffusion_pytorch_model.safetensors"]
     if (folder / INDEX).exists():
         index: dict[str, Any] = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         files = [folder / name for name in sorted(set(index["weight_map"].values()))]
-    return {_renamed(name): weight for file in files for name, weight in load_file(file).items()}
+    return (one for file in files for one in load_file(file).items())
 
 
 def _renamed(name: str) -> str:

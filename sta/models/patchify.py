@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def num_patches(side: int, patch_size: int) -> int:
-    """How many squares of `patch_size` x `patch_size` a picture of `side` x `side` has.
+    """Count how many squares of `patch_size` x `patch_size` a picture of `side` x `side` has.
 
     Raises:
         ValueError: they do not fill it.
@@ -17,12 +17,12 @@ def num_patches(side: int, patch_size: int) -> int:
 
 
 def patchify(x: Tensor, side: int, patch_size: int) -> Tensor:
-    """[B, side * side, d] in rows of the picture to [B, positions, patch_size * patch_size * d]."""
+    """Rearrange [B, side * side, d] in rows of the picture to [B, positions, patch_size * patch_size * d]."""
     x = x.view(len(x), side // patch_size, patch_size, side // patch_size, patch_size, -1).permute(0, 1, 3, 2, 4, 5)
     return x.reshape(len(x), (side // patch_size) ** 2, -1)
 
 
 def unpatchify(x: Tensor, side: int, patch_size: int) -> Tensor:
-    """The inverse of `patchify`."""
+    """Undo `patchify`."""
     x = x.view(len(x), side // patch_size, side // patch_size, patch_size, patch_size, -1).permute(0, 1, 3, 2, 4, 5)
     return x.reshape(len(x), side * side, -1)

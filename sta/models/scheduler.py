@@ -42,14 +42,9 @@ class MaskReplaceScheduler(SchedulerMixin, ConfigMixin):
 
     @register_to_config
     def __init__(
-        self,
-        codebook: int,
-        num_train_timesteps: int = 100,
-        replaced: float = 0.1,
-        truncation: float = 0.9,
-        reveal: str = "purity",
-        purity_noise: float = 1.0,
-    ):
+        self, codebook: int, num_train_timesteps: int = 100, replaced: float = 0.1, truncation: float = 0.9,
+        reveal: str = "purity", purity_noise: float = 1.0,
+    ):  # fmt: skip
         if reveal not in REVEAL_ORDERS:
             raise ValueError(f"reveal '{reveal}' is not one of {', '.join(REVEAL_ORDERS)}")
         self.schedule: Schedule = linear_schedule(num_train_timesteps, codebook, replaced)
@@ -58,6 +53,7 @@ class MaskReplaceScheduler(SchedulerMixin, ConfigMixin):
 
     @property
     def mask_id(self) -> int:
+        """Return the mask's id, V."""
         return int(self.config.codebook)
 
     def set_timesteps(self, num_inference_steps: int, device: torch.device | str | None = None) -> None:
@@ -127,6 +123,6 @@ class MaskReplaceScheduler(SchedulerMixin, ConfigMixin):
 
 
 def _uniforms(shape: torch.Size, generator: Generators, device: torch.device) -> Tensor:
-    """Uniforms in [0, 1) that a CPU generator makes the same on every device, as diffusers does for noise."""
+    """Return uniforms in [0, 1) that a CPU generator makes the same on every device, as diffusers does for noise."""
     noise = randn_tensor(tuple(shape), generator=generator, device=device, dtype=torch.float32)
     return torch.special.ndtr(noise).clamp(0, 1 - 1e-7)

@@ -1,4 +1,4 @@
-"""The readout: a linear classifier of what the speech tokens say, each thing at a place that is the same for all.
+"""A linear classifier of what the speech tokens say, each thing at a place that is the same for all.
 
 S2IGAN's distinctive loss (Wang et al. 2020) classifies one embedding by its class. Here every attribute
 has a classifier of its own, over tokens whose places it has learnt. A reader that searches the tokens anew for each
@@ -35,18 +35,18 @@ class TokenClassifier(nn.Module):
         self.register_buffer("exists", torch.arange(most) < sizes[:, None], persistent=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """[B, K, C] -> logits [B, slots, values]; a slot of fewer values has -inf in the places beyond."""
+        """Map [B, K, C] -> logits [B, slots, values]; a slot of fewer values has -inf in the places beyond."""
         return self._by_slot(tokens).transpose(0, 1)
 
     def _by_slot(self, tokens: Tensor) -> Tensor:
-        """[B, K, C] -> logits [slots, B, values]."""
+        """Map [B, K, C] -> logits [slots, B, values]."""
         with torch.autocast(tokens.device.type, enabled=False):
             said = torch.tensordot(self.places.softmax(-1), tokens.float(), ([1], [1]))  # [slots, B, C]
             bias = self.bias.masked_fill(~self.get_buffer("exists"), -torch.inf)
             return torch.baddbmm(bias[:, None], said, self.weight)
 
     def loss(self, tokens: Tensor, values: Tensor) -> Tensor:
-        """Mean cross-entropy in nats per slot that is known: scalar, 0 where none is.
+        """Compute the mean cross-entropy in nats per slot that is known: scalar, 0 where none is.
 
         Args:
             tokens: [B, K, C].

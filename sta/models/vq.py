@@ -58,7 +58,7 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def _follow(self, latents: Tensor, codes: Tensor) -> None:
-        """Latents [B, N, d], unit vectors, and the entries [B * N] they went to."""
+        """Return latents [B, N, d], unit vectors, and the entries [B * N] they went to."""
         flat, everyone = latents.flatten(0, 1), sharding.all_gather(latents).flatten(0, 1)
         counts = torch.zeros_like(self.counts).index_add_(0, codes, torch.ones_like(codes, dtype=torch.float))
         sums = torch.zeros_like(self.sums).index_add_(0, codes, flat)
@@ -83,11 +83,12 @@ class ResidualBlock(nn.Module):
         )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map x [B, D, h, w] to the same."""
         return x + self.body(x)
 
 
 class VQTokenizer(ModelMixin, ConfigMixin):
-    """Pictures [B, 3, H, W] in [-1, 1] to codes [B, N], N = (H / factor) * (W / factor), and back.
+    """Encode pictures [B, 3, H, W] in [-1, 1] to codes [B, N], N = (H / factor) * (W / factor), and back.
 
     Args:
         size: picture side, pixels.
@@ -117,11 +118,11 @@ class VQTokenizer(ModelMixin, ConfigMixin):
 
     @property
     def side(self) -> int:
-        """Codes along a side of the picture."""
+        """Return the number of codes along a side of the picture."""
         return int(self.config.size // self.config.factor)
 
     def forward(self, pictures: Tensor, unquantised: float = 0.0) -> tuple[Tensor, Quantized]:
-        """(reconstructions [B, 3, H, W], what was quantised).
+        """Return reconstructions [B, 3, H, W], and what was quantised.
 
         Each picture is decoded from latents that skip the codebook with chance `unquantised`; they carry some noise, as
         latents that were drawn do.
@@ -137,12 +138,12 @@ class VQTokenizer(ModelMixin, ConfigMixin):
         return self.decoder(through.to(pictures.dtype)), quantized
 
     def encode(self, pictures: Tensor) -> Tensor:
-        """Pictures [B, 3, H, W] in [-1, 1] to codes [B, N]."""
+        """Map pictures [B, 3, H, W] in [-1, 1] to codes [B, N]."""
         codes: Tensor = self.codebook(self.encoder(pictures.to(self.dtype))).codes
         return codes
 
     def latents(self, pictures: Tensor) -> Tensor:
-        """Pictures [B, 3, H, W] in [-1, 1] to latents [B, d, h, w] before they are quantised, of mean square 1."""
+        """Encode pictures [B, 3, H, W] in [-1, 1] to latents [B, d, h, w], not yet quantised, of mean square 1."""
         return F.normalize(self.encoder(pictures.to(self.dtype)).float(), dim=1) * self.config.code_width**0.5
 
     def encode_as(self, pictures: Tensor, target: Literal["codes", "latents"]) -> Tensor:
@@ -150,13 +151,13 @@ class VQTokenizer(ModelMixin, ConfigMixin):
         return self.encode(pictures) if target == "codes" else self.latents(pictures)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Codes [B, N] to pictures [B, 3, H, W] in [-1, 1]."""
+        """Decode codes [B, N] to pictures [B, 3, H, W] in [-1, 1]."""
         return self.decode_latents(
             self.codebook.vectors[codes].view(len(codes), self.side, self.side, -1).permute(0, 3, 1, 2)
         )
 
     def decode_latents(self, latents: Tensor) -> Tensor:
-        """Latents [B, d, h, w] of any length, without the codebook, to pictures [B, 3, H, W] in [-1, 1].
+        """Decode latents [B, d, h, w] of any length, without the codebook, to pictures [B, 3, H, W] in [-1, 1].
 
         Meant for a tokenizer that was trained with a share of unquantised latents.
         """
@@ -166,10 +167,10 @@ class VQTokenizer(ModelMixin, ConfigMixin):
 
 
 def to_unit_range(pixels: Tensor) -> Tensor:
-    """uint8 [B, H, W, 3] to floats in [-1, 1], [B, 3, H, W]."""
+    """Turn uint8 [B, H, W, 3] to floats in [-1, 1], [B, 3, H, W]."""
     return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def to_pixels(pictures: Tensor) -> Tensor:
-    """Floats in [-1, 1], [B, 3, H, W], to uint8 [B, H, W, 3]; the inverse of `to_unit_range`."""
+    """Turn floats in [-1, 1], [B, 3, H, W], to uint8 [B, H, W, 3]; the inverse of `to_unit_range`."""
     return ((pictures.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)

@@ -55,7 +55,7 @@ class Facts:
         pieces_a_second: of a caption, for a second of its speech.
         moods: how many are named. attributes: attribute -> its values, the unsaid one among them.
         picture_bytes: of the file that each row holds; 0 where rows hold paths. holds_audio: whether they hold sound.
-        rate: recordings made and heard per second on one core of this machine; None where nothing is made.
+        rate: recordings made and encoded per second on one core of this machine; None where nothing is made.
     """
 
     source: str
@@ -77,10 +77,11 @@ class Facts:
 
     @property
     def rows(self) -> int:
+        """Recordings of all splits."""
         return self.recordings + self.others
 
     def heard(self, phrases: float) -> float:
-        """Mean seconds of speech where a share `phrases` is of short phrases."""
+        """Return the mean seconds of speech where a share `phrases` is of short phrases."""
         return self.full + phrases * (self.phrase - self.full) if self.phrase else self.full
 
     @property
@@ -95,7 +96,7 @@ class Facts:
 
 
 def with_languages(recipe: Recipe, count: int | None) -> Recipe:
-    """The recipe with `count` languages: its own first, then as many unnamed ones as are missing."""
+    """Return the recipe with `count` languages: its own first, then as many unnamed ones as are missing."""
     named = list(recipe.languages)
     if count is None or count == len(named):
         return recipe
@@ -150,7 +151,7 @@ def _overridden(recipe: Recipe, facts: Facts, at_hand: AtHand, cards: dict[str, 
 
 
 def _measured(recipe: Recipe, outline: Outline, cards: dict[str, LanguageCard]) -> Facts:
-    """Measure the recordings of an outline as the prepare stage hears them."""
+    """Measure the recordings of an outline as the prepare stage reads them."""
     rows = [row for row in outline.sample if payload(row.get("audio")) is not None]
     if not rows:
         raise CorpusError(f"corpus {recipe.corpus.name}: no row that was looked at has a recording")
@@ -166,9 +167,9 @@ def _measured(recipe: Recipe, outline: Outline, cards: dict[str, LanguageCard]) 
     short = np.array([bool(row.get("phrase")) for row in rows])
     facts = _unseen(cards)
     if outline.seconds is not None:  # what is made here says all that there is to say, what is read may say much more
-        pieces, said = _pieces(rows, cards, recipe.seed)
+        pieces, total = _pieces(rows, cards, recipe.seed)
         facts = replace(
-            facts, pieces=pieces, pieces_a_second=said / float(seconds.sum()),
+            facts, pieces=pieces, pieces_a_second=total / float(seconds.sum()),
             rate=len(rows) / (outline.seconds + took),
         )  # fmt: skip
     held = [row["image"]["bytes"] for row in outline.sample]
@@ -184,14 +185,14 @@ def _measured(recipe: Recipe, outline: Outline, cards: dict[str, LanguageCard]) 
 
 def _pieces(rows: Sequence[Row], cards: dict[str, LanguageCard], seed: int) -> tuple[dict[str, int], int]:
     """Return (language -> pieces of a model of some rows' captions, pieces of those captions in all)."""
-    sizes, said = {}, 0
+    sizes, total = {}, 0
     with tempfile.TemporaryDirectory() as folder:
         for code, card in cards.items():
             own = [normalise(row["text"], card.normaliser) for row in rows if row["language"] == code]
             model = Pieces.load(train_sentencepiece(own, card.sentencepiece, Path(folder) / f"{code}.model", seed=seed))
             sizes[code] = model.size
-            said += sum(len(model.encode(text)) for text in own)
-    return sizes, said
+            total += sum(len(model.encode(text)) for text in own)
+    return sizes, total
 
 
 def _unseen(cards: dict[str, LanguageCard]) -> Facts:

@@ -41,27 +41,28 @@ class Cost:
     each: float
 
     def of(self, items: float) -> float:
+        """Return the cost of so many items."""
         return self.base + self.each * items
 
     def mixed(self, other: Cost, share: float) -> Cost:
-        """The mean cost of steps of which a share is as `other`."""
+        """Return the mean cost of steps of which a share is as `other`."""
         return Cost(*((1 - share) * a + share * b for a, b in ((self.base, other.base), (self.each, other.each))))
 
     @classmethod
     def through(cls, few: float, more: float) -> Cost:
-        """The line through what was measured with the numbers of items in `TRIED`."""
+        """Return the line through what was measured with the numbers of items in `TRIED`."""
         each = (more - few) / (TRIED[1] - TRIED[0])
         return cls(few - TRIED[0] * each, each)
 
 
 def count(recipe: Recipe, facts: Facts, stage: str) -> Parameters:
-    """The parameters of a stage's network."""
+    """Return the parameters of a stage's network."""
     with torch.device("meta"):
         return counted(task_of(recipe, stage).build_network(recipe, facts, stage))
 
 
 def counted(module: nn.Module) -> Parameters:
-    """The parameters of a network; shared ones count once."""
+    """Return the parameters of a network; shared ones count once."""
     trainable = sum(p.numel() for p in module.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in module.parameters() if not p.requires_grad)
     layers = (sum(p.numel() for p in m.parameters(recurse=False)) for m in module.modules())
@@ -128,7 +129,7 @@ def step_of(recipe: Recipe, facts: Facts, stage: str) -> Step:
     weights, bf16 = weights_of(task, recipe, stage), recipe.precision != "fp32"
 
     def costs(seconds: float) -> list[tuple[float, Cost, Cost]]:
-        """Share of the steps, operations and memory of each phase."""
+        """Return the share of the steps, operations and memory of each phase."""
         tried: list[list[tuple[float, Tried]]] = [
             [(share, attempt(module, batch, weights, bf16)) for share, batch in task.example_phases(
                 plain, facts, stage, size, seconds)] for size in TRIED
@@ -145,12 +146,12 @@ def step_of(recipe: Recipe, facts: Facts, stage: str) -> Step:
 
 
 def _unaugmented(recipe: Recipe) -> Recipe:
-    """The recipe without augmentation, which keeps nothing for the backward pass and draws lengths at random."""
+    """Return the recipe without augmentation, which keeps nothing for the backward pass and draws lengths at random."""
     distill = recipe.stages.distill.model_copy(update={"augment": 0.0, "accent": 0.0, "noise": 0.0, "gain": 0.0})
     return recipe.model_copy(update={"stages": recipe.stages.model_copy(update={"distill": distill})})
 
 
 def _of_one_group(recipe: Recipe, stage: str) -> Recipe:
-    """The recipe with the languages of one encoder alone, on which a batch is: the stage's own, or the first."""
+    """Return the recipe with the languages of one encoder alone, on which a batch is: the stage's own, or the first."""
     own = stage.partition("-")[2]
     return recipe.model_copy(update={"languages": recipe.groups[own or next(iter(recipe.groups))]})

@@ -19,7 +19,6 @@ from sta.plan.networks import TRIED, Parameters, count, step_of
 from sta.training.stages import settings_of, stage_names, task_of
 from sta.training.tasks.decoder import kinds_of_frames
 from sta.training.tasks.distill import DistillTask
-from sta.training.tasks.tokenizer import build_module as build_tokenizer
 
 
 @dataclass(frozen=True)
@@ -156,15 +155,10 @@ def _passes(recipe: Recipe, facts: Facts, name: str) -> float | None:
 
 
 def _once(recipe: Recipe, facts: Facts) -> tuple[dict[str, float], str | None]:
-    """Count what the frozen teacher, tokenizer and encoders do with the corpus, of which every GPU does its share."""
+    """Count what the frozen encoders and teacher do with the corpus, of which every GPU does its share."""
     card = load_teacher(recipe.teacher)
-    works, unknown = (
-        {
-            "pictures' codes or latents": facts.pictures * _tokenizer_flops(recipe),
-            "encoders' frames": len(kinds_of_frames(recipe)) * facts.recordings * _encoder_flops(recipe, facts),
-        },
-        None,
-    )
+    encoders = len(kinds_of_frames(recipe)) * facts.recordings * _encoder_flops(recipe, facts)
+    works, unknown = {"encoders' frames": encoders}, None
     try:
         works["teacher's features"] = _teacher_flops(card, facts)
     except WeightsError as error:
@@ -179,13 +173,6 @@ def _teacher_flops(card: TeacherCard, facts: Facts) -> float:
         pictures = flops_of(lambda: model.encode_image(torch.empty(1, 3, card.image_size, card.image_size)))  # type: ignore[operator]
         captions = flops_of(lambda: model.encode_text(torch.zeros(1, length, dtype=torch.long)))  # type: ignore[operator]
     return facts.pictures * pictures + facts.rows * captions
-
-
-def _tokenizer_flops(recipe: Recipe) -> float:
-    side = recipe.corpus.size
-    with torch.device("meta"), torch.no_grad():
-        tokenizer = build_tokenizer(recipe).tokenizer
-        return flops_of(lambda: tokenizer.encoder(torch.empty(1, 3, side, side)))
 
 
 def _encoder_flops(recipe: Recipe, facts: Facts) -> float:

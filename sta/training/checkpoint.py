@@ -36,6 +36,7 @@ from torch import Tensor
 from sta.data.checksums import first_fault, write_sums
 from sta.distributed import ranks
 from sta.errors import TrainingError, first_line
+from sta.private import prepared
 from sta.training.faults import Faults
 
 KEEP = 2  # newest
@@ -43,7 +44,7 @@ SPOILT = ".spoilt"  # at the end of the name of a checkpoint that was passed ove
 
 
 def all_of(folder: Path) -> list[tuple[int, Path]]:
-    """(step, folder) of every checkpoint that was renamed into place and not passed over, newest first."""
+    """Return (step, folder) of every checkpoint that was renamed into place and not passed over, newest first."""
     found = [path for path in folder.glob("step-*") if not path.suffix]
     return [(int(path.name.partition("-")[2]), path) for path in sorted(found, reverse=True)]
 
@@ -156,7 +157,7 @@ class Checkpoints:
 
     @contextmanager
     def _told(self, partial: Path, clears: bool = True) -> Iterator[None]:
-        """An error while a checkpoint is written is one sentence, and nothing is left of it where this rank clears."""
+        """Turn an error while a checkpoint is written into one sentence; the rank that clears leaves nothing of it."""
         try:
             yield
         except torch.OutOfMemoryError:
@@ -183,7 +184,7 @@ class Snapshot:
         self.copies: list[Tensor] = []
 
     def take(self, content: Any) -> Any:
-        """The same dicts and lists, whose tensors later steps do not change."""
+        """Return the same dicts and lists, whose tensors later steps do not change."""
         given: list[Tensor] = []
         recursively_apply(lambda tensor: given.append(tensor.detach()), content)
         if [(t.shape, t.dtype) for t in given] != [(c.shape, c.dtype) for c in self.copies]:
@@ -199,13 +200,14 @@ class Snapshot:
 def files_of(accelerator: Accelerator) -> dict[str, Any]:
     """Return what `Accelerator.load_state` reads on every rank, by the file's name: weights, optimizers, average."""
     files: dict[str, Any] = {}
-    for number, model in enumerate(accelerator._models):
+    models, optimizers, others = prepared(accelerator)
+    for number, model in enumerate(models):
         weights = accelerator.get_state_dict(model, unwrap=False)
         # tensors of two names have one in it
         files[_numbered(SAFE_WEIGHTS_NAME, number)] = clean_state_dict_for_safetensors(weights)
-    for number, optimizer in enumerate(accelerator._optimizers):
+    for number, optimizer in enumerate(optimizers):
         files[_numbered(f"{OPTIMIZER_NAME}.bin", number)] = optimizer.state_dict()
-    for number, custom in enumerate(accelerator._custom_objects):
+    for number, custom in enumerate(others):
         files[f"custom_checkpoint_{number}.pkl"] = custom.state_dict()
     return files
 
@@ -217,7 +219,7 @@ def _numbered(name: str, number: int) -> str:
 
 
 def _superfluous(folder: Path) -> list[Path]:
-    """All but the newest checkpoints and the one with the lowest loss of those that compare with the newest."""
+    """Return all but the newest checkpoints and the one with the lowest loss of those that compare with the newest."""
     every = {path: _state(path) for _, path in all_of(folder)}
     older, last = list(every)[KEEP:], next(iter(every.values()), {})
     known = {
@@ -230,7 +232,7 @@ def _superfluous(folder: Path) -> list[Path]:
 
 
 def _state(checkpoint: Path) -> dict[str, Any]:
-    """What `state.json` says; nothing where it cannot be read."""
+    """Return what `state.json` says; nothing where it cannot be read."""
     try:
         return dict(json.loads((checkpoint / "state.json").read_text(encoding="utf-8")))
     except (OSError, ValueError):
@@ -268,7 +270,7 @@ def restore(accelerator: Accelerator, folder: Path) -> int:
 
 
 def _newest_whole(folder: Path) -> tuple[int, Path] | str | None:
-    """The newest whole checkpoint, None if there is none at all, or what is wrong with all there are.
+    """Return the newest whole checkpoint, None if there is none at all, or what is wrong with all there are.
 
     Those that are passed over are renamed, so that they take no whole one's place.
     """

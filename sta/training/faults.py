@@ -58,7 +58,7 @@ class Fault:
 
 
 def parse_faults(text: str) -> list[Fault]:
-    """The faults that a text names.
+    """Return the faults that a text names.
 
     Raises:
         TrainingError: it names none, or one that there is not; says which there are.
@@ -131,7 +131,7 @@ class Faults:
                 _tear(folder)
 
     def asks(self, kind: str, point: str, number: int) -> bool:
-        """Whether a fault that nobody but the caller can make is due, such as a loss that is no number."""
+        """Return whether a fault that nobody but the caller can make is due, such as a loss that is no number."""
         return bool(self._due(point, number, [kind]))
 
     def _due(self, point: str, number: int, kinds: Sequence[str]) -> list[Fault]:

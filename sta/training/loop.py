@@ -50,7 +50,7 @@ class _Steps(Dataset[Batches | StaError]):
 
 
 def _ignore_signals(worker: int) -> None:
-    """A launcher signals all processes of a rank: this one has to make batches until the rank has saved."""
+    """Ignore a launcher's signals: this process has to make batches until its rank has saved."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
@@ -58,7 +58,7 @@ def _ignore_signals(worker: int) -> None:
 def _steps(
     task: Task, shard: BatchShard, parts: MicroBatches, first: int, settings: Optimisation, device: torch.device
 ) -> Iterator[tuple[int, Batches]]:
-    """Each step from `first` on and what this rank does in it; the loading begins anew when the parts have changed."""
+    """Yield each step from `first` on and what this rank does in it; load anew when the parts have changed."""
     step, workers = first, loading_processes(device) if settings.workers is None else settings.workers
     while step < settings.steps:
         count = parts.count
@@ -144,7 +144,7 @@ def train(task: Task, settings: Optimisation, folder: Path, seed: int, accelerat
 
 
 def _halve(parts: MicroBatches, task: Task, step: int, trainer: Trainer, error: torch.OutOfMemoryError) -> Batches:
-    """The step in smaller parts, as every step from now on; where it cannot be done again here, after a restart.
+    """Do the step in smaller parts, as every step from now on; where it cannot be done again here, after a restart.
 
     Raises:
         TrainingError: a part is one item already, it cannot be shared out further, there are other processes, or a

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sta.config.recipe import Optimisation
+from sta.private import foreach_add_, foreach_copy_, foreach_mul_, foreach_sub
 
 
 def learning_rate(step: int, settings: Optimisation) -> float:
@@ -64,9 +65,9 @@ class WeightAverage(nn.Module):
         """Move towards the network after a step, where the flag `sound` is true."""
         keep = min(self.decay, (1 + step) / (10 + step)) if step else 0.0
         averaged, current = _floats(self.module), _floats(network)
-        change = list(torch._foreach_sub(current, averaged))
-        torch._foreach_mul_(change, sound * (1 - keep))
-        torch._foreach_add_(averaged, change)
+        change = list(foreach_sub(current, averaged))
+        foreach_mul_(change, sound * (1 - keep))
+        foreach_add_(averaged, change)
 
 
 class Buffers:
@@ -80,7 +81,7 @@ class Buffers:
     def keep(self) -> None:
         """Note the buffers as they are."""
         if self.buffers:
-            torch._foreach_copy_(self.kept, self.buffers)
+            foreach_copy_(self.kept, self.buffers)
 
     @torch.no_grad()
     def restore(self, sound: Tensor | None = None) -> None:

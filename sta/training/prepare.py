@@ -143,7 +143,7 @@ def train_pieces(workspace: Workspace, folder: Path) -> None:
 
 
 def _train_teacher_pieces(workspace: Workspace, folder: Path) -> None:
-    """Pieces of all languages together, as many as the text tower of a teacher trained here has ids for."""
+    """Return pieces of all languages together, as many as the text tower of a teacher trained here has ids for."""
     teacher, cards = workspace.teacher_card, workspace.cards.values()
     assert teacher.pieces is not None
     coverage = min(card.sentencepiece.character_coverage for card in cards)

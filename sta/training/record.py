@@ -42,6 +42,7 @@ class Log:
             self.board.close()
 
     def write(self, step: int, samples: int, values: Mapping[str, Any]) -> None:
+        """Append the numbers of a step to the log, and to the trackers."""
         numbers = {k: round(float(v.detach() if isinstance(v, Tensor) else v), 6) for k, v in values.items()}
         self.last = numbers["loss"]
         self.since_save.append(self.last)
@@ -60,13 +61,13 @@ class Log:
             ) from error
 
     def loss_since_save(self) -> float | None:
-        """The mean of the losses that were written since this was asked last."""
+        """Return the mean of the losses that were written since this was asked last."""
         losses, self.since_save = self.since_save, []
         return sum(losses) / len(losses) if losses else None
 
 
 def _parsed(line: str) -> dict[str, Any] | None:
-    """What a line says; None where it is half written."""
+    """Return what a line says; None where it is half written."""
     try:
         return dict(json.loads(line))
     except ValueError:
@@ -85,6 +86,7 @@ class Skipped:
 
     @property
     def count(self) -> dict[str, int]:
+        """Return how many steps were skipped, for the summary."""
         return {"skipped": len(self.lines)} if self.lines else {}
 
     def add(self, step: int, fault: str, items: list[str]) -> None:
@@ -120,7 +122,7 @@ class MicroBatches:
         self.count = kept if share % kept == 0 else 1
 
     def halved(self) -> int:
-        """How many parts there are once they are smaller.
+        """Return how many parts there are once they are smaller.
 
         Raises:
             TrainingError: they are single items already, or their number has no half.

@@ -21,7 +21,7 @@ PATIENCE = timedelta(days=1)  # while the main rank builds a corpus; a rank that
 
 
 def has_fast_bf16(device: str | None = None) -> bool:
-    """Whether bfloat16 matrix products run in hardware: on a GPU since Ampere, on a CPU with AVX512-BF16 or AMX.
+    """Return whether bfloat16 matrix products run in hardware: on a GPU since Ampere, on a CPU with AVX512-BF16 or AMX.
 
     `device` is `cuda` or `cpu`; by default the one that training takes.
     """
@@ -40,7 +40,7 @@ def bf16_autocast(device: torch.device) -> torch.autocast:
 
 
 def join() -> PartialState:
-    """The processes of this launch, joined at the first call; without a launcher this process alone.
+    """Return the processes of this launch, joined at the first call; without a launcher this process alone.
 
     Raises:
         TrainingError: the launcher started more processes than accelerate sees, so each would work alone.
@@ -66,7 +66,7 @@ def join() -> PartialState:
 
 
 def _on_processors() -> bool:
-    """Whether accelerate must be told that its processes are on the CPU."""
+    """Return whether accelerate must be told that its processes are on the CPU."""
     return ranks.world_size() > 1 and not torch.cuda.is_available() and not _under_deepspeed()
 
 
@@ -75,12 +75,12 @@ def _under_deepspeed() -> bool:
 
 
 def is_bf16(precision: str) -> bool:
-    """Whether a recipe's precision, `auto` (bf16 where the machine has it), `bf16` or `fp32`, is bfloat16 here."""
+    """Return whether a recipe's precision is bfloat16 here: `auto` is, where the machine has it in hardware."""
     return {"auto": has_fast_bf16(), "bf16": True, "fp32": False}[precision]
 
 
 def start(precision: str = "auto") -> Accelerator:
-    """An Accelerator for this process, alone or under any launcher, with a recipe's precision.
+    """Return an Accelerator for this process, alone or under any launcher, with a recipe's precision.
 
     Raises:
         TrainingError: see `join`.
@@ -100,7 +100,7 @@ def start(precision: str = "auto") -> Accelerator:
 
 
 def loading_processes(device: torch.device) -> int:
-    """How many processes make batches for each rank: a GPU must not wait, on the CPU they would take the cores."""
+    """Return how many processes make batches for each rank: a GPU must not wait; on the CPU they take its cores."""
     if device.type == "cpu":
         return 0
     neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -108,7 +108,7 @@ def loading_processes(device: torch.device) -> int:
 
 
 def step_seed(seed: int, stage: str, step: int, rank: int | None = None) -> int:
-    """The seed of everything random in one step, on all ranks or one: a resumed run draws what it would have drawn."""
+    """Return the seed of everything random in one step, on any number of ranks and in a resumed run alike."""
     return zlib.crc32(f"{seed}/{stage}/{step}/{'all' if rank is None else rank}".encode())
 
 

@@ -23,14 +23,14 @@ from sta.training.workspace import Workspace, fingerprint
 
 
 def load_speech(workspace: Workspace, group: str, stage: str | None = None) -> tuple[SpeechEncoder, SpeechBottleneck]:
-    """Encoder and bottleneck of a group as distilled, or the bottleneck as `stage` tuned it; in evaluation mode."""
+    """Load encoder and bottleneck of a group as distilled, or the bottleneck as `stage` tuned it; in evaluation mode."""
     distilled = workspace.final(f"distill-{group}")
     tuned = workspace.final(stage) / f"bottleneck-{group}" if stage else distilled / "bottleneck"
     return load_network(SpeechEncoder, distilled / "encoder"), load_network(SpeechBottleneck, tuned)
 
 
 def batches_by_length(features: Ragged, rows: np.ndarray, size: int = 64) -> list[np.ndarray]:
-    """Rows in batches of like length, longest first, so that little is padding."""
+    """Return rows in batches of like length, longest first, so that little is padding."""
     order = rows[np.argsort(-features.lengths[rows], kind="stable")]
     return [order[i : i + size] for i in range(0, len(order), size)]
 
@@ -46,7 +46,7 @@ def encode_rows(
 
 
 def caption_pieces(workspace: Workspace, encoder: SpeechEncoder, rows: np.ndarray) -> list[list[int]]:
-    """The captions of some rows as pieces of the encoder's CTC head."""
+    """Return the captions of some rows as pieces of the encoder's CTC head."""
     codes = workspace.corpus.column("language")
     return [
         encoder.offset_pieces(workspace.pieces[codes[row]].encode(workspace.texts[row]), codes[row]) for row in rows
@@ -54,7 +54,7 @@ def caption_pieces(workspace: Workspace, encoder: SpeechEncoder, rows: np.ndarra
 
 
 def cached_frames(workspace: Workspace, group: str, device: torch.device, disturbed: bool = False) -> Ragged:
-    """The frozen encoder's frames of the group's training rows, float16; the number of a row is its place in `rows`.
+    """Return the frozen encoder's float16 frames of the group's training rows, numbered by their place in `rows`.
 
     Args:
         disturbed: hear each row once with the augmentation and the noise of the distill stage (log-mel only).
@@ -90,7 +90,7 @@ def cache_frames(
 
 
 def _join_frames(folder: Path, parts: Sequence[Part]) -> set[str]:
-    """The frames of all parts as one store, in the order of the rows."""
+    """Return the frames of all parts as one store, in the order of the rows."""
     lengths = np.concatenate([np.load(folder / part.name / "lengths.npy") for part in parts])
     order = np.argsort(np.concatenate([batch for part in parts for batch in part.batches]))
     place_of, heard = np.argsort(order), 0

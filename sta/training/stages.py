@@ -86,12 +86,12 @@ def _of_another_recipe(path: Path) -> RecipeError:
 
 
 def _holds_nothing(folder: Path) -> bool:
-    """Whether a run's folder has no checkpoint, no result and nobody at work: its recipe failed before it made any."""
+    """Return whether a run's folder has no checkpoint, no result and nobody at work."""
     return all(_is_nothing(path) for path in folder.iterdir())
 
 
 def _is_nothing(path: Path) -> bool:
-    """Whether a file or folder of a run's folder is there before anything has been made."""
+    """Return whether a file or folder of a run's folder is there before anything has been made."""
     if path.is_dir():
         return all(p.name == "log" or p.suffix == ".lock" or _is_empty(p) for p in path.iterdir())
     if path.suffix == ".lock":
@@ -105,7 +105,7 @@ def _is_empty(path: Path) -> bool:
 
 
 def _makes_the_same(path: Path, recipe: Recipe) -> bool:
-    """Whether a run's recipe is as good as this; settings that came after it was written have their defaults."""
+    """Return whether a run's recipe is as good as this; settings that came after it was written have their defaults."""
     try:
         return makes_the_same(load_recipe(path), recipe)
     except RecipeError:  # cut short, or of a version that had other settings
@@ -120,7 +120,7 @@ def _check_names(workspace: Workspace) -> None:
 
 
 def environment() -> dict[str, object]:
-    """What the run runs on: versions, device, commit."""
+    """Return what the run runs on: versions, device, commit."""
     packages = ("torch", "transformers", "open_clip_torch", "diffusers", "accelerate", "deepspeed", "datasets")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
     git = subprocess.run(
@@ -140,7 +140,7 @@ def _record_start(workspace: Workspace, name: str, processes: int) -> None:
 
 
 def provenance(workspace: Workspace) -> dict[str, dict[str, Any]]:
-    """Of each stage that was trained: its seconds, and the commits and machines of its starts."""
+    """Return of each stage that was trained: its seconds, and the commits and machines of its starts."""
     found = {}
     for path in sorted(workspace.folder.glob("*/log/metrics.jsonl")):
         record = path.with_name("environment.jsonl")  # runs from before it was kept have none
@@ -156,7 +156,7 @@ def provenance(workspace: Workspace) -> dict[str, dict[str, Any]]:
 
 
 def _processor() -> str:
-    """The processor's model, as Linux names it, or its architecture."""
+    """Return the processor's model, as Linux names it, or its architecture."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):

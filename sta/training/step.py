@@ -70,7 +70,7 @@ class Outcome:
 
 
 def _fault_in(losses: Mapping[str, float]) -> str | None:
-    """What is not finite: the losses of an update whose sum is not, or the norm of its gradient."""
+    """Return what is not finite: the losses of an update whose sum is not, or the norm of its gradient."""
     if not math.isfinite(losses["loss"]):
         bad = [f"{name} {value:g}" for name, value in losses.items() if not math.isfinite(value)]
         several = [said for said in bad if not said.startswith(("loss ", "norm "))]

@@ -35,21 +35,36 @@ class CorpusFacts(Protocol):
     """
 
     @property
-    def pieces(self) -> dict[str, int]: ...
+    def pieces(self) -> dict[str, int]:
+        """Return language -> pieces."""
+
     @property
-    def recordings(self) -> int: ...
+    def recordings(self) -> int:
+        """Return the recordings of training."""
+
     @property
-    def pictures(self) -> int: ...
+    def pictures(self) -> int:
+        """Return the pictures of all splits."""
+
     @property
-    def seconds(self) -> float: ...
+    def seconds(self) -> float:
+        """Return the mean seconds of speech."""
+
     @property
-    def longest(self) -> float: ...
+    def longest(self) -> float:
+        """Return the most seconds of speech."""
+
     @property
-    def pieces_a_second(self) -> float: ...
+    def pieces_a_second(self) -> float:
+        """Return the pieces for a second of speech."""
+
     @property
-    def moods(self) -> int: ...
+    def moods(self) -> int:
+        """Return how many moods are named."""
+
     @property
-    def attributes(self) -> dict[str, int]: ...
+    def attributes(self) -> dict[str, int]:
+        """Return attribute -> number of values."""
 
     def heard(self, phrases: float) -> float:
         """Return the mean seconds of speech where a share `phrases` is of short phrases."""

@@ -24,13 +24,13 @@ READERS = 4  # threads that decode pictures
 
 
 def load_teacher_of(workspace: Workspace) -> Teacher:
-    """The recipe's teacher: the one its stage trained, or a published one."""
+    """Return the recipe's teacher: the one its stage trained, or a published one."""
     card, kind = workspace.teacher_card, workspace.teacher_class
     return kind.load(card, workspace.final("teacher") if kind.trained_here else None)
 
 
 def teacher_features(workspace: Workspace, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
-    """The teacher's unit vectors: of pictures [pictures, E] and of captions [rows, E], float32, memory-mapped."""
+    """Return the teacher's unit vectors of pictures [pictures, E] and captions [rows, E], float32, memory-mapped."""
     folder = cache_teacher(workspace, device)
     return np.load(folder / "image.npy", mmap_mode="r"), np.load(folder / "text.npy", mmap_mode="r")
 
@@ -54,7 +54,7 @@ def cache_teacher(workspace: Workspace, device: torch.device, team: Team | None 
 
 
 def _teacher_key(workspace: Workspace) -> str:
-    """What tells one state of the teacher from another, and from what it saw of pictures that were scaled before."""
+    """Return what tells one state of the teacher from another, and from what it saw of pictures that were scaled before."""
     card, kind = workspace.teacher_card, workspace.teacher_class
     own = fingerprint(workspace.final("teacher")) if kind.trained_here else card.model_dump(mode="json")
     return key_of(["original pictures", own, kind.version(card)])

@@ -39,7 +39,7 @@ class Watchdog:
         self.thread.join()
 
     def seen(self) -> None:
-        """Training has moved."""
+        """Note that training has moved."""
         self.last = time.monotonic()
 
     def _watch(self) -> None:

@@ -81,6 +81,7 @@ class Workspace:
 
     @cached_property
     def teacher_card(self) -> TeacherCard:
+        """Return the card of the recipe's teacher."""
         return load_teacher(self.recipe.teacher)
 
     @cached_property
@@ -129,10 +130,12 @@ class Workspace:
 
     @cached_property
     def corpus(self) -> Corpus:
+        """Return the corpus, which is made."""
         return Corpus(self.made("corpus"))
 
     @cached_property
     def pieces(self) -> dict[str, Pieces]:
+        """Return language -> its SentencePiece model."""
         folder = self.made("pieces")
         return {code: Pieces.load(folder / f"{code}.model") for code in self.recipe.languages}
 
@@ -153,6 +156,7 @@ class Workspace:
 
     @cached_property
     def features(self) -> Ragged:
+        """Return the cached features of all rows."""
         return Ragged(self.made("features"))
 
     @cached_property

@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from sta.config.recipe import Optimisation
+from sta.private import drop_gradients
 
 
 def configure(accelerator: Accelerator, module: nn.Module, settings: Optimisation, parts: int) -> None:
@@ -33,7 +34,7 @@ def restore_scalars(module: nn.Module) -> None:
 
 
 def shares_weights(accelerator: Accelerator) -> bool:
-    """Whether this is ZeRO-3, under which a rank holds only its part of the weights."""
+    """Return whether this is ZeRO-3, under which a rank holds only its part of the weights."""
     config = _config(accelerator)
     return config is not None and config["zero_optimization"]["stage"] == 3
 
@@ -68,13 +69,7 @@ def forget(accelerator: Accelerator, model: nn.Module) -> None:
     """Drop the gradients that DeepSpeed has added up of a step's parts; elsewhere the optimizer's `zero_grad` does."""
     if _config(accelerator) is None:
         return
-    optimizer: Any = model.optimizer
-    optimizer.zero_grad(set_to_none=True)
-    optimizer.averaged_gradients = {}
-    if not shares_weights(accelerator):  # ZeRO-1 and 2 keep the sums of the parts, and count those
-        from deepspeed.runtime.zero.stage_1_and_2 import INITIAL_MICRO_STEP_ID
-
-        optimizer.all_grad_tensors, optimizer.micro_step_id = {}, INITIAL_MICRO_STEP_ID
+    drop_gradients(model.optimizer, partitions_weights=shares_weights(accelerator))
 
 
 def _config(accelerator: Accelerator) -> dict[str, Any] | None:

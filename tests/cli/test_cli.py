@@ -153,7 +153,7 @@ def test_draw_with_what_is_no_release(
     sta: Sta, recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nowhere = tmp_path / "nowhere"
-    refused(sta("draw", recording, "--language", "en", "--weights", nowhere), str(nowhere), "no such release folder")
+    refused(sta("draw", recording, "--language", "en", "--weights", nowhere), str(nowhere), "no such folder")
     refused(sta("draw", recording, "--language", "en", "--weights", tmp_path), str(tmp_path), "SHA256SUMS")
     monkeypatch.setenv("STA_WEIGHTS", str(nowhere))
     refused(sta("draw", recording, "--language", "en"), str(nowhere))

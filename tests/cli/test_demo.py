@@ -101,7 +101,7 @@ def test_score_counts_attributes_and_mood() -> None:
         (["--say", "ndege", "--language", "sw"], ["'sw'", "known: ar, en"]),
         (["--language", "sw"], ["'sw'", "known: ar, en"]),
         (["--out", "taken"], ["taken", "not a folder"]),
-        (["--weights", "nowhere"], ["nowhere", "no such release folder"]),
+        (["--weights", "nowhere"], ["nowhere", "no such folder"]),
     ],
 )
 def test_what_is_refused(

@@ -8,6 +8,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,6 +29,7 @@ from sta.inference import arguments
 from sta.inference.arguments import MAX_GUIDANCE
 from sta.inference.pipeline import SpeechToImageOutput, SpeechToImagePipeline, repeat_condition
 from sta.inference.release import load_release, verify
+from sta.models.encoder import SpeechEncoder
 from tests.conftest import scatter
 from tests.release_fixtures import (
     CODES,
@@ -36,6 +38,7 @@ from tests.release_fixtures import (
     SIZE,
     STEPS,
     TOKEN_SPACE,
+    tiny_pieces,
     tiny_pipeline,
     wave,
     write_tiny_release,
@@ -794,6 +797,14 @@ def test_one_language_alone_is_not_doubted() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         pipe.encode_speech(GOLDENS / "ar.flac", "en", num_tta_samples=1)
+
+
+def test_an_encoder_without_a_ctc_head_draws_undoubted() -> None:
+    pipe, sizes = tiny_pipeline(), {code: tiny_pieces(code).size for code in LANGUAGES}
+    encoder = SpeechEncoder(sizes, width=16, convolutions=1, layers=1, heads=2, ctc_head=False).eval()
+    for code in LANGUAGES:
+        pipe.add_pack(replace(pipe.pack(code), encoder=encoder))
+    assert draw(pipe, language="ar").shape == (1, SIZE, SIZE, 3)
 
 
 def test_offloading_is_refused(pipe: SpeechToImagePipeline) -> None:

@@ -81,6 +81,7 @@ def test_metric_names_are_those_of_the_design() -> None:
     others = {"attributes", "colours", "exact", "mood", "swap", "fid", "is", "classifier", "psnr", "bits"}
     benchmarks = {"seconds", "matrix_products", "samples_per_second", "step_ratio", "bare_ratio", "data_share"}
     benchmarks |= {"exchange_share", "checkpoint_share", "flops_utilisation", "scaling_efficiency"}
+    benchmarks |= {"step_operations"}
     assert set(METRICS) == retrieval | others | benchmarks
 
 

@@ -28,10 +28,10 @@ from sta.models.backbones import backbone_class, build_backbone, describe_backbo
 from sta.models.backbones.log_mel import LogMelBackbone
 from sta.models.backbones.pretrained import PretrainedBackbone, _classes
 from sta.models.backbones.spectrum import kaldi_mel, whisper_mel
-from sta.models.backbones.transformers_private import first_convolution, outside_deepspeed, transformer, whisper_parts
 from sta.models.backbones.waveform import _PaddedNorm
 from sta.models.encoder import SpeechEncoder
 from sta.models.layers import length_mask
+from sta.private import whisper_parts
 
 #: Layer norm over channels, as in the large models.
 WAVEFORM: dict[str, Any] = {
@@ -342,42 +342,6 @@ def test_under_zero_3_a_model_is_built_and_loaded_whole(published: dict[str, Pat
     frames = made(*waves(8_000))[0]
     assert frames.isfinite().all()
     assert frames.equal(build(published[kind])(*waves(8_000))[0])
-
-
-# ---- names that transformers does not document: seen in 5.24.0 --------------------------------------------------
-
-
-def test_deepspeeds_configuration_is_held_by_this_name() -> None:
-    assert deepspeed._hf_deepspeed_config_weak_ref is None
-    config = HfDeepSpeedConfig({"zero_optimization": {"stage": 3}})
-    held: Any = deepspeed._hf_deepspeed_config_weak_ref
-    assert held() is config
-    with outside_deepspeed():
-        assert not deepspeed.is_deepspeed_zero3_enabled()
-    assert deepspeed.is_deepspeed_zero3_enabled()
-    deepspeed.unset_hf_deepspeed_config()
-
-
-@pytest.mark.parametrize("kind", WAVEFORM_KINDS)
-def test_a_waveform_model_has_these_parts(kind: str) -> None:
-    made = model(kind)
-    first = first_convolution(made)
-    assert isinstance(first.conv, torch.nn.Conv1d)
-    if FAMILIES[kind][1]["feat_extract_norm"] == "group" or FAMILIES[kind][0] == "sew":
-        assert isinstance(first.layer_norm, torch.nn.GroupNorm)
-    assert any(isinstance(m, torch.nn.Conv1d) for m in transformer(made).modules())
-
-
-def test_whispers_encoder_has_these_parts() -> None:
-    made = model("whisper")
-    first, second, table, layers, norm = whisper_parts(made.encoder)
-    assert (first.stride, second.stride) == ((1,), (2,))
-    assert table.weight.shape == (50, 16)
-    assert len(layers) == 2
-    assert isinstance(norm, torch.nn.LayerNorm)
-    states, mask = torch.randn(2, 7, 16), length_mask(torch.tensor([7, 4]), 7)[:, None, None]
-    one, two = (layers[0].eval()(x, mask) for x in (states, states + 9 * ~mask[:, 0, 0, :, None]))
-    torch.testing.assert_close(one[1, :4], two[1, :4])
 
 
 # ---- what does not work ---------------------------------------------------------------------------------------

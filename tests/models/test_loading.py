@@ -7,8 +7,11 @@ import re
 from pathlib import Path
 
 import pytest
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from sta.errors import WeightsError
 from sta.inference.release import PRETRAINED
@@ -41,6 +44,25 @@ def test_old_names_are_saved_as_those_of_today(tmp_path: Path) -> None:
     again = load_network(find_decoder("latent-diffusion"), tmp_path)
     assert all(weight.equal(again.state_dict()[name]) for name, weight in made.state_dict().items())
     assert again.trunk.position_embedding.shape == (num_patches(16, 2), 256)
+
+
+class Own(ModelMixin, ConfigMixin):
+    """A network of somebody's own whose names are some that this package once had."""
+
+    config_name = "config.json"
+
+    @register_to_config
+    def __init__(self, group: int = 1):
+        super().__init__()
+        self.read, self.join = nn.Linear(group, 2), nn.Linear(2, group)
+
+
+def test_names_that_a_network_has_are_left_alone(tmp_path: Path) -> None:
+    made = Own(group=3)
+    made.save_pretrained(tmp_path)
+    again = load_network(Own, tmp_path)
+    assert again.config.group == 3
+    assert again.read.weight.equal(made.read.weight)
 
 
 @pytest.mark.parametrize("changed", ["a name", "a shape", "one less"])

@@ -22,7 +22,7 @@ class SquaredError(Objective):
     def forward(
         self, x0: Tensor, condition: SpeechCondition, drop: Tensor, drafted: Tensor | None
     ) -> dict[str, Tensor]:
-        return {"l2": (self.decoder(condition.tokens) - x0.float()).square().mean()}
+        return {"l2": (self.decoder.paint(condition.tokens) - x0.float()).square().mean()}
 
 
 class OnePass(Decoder):
@@ -48,7 +48,7 @@ class OnePass(Decoder):
     def start(self, batch: int, generator: Any, device: torch.device) -> Tensor:
         return torch.zeros(batch, self.config.channels, self.config.side, self.config.side, device=device)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def paint(self, tokens: Tensor) -> Tensor:
         latents: Tensor = self.net(tokens.flatten(1))
         return latents.unflatten(1, (self.config.channels, self.config.side, self.config.side))
 
@@ -57,5 +57,5 @@ class OnePass(Decoder):
         self, scheduler: Any, condition: SpeechCondition, start: Tensor, steps: int, guidance: float,
         generator: Any = None, on_step: StepCallback | None = None,
     ) -> Tensor:  # fmt: skip
-        x = start + self(condition.tokens.to(self.dtype))
+        x = start + self.paint(condition.tokens.to(self.dtype))
         return x if on_step is None else on_step(0, torch.tensor(0.0), x)

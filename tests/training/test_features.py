@@ -220,7 +220,7 @@ source: here
 def test_another_file_of_the_same_name_is_another_teacher(
     workspace: Any, teacher: _Names, tmp_path: Path, weights: str, hashed: bool, sees_again: bool
 ) -> None:
-    """Where the card says its hash, `load_published` refuses another one."""
+    """Where the card says its hash, `its teacher refuses another one."""
     folder, card = tmp_path / "teacher", tmp_path / "on-disk.yaml"
     folder.mkdir()
     (folder / "weights.pt").write_bytes(b"these")

@@ -38,7 +38,7 @@ TEST_VARIANTS = ("f2", "f4", "m2", "m7", "Mario", "david", "max", "robert", "ste
 
 
 def speakers(accents: Sequence[str], test_accents: Sequence[str]) -> tuple[list[Voice], list[Voice]]:
-    """Fixed training and test speakers, which share no variant.
+    """Return fixed training and test speakers, which share no variant.
 
     Training has every accent of `accents` in every training variant; the test has every accent of
     `test_accents`, or of `accents` where a language has no accent to spare, in every test variant.
@@ -98,7 +98,7 @@ def speaker(accent: str, variant: str) -> Voice:
 
 
 def engine_voice(voice: Voice) -> str:
-    """espeak's name of a voice; espeak itself takes an unknown variant for none, so it is checked here."""
+    """Return espeak's name of a voice; espeak itself takes an unknown variant for none, so it is checked here."""
     name = language_file(voice.accent)
     if voice.variant is None:
         return name
@@ -188,7 +188,7 @@ def synthesise(text: str, name: str, settings: dict[str, int]) -> NDArray[np.int
 
 @contextmanager
 def fresh_engine() -> Iterator[ctypes.CDLL]:
-    """espeak-ng loaded, initialised with a fixed seed for its breath noise, and unloaded at the end."""
+    """Load espeak-ng and initialise it with a fixed seed for its breath noise, and unloaded at the end."""
     folder = data_folder()
     engine = ctypes.CDLL(loader().get_library_path())
     try:

@@ -75,7 +75,7 @@ def command() -> str:
 
 
 def _run(text: str, voice: str, features: dict[str, float]) -> Wave:
-    """float32 [T] at 16 kHz, at flite's own level."""
+    """Return float32 [T] at 16 kHz, at flite's own level."""
     settings = [part for key, value in features.items() for part in ("--setf", f"{key}={value:.4f}")]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "speech.wav"

@@ -68,7 +68,7 @@ class Pico(Synthesiser):
 
 
 def _synthesise(text: str, language: str, rate: int, pitch: int) -> Wave:
-    """float32 [T] at 16 kHz."""
+    """Return float32 [T] at 16 kHz."""
     from ttspico import TtsEngine
 
     engine = TtsEngine(language)

@@ -20,7 +20,7 @@ __all__ = ["SpeechBackbone", "backbone_class", "build_backbone", "describe_backb
 
 
 def backbone_class(name: str | None) -> type[SpeechBackbone]:
-    """Return the class that a recipe's `encoder.backbone` names, without cross_attention or downloading a model.
+    """Return the class that a recipe's `encoder.backbone` names, without reading or downloading a model.
 
     For a model of transformers it is the class that all of them share, which knows what is cached of a recording.
 

@@ -58,7 +58,7 @@ class SpeechBackbone(nn.Module, ABC):
 
     @classmethod
     def describe(cls, name: str, frozen: bool) -> dict[str, Any]:
-        """Return the keyword arguments of the class, which have to be JSON, without cross_attention weights.
+        """Return the keyword arguments of the class, which have to be JSON, without reading weights.
 
         Args:
             name: what the recipe says in `encoder.backbone`.

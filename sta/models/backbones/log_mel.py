@@ -13,6 +13,7 @@ from sta.data.audio import BANDS, HOP, Q_MEAN, Q_STD, SAMPLE_RATE, mel_features
 from sta.distributed import sharding
 from sta.models.backbones.base import SpeechBackbone
 from sta.models.layers import drop, length_mask
+from sta.private import foreach_lerp_
 
 EPSILON = 1e-5  # of the frames' variance
 
@@ -45,7 +46,7 @@ class FrameNorm(nn.Module):
                 count = sharding.all_reduce_sum(mask.sum().float())
             normed, mean, variance = _BatchNorm.apply(x, self.scale, self.shift, mask[:, None], count)  # type: ignore[no-untyped-call]
             with torch.no_grad():
-                torch._foreach_lerp_([self.mean, self.variance], [mean, variance], self.momentum)
+                foreach_lerp_([self.mean, self.variance], [mean, variance], self.momentum)
             return normed  # type: ignore[no-any-return]
         scale = self.scale.float() * torch.rsqrt(self.variance.float() + EPSILON)  # [D]
         shift = self.shift.float() - self.mean.float() * scale

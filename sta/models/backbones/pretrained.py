@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from sta.data.audio import SAMPLE_RATE, sample_features
 from sta.errors import WeightsError, first_line
 from sta.models.backbones.base import SpeechBackbone
-from sta.models.backbones.transformers_private import outside_deepspeed
 from sta.models.layers import length_mask
+from sta.private import outside_deepspeed
 
 #: Settings of a published configuration that are not followed: dropped layers would leave holes in the sum over all of
 #: them, and an adapter comes after them and halves the frames.
@@ -164,7 +164,7 @@ class PretrainedBackbone(SpeechBackbone):
 
 @cache
 def _classes() -> tuple[type[PretrainedBackbone], ...]:
-    """The classes of this package that take models of transformers; every module of it may hold one."""
+    """Return the classes of this package that take models of transformers; every module of it may hold one."""
     package = importlib.import_module("sta.models.backbones")
     for module in pkgutil.iter_modules(package.__path__, "sta.models.backbones."):
         importlib.import_module(module.name)

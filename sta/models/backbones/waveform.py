@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from sta.models.backbones.pretrained import PretrainedBackbone
-from sta.models.backbones.transformers_private import first_convolution, transformer
 from sta.models.layers import length_mask
+from sta.private import first_convolution, transformer
 
 
 class WaveformBackbone(PretrainedBackbone):
@@ -57,7 +57,7 @@ class WaveformBackbone(PretrainedBackbone):
 
 
 def _normalised(wave: Tensor, lengths: Tensor) -> Tensor:
-    """Waveforms [B, T] with mean 0 and variance 1, zero in the padding."""
+    """Return waveforms [B, T] with mean 0 and variance 1, zero in the padding."""
     mask, count = length_mask(lengths, wave.shape[1]), lengths[:, None]
     mean = wave.sum(1, keepdim=True) / count
     variance = ((wave - mean).pow(2) * mask).sum(1, keepdim=True) / count

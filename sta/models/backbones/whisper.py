@@ -8,8 +8,8 @@ from torch import Tensor
 
 from sta.models.backbones.pretrained import PretrainedBackbone
 from sta.models.backbones.spectrum import whisper_mel
-from sta.models.backbones.transformers_private import whisper_parts
 from sta.models.layers import length_mask
+from sta.private import whisper_parts
 
 SAMPLES_A_POSITION = 320
 

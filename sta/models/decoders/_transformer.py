@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sta.config.recipe import DecoderSettings, Positive, Recipe, Share, check_multiple
-from sta.models.decoders.base import Decoder, PictureGrid
+from sta.models.decoders.base import Decoder
 from sta.models.draft import Draft
 from sta.models.layers import Attention, LayerNorm, feed_forward, sinusoids
 from sta.models.patchify import num_patches
@@ -32,7 +32,7 @@ class DecoderLayer(nn.Module):
         self.table = nn.Parameter(torch.zeros(9, width))
 
     def forward(self, x: Tensor, tokens: Tensor, modulation: Tensor) -> Tensor:
-        """x [B, P, D], tokens [B, K, D], modulation [B, 9, D]."""
+        """Compute [B, P, D] of x [B, P, D], tokens [B, K, D] and modulation [B, 9, D]."""
         shift_a, scale_a, gate_a, shift_c, scale_c, gate_c, shift_f, scale_f, gate_f = (
             (modulation + self.table).to(x.dtype)[:, :, None].unbind(1)
         )  # [B, 1, D] each
@@ -46,14 +46,15 @@ class Trunk(nn.Module):
     """Positions of a picture [B, P, D] in the light of time, speech tokens, their draft and global embedding."""
 
     def __init__(
-        self, positions: int, tokens: int, token_width: int, embedding_width: int,
-        width: int, layers: int, heads: int, dropout: float, draft: Draft | None,
+        self, side: int, channels: int, patch_size: int, tokens: int, token_width: int, embedding_width: int,
+        width: int, layers: int, heads: int, dropout: float, draft: int,
     ):  # fmt: skip
         super().__init__()
-        self.width, self.draft = width, draft
-        if draft is not None:
+        self.width, self.draft = width, None
+        if draft:
+            self.draft = Draft(side, channels, patch_size, tokens, token_width, width, draft, heads)
             self.draft_proj = nn.Linear(width, width)
-        self.position_embedding = nn.Parameter(torch.randn(positions, width) * 0.02)
+        self.position_embedding = nn.Parameter(torch.randn(num_patches(side, patch_size), width) * 0.02)
         self.token_proj = nn.Linear(token_width, width)
         self.token_embedding = nn.Parameter(torch.randn(tokens, width) * 0.02)
         self.null_tokens = nn.Parameter(torch.randn(tokens, width) * 0.02)
@@ -67,14 +68,10 @@ class Trunk(nn.Module):
         nn.init.zeros_(adaln.weight)
         nn.init.zeros_(adaln.bias)
 
-    def drafted(self, tokens: Tensor) -> Tensor | None:
-        """The draft [B, P, D] of tokens [B, K, C], where this network has one."""
-        return None if self.draft is None else self.draft(tokens)
-
     def forward(
         self, x: Tensor, t: Tensor, tokens: Tensor, embedding: Tensor, drop: Tensor | None, drafted: Tensor | None
     ) -> Tensor:
-        """x, drafted [B, P, D], t [B], tokens [B, K, C], embedding [B, E], drop [B] bool or None -> [B, P, D]."""
+        """Compute [B, P, D] of x, drafted [B, P, D], t [B], tokens [B, K, C], embedding [B, E], drop [B] bool."""
         memory = self.token_proj(tokens)
         memory = memory + self.token_embedding.to(memory.dtype)
         condition = self.embedding_proj(embedding)
@@ -137,18 +134,9 @@ class TransformerDecoder(Decoder):
 
     def draft(self, tokens: Tensor) -> Tensor | None:
         """Compute what tokens [B, K, C] alone tell of the picture [B, P, D], for `forward`; None without a draft."""
-        return self.trunk.drafted(tokens)
+        return None if self.trunk.draft is None else self.trunk.draft(tokens)
 
     def draft_loss(self, drafted: Tensor, latents: Tensor) -> Tensor:
         """Compute the weighted squared error of the latents [B, d, h, w] that a draft [B, P, D] predicts: scalar."""
         assert self.trunk.draft is not None
         return self.trunk.draft.loss(drafted, latents)
-
-
-def build_draft(
-    grid: PictureGrid, patch_size: int, tokens: int, token_width: int, width: int, layers: int, heads: int
-) -> Draft | None:
-    """Make a draft of so many layers; none where there are 0."""
-    if not layers:
-        return None
-    return Draft(grid.side, grid.channels, patch_size, tokens, token_width, width, layers, heads)

@@ -138,6 +138,21 @@ class Decoder(ModelMixin, ConfigMixin, ABC):
 
     # ---- of a drawing -------------------------------------------------------------------------------------
 
+    def forward(
+        self, x: Tensor, t: Tensor, tokens: Tensor, embedding: Tensor, drop: Tensor | None = None,
+        drafted: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Compute what a scheduler steps with, such as logits of x_0 or a velocity.
+
+        Args:
+            x: x_t, as `start` gives it.
+            t: [B], time as a share of all times in [0, 1].
+            tokens: [B, K, C]; embedding: [B, E].
+            drop: [B] bool, True where the null condition stands in; None: nowhere.
+            drafted: what `draft` gave for these tokens; drafted here if it is not given.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not step")
+
     @abstractmethod
     def start(self, batch: int, generator: Generators, device: torch.device) -> Tensor:
         """Make what a drawing starts from, x_T, of the shape of x_0."""

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from sta.config.recipe import Recipe, Sampling
 from sta.distributed import sharding
 from sta.models.bottleneck import SpeechCondition
-from sta.models.decoders._transformer import TransformerDecoder, TransformerSettings, Trunk, build_draft
+from sta.models.decoders._transformer import TransformerDecoder, TransformerSettings, Trunk
 from sta.models.decoders.base import Objective, PictureGrid, TokenSpace
 from sta.models.flow import TIMESTEPS, flow_loss, interpolate, sample_noise_levels
-from sta.models.patchify import num_patches, patchify, unpatchify
+from sta.models.patchify import patchify, unpatchify
 from sta.models.scheduler import Generators
 
 
@@ -53,24 +53,13 @@ class LatentDecoder(TransformerDecoder):
 
     @register_to_config
     def __init__(
-        self,
-        side: int,
-        channels: int,
-        tokens: int,
-        token_width: int,
-        embedding_width: int,
-        width: int = 256,
-        layers: int = 6,
-        heads: int = 4,
-        patch_size: int = 2,
-        dropout: float = 0.0,
-        draft: int = 0,
-    ):
+        self, side: int, channels: int, tokens: int, token_width: int, embedding_width: int, width: int = 256,
+        layers: int = 6, heads: int = 4, patch_size: int = 2, dropout: float = 0.0, draft: int = 0,
+    ):  # fmt: skip
         super().__init__()
-        drafting = build_draft(PictureGrid(side, 0, channels), patch_size, tokens, token_width, width, draft, heads)
         self.patch_embed = nn.Linear(patch_size * patch_size * channels, width)
         self.trunk = Trunk(
-            num_patches(side, patch_size), tokens, token_width, embedding_width, width, layers, heads, dropout, drafting
+            side, channels, patch_size, tokens, token_width, embedding_width, width, layers, heads, dropout, draft
         )
         self.out = nn.Linear(width, patch_size * patch_size * channels)
         nn.init.zeros_(self.out.weight)
@@ -80,18 +69,7 @@ class LatentDecoder(TransformerDecoder):
         self, latents: Tensor, t: Tensor, tokens: Tensor, embedding: Tensor, drop: Tensor | None = None,
         drafted: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        """Compute the velocity noise - x_0.
-
-        Args:
-            latents: [B, d, h, w], x_t.
-            t: [B], share of noise in [0, 1].
-            tokens: [B, K, C]; embedding: [B, E].
-            drop: [B] bool, True where the null condition stands in.
-            drafted: [B, P, D], what `draft` gave for these tokens; drafted here if it is not given.
-
-        Returns:
-            [B, d, h, w].
-        """
+        """Compute the velocity noise - x_0 [B, d, h, w] at latents of that shape; otherwise as of `Decoder.forward`."""
         side, patch_size = self.config.side, self.config.patch_size
         x = self.patch_embed(patchify(latents.flatten(2).transpose(1, 2).to(self.dtype), side, patch_size))
         x = unpatchify(self.out(self.trunk(x, t, tokens, embedding, drop, drafted)), side, patch_size)
@@ -101,7 +79,7 @@ class LatentDecoder(TransformerDecoder):
     def check(cls, recipe: Recipe) -> None:
         """Refuse a tokenizer that never learns to decode such latents."""
         super().check(recipe)
-        if not recipe.stages.tokenizer.unquantised:
+        if not getattr(recipe.stages.tokenizer, "unquantised", True):
             raise ValueError(
                 f"decoder.kind {recipe.decoder.kind} draws latents that skip the codebook, which the tokenizer has to "
                 "learn: give stages.tokenizer.unquantised a share above 0, such as 0.5"

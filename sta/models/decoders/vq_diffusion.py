@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from sta.config.recipe import Positive
 from sta.models.decoders._codes import CodeDiffusion
-from sta.models.decoders._transformer import TransformerDecoder, TransformerSettings, Trunk, build_draft
+from sta.models.decoders._transformer import TransformerDecoder, TransformerSettings, Trunk
 from sta.models.decoders.base import PictureGrid, TokenSpace
-from sta.models.patchify import num_patches, patchify, unpatchify
+from sta.models.patchify import patchify, unpatchify
 
 
 class _Settings(TransformerSettings):
@@ -34,29 +34,15 @@ class CodeDecoder(CodeDiffusion, TransformerDecoder):
 
     @register_to_config
     def __init__(
-        self,
-        side: int,
-        codebook: int,
-        tokens: int,
-        token_width: int,
-        embedding_width: int,
-        width: int = 256,
-        layers: int = 6,
-        heads: int = 4,
-        patch_size: int = 2,
-        dropout: float = 0.0,
-        draft: int = 0,
-        channels: int = 8,
-    ):
+        self, side: int, codebook: int, tokens: int, token_width: int, embedding_width: int, width: int = 256,
+        layers: int = 6, heads: int = 4, patch_size: int = 2, dropout: float = 0.0, draft: int = 0, channels: int = 8,
+    ):  # fmt: skip
         super().__init__()
         members = patch_size * patch_size
-        drafting = build_draft(
-            PictureGrid(side, codebook, channels), patch_size, tokens, token_width, width, draft, heads
-        )
         self.embed = nn.Embedding(codebook + 1, width // members)
         self.patch_embed = nn.Linear(width // members * members, width)
         self.trunk = Trunk(
-            num_patches(side, patch_size), tokens, token_width, embedding_width, width, layers, heads, dropout, drafting
+            side, channels, patch_size, tokens, token_width, embedding_width, width, layers, heads, dropout, draft
         )
         self.out = nn.Linear(width, members * width // 2)
         self.classify = nn.Linear(width // 2, codebook)
@@ -65,18 +51,7 @@ class CodeDecoder(CodeDiffusion, TransformerDecoder):
         self, codes: Tensor, t: Tensor, tokens: Tensor, embedding: Tensor, drop: Tensor | None = None,
         drafted: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        """Compute logits of x_0.
-
-        Args:
-            codes: [B, N] in 0..V, x_t.
-            t: [B], time as a share of T in [0, 1].
-            tokens: [B, K, C]; embedding: [B, E].
-            drop: [B] bool, True where the null condition stands in.
-            drafted: [B, P, D], what `draft` gave for these tokens; drafted here if it is not given.
-
-        Returns:
-            [B, N, V].
-        """
+        """Compute logits of x_0 [B, N, V] of codes [B, N] in 0..V; otherwise as of `Decoder.forward`."""
         side, patch_size = self.config.side, self.config.patch_size
         x = self.patch_embed(patchify(self.embed(codes), side, patch_size))
         x = self.trunk(x, t, tokens, embedding, drop, drafted)

@@ -144,18 +144,10 @@ class PublishedDecoder(CodeDiffusion):
 
     @register_to_config
     def __init__(
-        self,
-        num_attention_heads: int,
-        attention_head_dim: int,
-        num_layers: int,
-        cross_attention_dim: int,
-        num_vector_embeds: int,
-        sample_size: int,
-        num_embeds_ada_norm: int = 100,
-        activation_fn: str = "geglu-approximate",
-        attention_bias: bool = True,
-        null_length: int = 0,
-    ):
+        self, num_attention_heads: int, attention_head_dim: int, num_layers: int, cross_attention_dim: int,
+        num_vector_embeds: int, sample_size: int, num_embeds_ada_norm: int = 100,
+        activation_fn: str = "geglu-approximate", attention_bias: bool = True, null_length: int = 0,
+    ):  # fmt: skip
         super().__init__()
         width = num_attention_heads * attention_head_dim
         self.latent_image_embedding = _Places(num_vector_embeds, sample_size, width)
@@ -205,20 +197,9 @@ class PublishedDecoder(CodeDiffusion):
 
     def forward(
         self, codes: Tensor, t: Tensor, tokens: Tensor, embedding: Tensor | None = None, drop: Tensor | None = None,
-        drafted: None = None,
+        drafted: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        """Compute logits of x_0.
-
-        Args:
-            codes: [B, N] in 0..V, x_t.
-            t: [B], time as a share of T in (0, 1].
-            tokens: [B, K, C].
-            embedding, drafted: not used by this network.
-            drop: [B] bool, True where the null condition stands in.
-
-        Returns:
-            [B, N, V].
-        """
+        """Compute logits of x_0 [B, N, V] of codes [B, N] in 0..V, by the tokens alone, at times above 0."""
         times = (t * self.config.num_embeds_ada_norm).round().long() - 1  # diffusers counts from 0
         if drop is not None:
             if not self.config.null_length:

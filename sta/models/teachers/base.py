@@ -65,7 +65,7 @@ class Preprocessing:
 
 
 def _before(spare: int) -> int:
-    """How much of what is spare, or lacking, lies before the middle, as torchvision and open_clip have it."""
+    """Return how much of what is spare, or lacking, lies before the middle, as torchvision and open_clip have it."""
     return round(spare / 2) if spare > 0 else -(-spare // 2)
 
 

@@ -100,7 +100,7 @@ def _check_file(card: OpenClipCard) -> None:
 
 
 def _preprocessing_of(model: Any) -> Preprocessing:
-    """What the model's own configuration says."""
+    """Return what the model's own configuration says."""
     found = open_clip.get_model_preprocess_cfg(model)
     size = found["size"] if isinstance(found["size"], int) else found["size"][0]
     resize = found.get("resize_mode") or "shortest"

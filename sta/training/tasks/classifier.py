@@ -51,7 +51,7 @@ class _Classification(nn.Module):
 
 
 def _disturbed(pictures: Tensor) -> Tensor:
-    """A little noise and blur, as a drawing's own: the classifier must not hang on single pixels."""
+    """Add a little noise and blur, as a drawing has: the classifier must not hang on single pixels."""
     much, softened = sharding.uniform(len(pictures), 2, 1, 1, 1, device=pictures.device).unbind(1)
     noisy = pictures + 0.05 * much * sharding.normal_like(pictures)
     soft = F.avg_pool2d(F.pad(noisy, (1, 1, 1, 1), mode="replicate"), 3, 1)

@@ -74,7 +74,7 @@ class DecoderBatch(Batch):
 
 
 def text_mask(size: int, share: float) -> np.ndarray:
-    """bool [size], True for the first `share` of a batch's places: ranks take turns, so each gets as many of them."""
+    """Return bool [size], True for the first `share` of places: ranks take turns, so each gets as many of them."""
     return np.arange(size) < round(size * share)
 
 
@@ -84,7 +84,7 @@ def kinds_of_pictures(recipe: Recipe) -> tuple[Target, ...]:
 
 
 def kinds_of_frames(recipe: Recipe) -> tuple[bool, ...]:
-    """Whether each kind of frames that the stage reads is disturbed: clean ones always come first."""
+    """Return whether each kind of frames that the stage reads is disturbed: clean ones always come first."""
     disturbs = recipe.stages.decoder.augment_ratio > 0 and backbone_class(recipe.encoder.backbone).augments
     return (False, True) if disturbs else (False,)
 
@@ -142,7 +142,7 @@ class _Denoising(nn.Module):
         return sharding.global_mean((apart * batch.text_known).sum(), batch.text_known.sum())
 
     def _condition(self, group: str, batch: DecoderBatch) -> SpeechCondition:
-        """Tokens of the batch in its order, of recordings and of captions, each in their places."""
+        """Return tokens of the batch in its order, of recordings and of captions, each in their places."""
         bottleneck, places = self.bottlenecks[group], torch.cat([batch.spoken, batch.written])
         assert isinstance(bottleneck, SpeechBottleneck)
         size = bottleneck.config
@@ -171,7 +171,7 @@ def _parts(tokens: SpeechCondition) -> tuple[Tensor, Tensor, Tensor]:
 def build_module(
     recipe: Recipe, encoders: dict[str, SpeechEncoder], bottlenecks: dict[str, SpeechBottleneck]
 ) -> _Denoising:
-    """The network of the stage on the distilled encoders and bottlenecks of every group; the decoder is untrained."""
+    """Build the stage's network on the distilled encoders and bottlenecks of every group; the decoder is untrained."""
     any_one = next(iter(bottlenecks.values())).config
     torch.manual_seed(recipe.seed)
     settings, stage = recipe.decoder, recipe.stages.decoder
@@ -306,16 +306,16 @@ class DecoderTask(Task):
     # ---- while it trains ------------------------------------------------------------------------------------------
 
     def _shorts(self, any_short: bool) -> int:
-        """How many short phrases a batch has, in its last places."""
+        """Return how many short phrases a batch has, in its last places."""
         return int(self.stage.phrase_ratio * self.stage.batch) if any_short else 0
 
     def _order(self, group: str, kept: np.ndarray, seed: int, batch: int, offset: int) -> ShuffledSampler:
-        """The order of some of a group's recordings, of which a batch takes `batch` from the place `offset` on."""
+        """Return the order of some of a group's recordings; a batch takes `batch` of it from the place `offset` on."""
         places, seed = np.flatnonzero(kept), self.workspace.recipe.seed + seed
         return build_sampler(self.workspace, places, self.rows[group][places], seed, batch, offset=offset)
 
     def _places_of(self, step: int) -> tuple[int, np.ndarray]:
-        """The number of the step's group, and which of the group's rows are in the whole batch."""
+        """Return the number of the step's group, and which of the group's rows are in the whole batch."""
         number, turn, size = step % len(self.groups), step // len(self.groups), self.stage.batch
         short, full = self.short[self.groups[number]], self.full[self.groups[number]]
         shorts = self._shorts(len(short.items) > 0)
@@ -324,7 +324,7 @@ class DecoderTask(Task):
         )
 
     def _written_places(self, group: str, places: np.ndarray) -> np.ndarray:
-        """Which places of the whole batch a caption takes: bool [batch], never a row that has none."""
+        """Return which places of the whole batch a caption takes: bool [batch], never a row that has none."""
         reads = self.encoders[group].config.ctc_head
         return text_mask(len(places), self.stage.text_ratio) & self.known[self.rows[group][places]] & reads
 
@@ -358,7 +358,7 @@ class DecoderTask(Task):
         return replace(batch, text_pieces=pieces, text_lengths=counts)
 
     def _pictures(self, rows: np.ndarray, step: int) -> dict[str, Tensor]:
-        """What the decoder and its draft are to draw."""
+        """Return what the decoder and its draft are to draw."""
         found, pictures = dict[str, Tensor](), self.image_of[rows]
         if step >= self.phase_change_step:
             found["x0"] = torch.from_numpy(self.pictures[pictures])
@@ -367,7 +367,7 @@ class DecoderTask(Task):
         return found
 
     def _texts(self, group: str, rows: np.ndarray, step: int) -> dict[str, Tensor]:
-        """What the losses want to know of the captions."""
+        """Return what the losses want to know of the captions."""
         found = dict[str, Tensor]()
         if self.text is not None:
             rng, every = np.random.default_rng([self.workspace.recipe.seed, step]), self.rows[group]

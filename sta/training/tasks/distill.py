@@ -107,7 +107,7 @@ class Distillation(nn.Module):
         return {name: loss for name, loss in found.items() if loss is not None}
 
     def _encode(self, batch: DistillBatch) -> tuple[DistillOutputs, DistillOutputs | None]:
-        """What the networks make of the recordings, augmented, and of the captions, in one pass where they share it."""
+        """Encode the recordings, augmented, and the captions, in one pass where they share it."""
         inputs = self.encoder.inputs(batch.features)
         acoustics = self.encoder.acoustics
         inputs, lengths = augment(inputs, batch.lengths, self.stage, acoustics.feature_kind)
@@ -254,7 +254,7 @@ class DistillTask(Task):
     # ---- while it trains ------------------------------------------------------------------------------------------
 
     def _short_enough(self) -> np.ndarray:
-        """Which recordings are trained on, bool [rows]: a longer one is not cut, as its caption would say more than it.
+        """Return which recordings are trained on, bool [rows]: longer ones are left out, not cut, as captions are not.
 
         Raises:
             TrainingError: no caption is left.
@@ -276,14 +276,14 @@ class DistillTask(Task):
         return build_sampler(self.workspace, rows, rows, seed, self.stage.batch, lengths)
 
     def _with_phrases(self, full: np.ndarray, short: np.ndarray) -> np.ndarray:
-        """The full captions, and as many of the phrases as make `phrase_ratio` of the whole."""
+        """Return the full captions, and as many of the phrases as make `phrase_ratio` of the whole."""
         share = self.stage.phrase_ratio
         wanted = int(full.sum() * share / (1 - share)) if share < 1 else len(short)
         chosen = np.random.default_rng(self.workspace.recipe.seed).permutation(np.flatnonzero(short))[:wanted]
         return np.union1d(np.flatnonzero(full), chosen)
 
     def _rows_of(self, step: int) -> np.ndarray:
-        """The step's global batch: short phrases only at first, then all."""
+        """Return the step's global batch: short phrases only at first, then all."""
         order, turn = (
             (self.phrases, step) if step < self.phase_change_step else (self.mixed, step - self.phase_change_step)
         )
@@ -304,7 +304,7 @@ class DistillTask(Task):
         )  # fmt: skip
 
     def _written(self, step: int, shard: BatchShard) -> WrittenBatch | None:
-        """What the text branch reads: this rank's captions of a step."""
+        """Return what the text branch reads: this rank's captions of a step."""
         count = written_captions(self.stage) if len(self.written.items) else 0
         if not count:
             return None
@@ -372,7 +372,7 @@ class GroupCorpus:
         return self.text[rows]
 
     def negatives(self, step: int) -> np.ndarray:
-        """The teacher is frozen, so any of its features may serve."""
+        """Return the rows of negatives: the teacher is frozen, so any of its features may serve."""
         rng = np.random.default_rng([self.workspace.recipe.seed, step])
         return rng.choice(self.rows, min(self.negative_count, len(self.rows)), replace=False)
 

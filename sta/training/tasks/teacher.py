@@ -51,7 +51,7 @@ class _Clip(nn.Module):
 
 
 def build_module(recipe: Recipe, shard: BatchShard) -> _Clip:
-    """The untrained network of the stage, of a recipe whose teacher is trained here."""
+    """Return the untrained network of the stage, of a recipe whose teacher is trained here."""
     card = card_of(recipe)
     torch.manual_seed(recipe.seed)
     return _Clip(build(card), card.image_size, shard)

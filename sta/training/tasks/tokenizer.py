@@ -51,7 +51,7 @@ class _Reconstruction(nn.Module):
 
 
 def build_module(recipe: Recipe) -> _Reconstruction:
-    """The untrained network of the stage."""
+    """Return the untrained network of the stage."""
     torch.manual_seed(recipe.seed)
     tokenizer = VQTokenizer(size=recipe.corpus.size, **recipe.tokenizer.model_dump())
     return _Reconstruction(tokenizer, recipe.stages.tokenizer.unquantised)

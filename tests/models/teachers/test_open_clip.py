@@ -38,11 +38,11 @@ def card() -> TrainedClipCard:
     return TrainedClipCard.model_validate({**COMMON, "kind": "trained-clip", "config": CONFIG})
 
 
-def load_own(folder: Path) -> TrainedClipTeacher:
+def load_from(folder: Path) -> TrainedClipTeacher:
     return TrainedClipTeacher.load(card(), folder)
 
 
-def prepare_pixels(pixels: torch.Tensor, how: Preprocessing) -> torch.Tensor:
+def prepared_by(pixels: torch.Tensor, how: Preprocessing) -> torch.Tensor:
     return how.normalise(pixels)
 
 
@@ -68,7 +68,7 @@ def folder(tmp_path: Path, pieces_model: Path) -> Path:
 def test_own_teacher_comes_back_the_same(folder: Path, pieces: Pieces, pixels: torch.Tensor) -> None:
     torch.manual_seed(0)
     made = TrainedClipTeacher(build(card()), PieceTokenizer(pieces, 10, 64), card(), Preprocessing(16))
-    again = load_own(folder)
+    again = load_from(folder)
     assert again.card == card()
     assert again.encode_images(pixels).equal(made.encode_images(pixels))
     assert again.encode_texts(TEXTS).equal(made.encode_texts(TEXTS))
@@ -76,7 +76,7 @@ def test_own_teacher_comes_back_the_same(folder: Path, pieces: Pieces, pixels: t
 
 
 def test_embeddings_are_unit_vectors_that_differ(folder: Path, pixels: torch.Tensor) -> None:
-    teacher = load_own(folder)
+    teacher = load_from(folder)
     for vectors in (teacher.encode_images(pixels), teacher.encode_texts(TEXTS)):
         assert vectors.shape == (3, 8)
         torch.testing.assert_close(vectors.norm(dim=1), torch.ones(3))
@@ -84,7 +84,7 @@ def test_embeddings_are_unit_vectors_that_differ(folder: Path, pixels: torch.Ten
 
 
 def test_a_teacher_cannot_train(folder: Path, pixels: torch.Tensor) -> None:
-    teacher = load_own(folder)
+    teacher = load_from(folder)
     assert teacher.train() is teacher
     assert not any(m.training for m in teacher.modules())
     assert not any(p.requires_grad for p in teacher.parameters())
@@ -114,7 +114,7 @@ def test_piece_tokenizer_needs_room_for_its_marks(pieces: Pieces) -> None:
 
 
 def test_pixels_are_prepared_as_openai_does(pixels: torch.Tensor) -> None:
-    prepared = prepare_pixels(pixels, Preprocessing(16))
+    prepared = prepared_by(pixels, Preprocessing(16))
     assert prepared.shape == (3, 3, 16, 16)
     mean, deviation = (
         torch.tensor([0.48145466, 0.4578275, 0.40821073]),
@@ -124,7 +124,7 @@ def test_pixels_are_prepared_as_openai_does(pixels: torch.Tensor) -> None:
     torch.testing.assert_close(prepared[1, :, 2, 3], wanted)
     flat = torch.full((1, 8, 8, 3), 255, dtype=torch.uint8)
     torch.testing.assert_close(
-        prepare_pixels(flat, Preprocessing(16)), ((1 - mean) / deviation)[None, :, None, None].expand(1, 3, 16, 16)
+        prepared_by(flat, Preprocessing(16)), ((1 - mean) / deviation)[None, :, None, None].expand(1, 3, 16, 16)
     )
 
 
@@ -132,9 +132,9 @@ def test_a_teacher_of_version_0_1_loads(folder: Path, pixels: torch.Tensor) -> N
     saved = json.loads((folder / "config.json").read_text())
     saved |= {"architecture": None, "pretrained": None, "sha256": None, "trained_here": True}
     del saved["kind"]
-    before = load_own(folder).encode_images(pixels)
+    before = load_from(folder).encode_images(pixels)
     (folder / "config.json").write_text(json.dumps(saved))
-    assert load_own(folder).encode_images(pixels).equal(before)
+    assert load_from(folder).encode_images(pixels).equal(before)
 
 
 # ---- pictures at their own resolution --------------------------------------------------------------------------
@@ -156,7 +156,7 @@ def test_pictures_are_scaled_and_cut_as_open_clip_does(size: tuple[int, int], re
 def test_a_missing_file_is_said(folder: Path, name: str) -> None:
     (folder / name).unlink()
     with pytest.raises(StaError) as error:
-        load_own(folder)
+        load_from(folder)
     assert str(folder) in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -164,7 +164,7 @@ def test_a_missing_file_is_said(folder: Path, name: str) -> None:
 def test_missing_pieces_are_a_matter_of_weights(folder: Path) -> None:
     (folder / "pieces.model").unlink()
     with pytest.raises(WeightsError):
-        load_own(folder)
+        load_from(folder)
 
 
 @pytest.mark.parametrize("kept", [0, 20, 1000])
@@ -172,7 +172,7 @@ def test_truncated_weights_are_said(folder: Path, kept: int) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(WeightsError, match="not a whole teacher"):
-        load_own(folder)
+        load_from(folder)
 
 
 def test_weights_of_another_teacher_are_said(folder: Path) -> None:
@@ -180,7 +180,7 @@ def test_weights_of_another_teacher_are_said(folder: Path) -> None:
     wide["config"]["embed_dim"] = 12
     (folder / "config.json").write_text(json.dumps(wide))
     with pytest.raises(WeightsError, match="not a whole teacher") as error:
-        load_own(folder)
+        load_from(folder)
     assert "\n" not in str(error.value)
 
 
@@ -217,7 +217,7 @@ def test_published_weights_load_from_disk(architecture: str, tmp_path: Path, pix
     teacher = OpenClipTeacher.load(on_disk(architecture, weights))
     images, texts = teacher.encode_images(pixels), teacher.encode_texts(TEXTS)
     with torch.no_grad():
-        wanted = original.encode_image(prepare_pixels(pixels, Preprocessing(16)))
+        wanted = original.encode_image(prepared_by(pixels, Preprocessing(16)))
         read = original.encode_text(open_clip.get_tokenizer(architecture)(TEXTS))
     torch.testing.assert_close(images, F.normalize(wanted, dim=-1))
     torch.testing.assert_close(texts, F.normalize(read, dim=-1))

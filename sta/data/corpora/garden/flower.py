@@ -68,7 +68,7 @@ def _bloom(pen: Pen, scene: Scene, place: Place) -> None:
 
 @cache
 def _creases(count: int) -> np.ndarray:
-    """Unit vectors (count, 2) along the petals' middles, the first pointing up."""
+    """Return unit vectors (count, 2) along the petals' middles, the first pointing up."""
     angle = 2 * np.pi * np.arange(count) / count
     return np.stack([np.sin(angle), -np.cos(angle)], axis=1)
 

@@ -61,6 +61,7 @@ class Choice:
 
     @property
     def slots(self) -> frozenset[str]:
+        """Return what any of the templates says."""
         return frozenset(chain.from_iterable(t.slots for t in self.templates))
 
     def pick(self, said: Iterable[str]) -> Template | None:
@@ -83,6 +84,7 @@ class Pattern:
 
     @property
     def choices(self) -> tuple[Choice, ...]:
+        """Return the sentence and its details."""
         return (self.sentence, *self.details)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from sta.config.cards import LanguageCard
 from sta.data.synthesis.base import Delivery, Voice, synthesiser
 from sta.data.synthesis.espeak import speakers
+from sta.errors import VoiceError
 
 #: Moods before jitter; the order of loudness is angry, happy, neutral, fearful, sad.
 PROSODY = {
@@ -43,20 +44,24 @@ def delivery(mood: str, rng: np.random.Generator) -> Delivery:
 
 
 def speak(
-    card: LanguageCard, text: str, mood: str, seed: int, new_voice: bool, tempo: float = 1.0, others: float = 0.0
-) -> tuple[np.ndarray, str]:
-    """Say `text` in a mood, in a voice drawn by `seed` from the training or the test speakers.
+    card: LanguageCard, text: str, mood: str, seed: int, new_voice: bool, tempo: float = 1.0, others: float = 0.0,
+    name: str | None = None,
+) -> tuple[np.ndarray, str]:  # fmt: skip
+    """Say `text` in a mood, in a voice drawn by `seed` from the training or the test speakers, or of a `name`.
 
     Args:
         others: chance of one of the card's other engines, if it names any.
 
     Returns:
         The waveform, float32 [T] at 16 kHz, and the speaker's name.
+
+    Raises:
+        VoiceError: no speaker has that name.
     """
     rng = np.random.default_rng(seed)
     by_other = bool(card.speech.other_engines) and np.random.default_rng([seed, 1]).random() < others
     pool = other_speakers(card) if by_other else _speakers(card)[new_voice]
-    engine, voice = pool[int(rng.integers(len(pool)))]
+    engine, voice = _find_speaker(card, name) if name else pool[int(rng.integers(len(pool)))]
     pace = round(card.speech.words_per_minute * tempo)
     return synthesiser(engine).speak(text, voice, delivery(mood, rng), pace), voice.name
 
@@ -65,6 +70,16 @@ def _speakers(card: LanguageCard) -> tuple[list[tuple[str, Voice]], list[tuple[s
     """Return the training and test speakers of the card's own engine."""
     train, test = _named(tuple(card.speech.voices), tuple(card.speech.test_voices))
     return [(card.speech.synthesiser, v) for v in train], [(card.speech.synthesiser, v) for v in test]
+
+
+def _find_speaker(card: LanguageCard, name: str) -> tuple[str, Voice]:
+    known = {voice.name: (engine, voice) for pool in _speakers(card) for engine, voice in pool}
+    if name not in known:
+        raise VoiceError(
+            f"voice '{name}' does not speak {card.code}; {len(known)} do, such as {', '.join(list(known)[:5])}: an "
+            "accent of the card (speech.voices, speech.test_voices), + and a variant of espeak"
+        )
+    return known[name]
 
 
 def other_speakers(card: LanguageCard) -> list[tuple[str, Voice]]:

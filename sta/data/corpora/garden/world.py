@@ -59,11 +59,11 @@ class World:
     moods: tuple[str, ...] = MOODS
 
     def slots_of(self, kind: str) -> tuple[str, ...]:
-        """Slots that apply to `kind`, constant ones included."""
+        """Return the slots that apply to `kind`, constant ones included."""
         return tuple(s for s in self.slots if kind in SLOTS[s][0])
 
     def spoken_slots(self, kind: str) -> tuple[str, ...]:
-        """Slots of `kind` that vary, and so are worth a word."""
+        """Return the slots of `kind` that vary, and so are worth a word."""
         return tuple(s for s in self.slots_of(kind) if len(self.slots[s]) > 1)
 
     def sample(self, generator: np.random.Generator, mood: str | None = None) -> Scene:
