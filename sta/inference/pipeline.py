@@ -17,7 +17,7 @@ from sta.config.limits import SAMPLE_RATE
 from sta.data.corruptions import at_speed
 from sta.data.store import pad
 from sta.data.text import normalise
-from sta.errors import ArgumentError, LanguageWarning
+from sta.errors import ArgumentError, LanguageWarning, WeightsError
 from sta.inference import arguments
 from sta.inference.arguments import Audio
 from sta.inference.packs import LanguagePack

@@ -23,7 +23,7 @@ from sta.training.workspace import Workspace, fingerprint
 
 
 def load_speech(workspace: Workspace, group: str, stage: str | None = None) -> tuple[SpeechEncoder, SpeechBottleneck]:
-    """Load encoder and bottleneck of a group as distilled, or the bottleneck as `stage` tuned it; in evaluation mode."""
+    """Load encoder and bottleneck of a group, frozen: as distilled, or with the bottleneck that `stage` tuned."""
     distilled = workspace.final(f"distill-{group}")
     tuned = workspace.final(stage) / f"bottleneck-{group}" if stage else distilled / "bottleneck"
     return load_network(SpeechEncoder, distilled / "encoder"), load_network(SpeechBottleneck, tuned)
@@ -76,9 +76,10 @@ def cache_frames(
     batches = cache(lambda: batches_by_length(workspace.features, group_rows(workspace, group)))
 
     def hear(rows: np.ndarray, number: int) -> dict[str, Tensor]:
+        network = encoder()  # before the seed, as loading draws too
         torch.manual_seed(step_seed(workspace.recipe.seed, "frames", number, 0))
         with bf16_autocast(device):
-            out = encode_rows(encoder(), workspace, rows, disturbed)
+            out = encode_rows(network, workspace, rows, disturbed)
         return {"values": out.frames[out.mask].half(), "lengths": out.mask.sum(1)}
 
     parts = cache(lambda: in_parts("frames", batches(), hear))

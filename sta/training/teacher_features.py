@@ -54,7 +54,7 @@ def cache_teacher(workspace: Workspace, device: torch.device, team: Team | None 
 
 
 def _teacher_key(workspace: Workspace) -> str:
-    """Return what tells one state of the teacher from another, and from what it saw of pictures that were scaled before."""
+    """Return what tells one state of the teacher from another, and from those that saw scaled pictures."""
     card, kind = workspace.teacher_card, workspace.teacher_class
     own = fingerprint(workspace.final("teacher")) if kind.trained_here else card.model_dump(mode="json")
     return key_of(["original pictures", own, kind.version(card)])
