@@ -25,6 +25,8 @@ from sta.signals import interruptible
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
+    if (here := os.getcwd()) not in sys.path:  # a recipe may name a module beside it, as under `python -m sta`
+        sys.path.append(here)
     options = _parse(arguments)
     if not (options.shared or ranks.is_main()):
         return 0

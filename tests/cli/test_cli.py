@@ -287,6 +287,13 @@ def test_python_m_sta(release: Path, recording: Path, tmp_path: Path) -> None:
     assert said == (0, "drawings/bird.png\n", "")
 
 
+def test_a_recipe_may_name_a_module_of_the_current_folder(sta: Sta, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", os.getcwd())])
+    Path("mine_here.py").write_text("class Mine: pass\n")
+    said = sta("plan", "garden-tiny", "stages.decoder.task=mine_here:Mine")
+    assert "'mine_here:Mine' is no Task of sta.training.task" in said.err
+
+
 # ---- speak --------------------------------------------------------------------------------------------------
 
 

@@ -153,7 +153,8 @@ def test_another_file_of_the_same_name_is_another_teacher(
 def test_the_teacher_sees_the_original_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As open_clip's own transform shows them, not those of 64 pixels that the decoder draws."""
     torch.manual_seed(0)
-    clip, folder = CLIP | {"vision_cfg": {**CLIP["vision_cfg"], "image_size": 96}}, tmp_path / "clip"
+    clip: dict[str, Any] = dict(CLIP)
+    clip["vision_cfg"], folder = {**clip["vision_cfg"], "image_size": 96}, tmp_path / "clip"
     folder.mkdir()
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": clip}))
     model = open_clip.CLIP(clip["embed_dim"], clip["vision_cfg"], clip["text_cfg"]).eval()  # type: ignore[arg-type]
