@@ -56,12 +56,15 @@ class ExampleTask(Task):
         self.noise = self.kind.example_batch(recipe, facts, stage, size, seconds)
 
     def batch(self, step: int, shard: BatchShard) -> Batch:
+        """Return the same noise at every step."""
         return self.noise
 
     def items(self, step: int) -> list[str]:
+        """Return no names: it is noise."""
         return []
 
     def training_step(self, update: Update) -> None:
+        """Step as the task does."""
         self.kind.training_step(self, update)
 
     def export(self, module: nn.Module, folder: Path) -> None:

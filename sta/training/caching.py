@@ -55,6 +55,7 @@ class Part:
 
 
 def in_parts(name: str, batches: Sequence[Any], make: Callable[[Any, int], Mapping[str, Tensor]]) -> list[Part]:
+    """Cut batches into parts, each of which a rank makes at once."""
     firsts = range(0, len(batches), BATCHES_PER_PART)
     return [Part(f"{name}-{first}", first, batches[first : first + BATCHES_PER_PART], make) for first in firsts]
 

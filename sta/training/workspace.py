@@ -86,6 +86,7 @@ class Workspace:
 
     @cached_property
     def teacher_class(self) -> type[Teacher]:
+        """Return the class that the card of the teacher names."""
         return teacher_class(self.teacher_card)
 
     @cached_property

@@ -66,6 +66,7 @@ class OpenClipTeacher(Teacher):
 
     @classmethod
     def outline(cls, card: Any) -> tuple[nn.Module, int]:
+        """Build the network on torch's meta device."""
         towers = {"pretrained_image": False, "pretrained_text": False}
         try:
             with torch.device("meta"):

@@ -71,6 +71,7 @@ class TrainedClipTeacher(OpenClipTeacher):
 
     @classmethod
     def outline(cls, card: TrainedClipCard) -> tuple[nn.Module, int]:
+        """Build the network on torch's meta device."""
         with torch.device("meta"):
             return build(card), int(card.config["text_cfg"]["context_length"])
 

@@ -26,7 +26,9 @@ class AttributesLoss(DistillLoss):
         self.classifier = TokenClassifier(sizes.attributes, sizes.tokens, sizes.token_width)
 
     def targets(self, corpus: DistillCorpus, rows: np.ndarray) -> dict[str, Any]:
+        """Return the values that the rows' captions name."""
         return {"values": torch.from_numpy(corpus.attributes(rows))}
 
     def forward(self, outputs: DistillOutputs, targets: Targets) -> Tensor:
+        """Compute nats per attribute."""
         return self.classifier.loss(outputs.speech.tokens, targets["values"])

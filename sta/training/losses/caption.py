@@ -29,5 +29,6 @@ class CaptionLoss(DistillLoss):
         return {"pieces": torch.from_numpy(pad_captions(corpus.captions(rows), corpus.has_text(rows)))}
 
     def forward(self, outputs: DistillOutputs, targets: Targets) -> Tensor:
+        """Compute nats per piece."""
         loss: Tensor = self.captioner(outputs.speech.tokens, targets["pieces"])
         return loss

@@ -21,6 +21,7 @@ class CTCLoss(DistillLoss):
     """
 
     def targets(self, corpus: DistillCorpus, rows: np.ndarray) -> dict[str, Any]:
+        """Return the captions' pieces and their counts."""
         captions, known = corpus.captions(rows), corpus.has_text(rows).astype(np.float32)
         lengths = tuple(len(caption) for caption in captions)
         return {
@@ -31,6 +32,7 @@ class CTCLoss(DistillLoss):
         }
 
     def forward(self, outputs: DistillOutputs, targets: Targets) -> Tensor:
+        """Compute nats per piece."""
         logits, input_lengths = outputs.encoder.ctc_logits, outputs.input_lengths
         assert logits is not None
         if input_lengths is None:

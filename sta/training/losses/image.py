@@ -42,6 +42,7 @@ class ImageLoss(DistillLoss):
         return {"bank": torch.from_numpy(corpus.image_features(corpus.negatives(step)))}
 
     def forward(self, outputs: DistillOutputs, targets: Targets) -> Tensor:
+        """Compute the divergence from what the teacher says of the pictures, in nats."""
         embedding, counts = outputs.speech.embedding, targets["counts"]
         losses = similarity_distillation(embedding, targets["own"], targets["bank"], self.temperature)
         return sharding.global_mean((losses * counts).sum(), counts.sum())

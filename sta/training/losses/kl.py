@@ -11,4 +11,5 @@ class KLLoss(DistillLoss):
     """Mean KL of the Gaussian tokens; it needs no target."""
 
     def forward(self, outputs: DistillOutputs, targets: Targets) -> Tensor:
+        """Return the mean KL in nats."""
         return outputs.speech.kl.mean()

@@ -26,12 +26,14 @@ class MoodLoss(DistillLoss):
 
     @classmethod
     def applies(cls, sizes: DistillSizes, settings: DistillStage) -> bool:
+        """Return whether the corpus names moods."""
         return sizes.moods > 0
 
     def targets(self, corpus: DistillCorpus, rows: np.ndarray) -> dict[str, Any]:
         return {"values": torch.from_numpy(corpus.moods(rows))}
 
     def forward(self, outputs: DistillOutputs, targets: Targets) -> Tensor:
+        """Compute nats per recording whose mood is known."""
         values = targets["values"]
         if outputs.acoustic is not None:
             values = values.masked_fill(~outputs.acoustic, IGNORE_INDEX)

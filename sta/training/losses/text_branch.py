@@ -25,6 +25,7 @@ class TextBranchLoss(DistillLoss):
 
     @classmethod
     def applies(cls, sizes: DistillSizes, settings: DistillStage) -> bool:
+        """Return whether captions enter: by a CTC head, and a share of the batch."""
         return bool(settings.losses.get("ctc")) and settings.text_ratio > 0
 
     def add_others(self, losses: Mapping[str, DistillLoss]) -> None:

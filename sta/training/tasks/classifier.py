@@ -92,6 +92,7 @@ class ClassifierTask(Task):
 
     @classmethod
     def stages(cls, recipe: Recipe, section: str) -> list[str]:
+        """Return the stage where the corpus knows what its pictures show."""
         return [section] if recipe.corpus.knows_attributes else []
 
     @classmethod
@@ -100,21 +101,25 @@ class ClassifierTask(Task):
 
     @classmethod
     def example_batch(cls, recipe: Recipe, facts: CorpusFacts, name: str, size: int, seconds: float) -> LabelledBatch:
+        """Return noise for pictures, and values."""
         slots = len(attributes_of(recipe).slots())
         pixels = examples.pixels(size, recipe.corpus.size, np.random.default_rng(0))
         return LabelledBatch(pixels, torch.zeros(size, slots, dtype=torch.long))
 
     @classmethod
     def items_of_corpus(cls, recipe: Recipe, facts: CorpusFacts, name: str) -> None:
+        """Return None: pictures are drawn afresh."""
         return None
 
     def _numbers_of(self, step: int) -> np.ndarray:
         return np.arange(step * self.stage.batch, (step + 1) * self.stage.batch)
 
     def items(self, step: int) -> list[str]:
+        """Return the numbers of the step's scenes."""
         return [f"drawn-{number}" for number in self._numbers_of(step)]
 
     def batch(self, step: int, shard: BatchShard) -> LabelledBatch:
+        """Draw this shard's scenes of the step."""
         numbers = shard.of(self._numbers_of(step))
         rngs = [np.random.default_rng([self.seed, CLASSIFIER_SEED, int(number)]) for number in numbers]
         pixels, shown = zip(*(self.attributes.draw(rng, self.image_size) for rng in rngs), strict=True)
@@ -122,6 +127,7 @@ class ClassifierTask(Task):
         return LabelledBatch(torch.from_numpy(np.stack(pixels)), torch.from_numpy(values))
 
     def export(self, module: nn.Module, folder: Path) -> None:
+        """Write the classifier."""
         classifier = module.classifier
         assert isinstance(classifier, AttributeClassifier)
         classifier.save_pretrained(folder / "classifier")

@@ -230,11 +230,13 @@ class DecoderTask(Task):
 
     @classmethod
     def check(cls, recipe: Recipe) -> None:
+        """Refuse a text loss where the teacher does not read the language."""
         if _weighs_text(recipe.stages.decoder):
             check_teacher_reads(recipe, "decoder")
 
     @classmethod
     def fill_caches(cls, workspace: Workspace, name: str, device: torch.device, team: Team) -> None:
+        """Compute the pictures' codes or latents and the recordings' frames."""
         cache_teacher(workspace, device, team)
         for what in kinds_of_pictures(workspace.recipe):
             cache_pictures(workspace, what, device, team)
@@ -248,12 +250,14 @@ class DecoderTask(Task):
 
     @classmethod
     def build_network(cls, recipe: Recipe, facts: CorpusFacts, name: str) -> _Denoising:
+        """Build the decoder, and encoders and bottlenecks as distillation leaves them."""
         speech = {g: DistillTask.build_network(recipe, facts, f"distill-{g}") for g in recipe.groups}
         encoders = {group: network.encoder for group, network in speech.items()}
         return build_module(recipe, encoders, {group: network.bottleneck for group, network in speech.items()})
 
     @classmethod
     def example_batch(cls, recipe: Recipe, facts: CorpusFacts, name: str, size: int, seconds: float) -> DecoderBatch:
+        """Return noise for frames, pictures and captions."""
         stage, rng = recipe.stages.decoder, np.random.default_rng(0)
         count = examples.frames_read(recipe, facts, seconds)
         is_written = text_mask(size, stage.text_ratio) & bool(recipe.stages.distill.losses.get("ctc"))
@@ -286,6 +290,7 @@ class DecoderTask(Task):
     def example_phases(
         cls, recipe: Recipe, facts: CorpusFacts, name: str, size: int, seconds: float
     ) -> list[tuple[float, Batch]]:
+        """Return the batch, and one without pictures for the share of steps that train the draft alone."""
         batch, first = cls.example_batch(recipe, facts, name, size, seconds), recipe.stages.decoder.draft_warmup
         return [(1 - first, batch), (first, replace(batch, x0=None))] if first else [(1.0, batch)]
 
@@ -295,6 +300,7 @@ class DecoderTask(Task):
 
     @classmethod
     def check_shares(cls, recipe: Recipe, shares: int) -> None:
+        """Refuse a batch whose shares do not all have a recording and, if there are any, a caption."""
         stage = recipe.stages.decoder
         spoken = int((~text_mask(stage.batch, stage.text_ratio)).sum())
         if spoken < shares:
@@ -329,10 +335,12 @@ class DecoderTask(Task):
         return text_mask(len(places), self.stage.text_ratio) & self.known[self.rows[group][places]] & reads
 
     def items(self, step: int) -> list[str]:
+        """Return the ids of the step's rows."""
         number, places = self._places_of(step)
         return self.workspace.corpus.names(self.rows[self.groups[number]][places])
 
     def batch(self, step: int, shard: BatchShard) -> DecoderBatch:
+        """Return this shard's frames, captions and pictures of the step."""
         self.check_shares(self.workspace.recipe, shard.count)
         number, everyone = self._places_of(step)
         group = self.groups[number]
@@ -381,11 +389,13 @@ class DecoderTask(Task):
         return found
 
     def compile(self, module: nn.Module, device: torch.device) -> None:
+        """Compile the decoder's layers, where the stage asks for it."""
         assert isinstance(module, _Denoising)
         if compiles(self.stage.compile, device):
             compile_layers(module.objective.decoder)
 
     def export(self, module: nn.Module, folder: Path) -> None:
+        """Write the decoder, and the bottlenecks of every group."""
         assert isinstance(module, _Denoising)
         module.objective.decoder.save_pretrained(folder / "decoder")
         for group, bottleneck in module.bottlenecks.items():

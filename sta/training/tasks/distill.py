@@ -192,10 +192,12 @@ class DistillTask(Task):
 
     @classmethod
     def stages(cls, recipe: Recipe, section: str) -> list[str]:
+        """Return a stage for each group of languages that shares an encoder."""
         return [f"{section}-{group}" for group in recipe.groups]
 
     @classmethod
     def check(cls, recipe: Recipe) -> None:
+        """Refuse unknown losses, and a text loss where the teacher does not read the language."""
         for name, weight in recipe.stages.distill.losses.items():
             if weight:
                 find_loss(name)
@@ -204,6 +206,7 @@ class DistillTask(Task):
 
     @classmethod
     def fill_caches(cls, workspace: Workspace, name: str, device: torch.device, team: Team) -> None:
+        """Compute the teacher's features."""
         cache_teacher(workspace, device, team)
 
     @classmethod
@@ -213,11 +216,13 @@ class DistillTask(Task):
 
     @classmethod
     def build_network(cls, recipe: Recipe, facts: CorpusFacts, name: str) -> Distillation:
+        """Build the encoder, bottleneck and losses of the group."""
         description = describe_backbone(recipe.encoder.backbone, recipe.encoder.freeze_backbone)
         return build_module(recipe, sizes_of(recipe, facts, group_of(name)), description)
 
     @classmethod
     def example_batch(cls, recipe: Recipe, facts: CorpusFacts, name: str, size: int, seconds: float) -> DistillBatch:
+        """Return noise for recordings, and captions of the mean length."""
         stage, rng = recipe.stages.distill.model_copy(update={"batch": size}), np.random.default_rng(0)
         corpus = ExampleCorpus(sizes_of(recipe, facts, group_of(name)), facts, stage, seconds)
         losses = build_losses(corpus.sizes, stage)
@@ -240,10 +245,12 @@ class DistillTask(Task):
 
     @classmethod
     def items_of_corpus(cls, recipe: Recipe, facts: CorpusFacts, name: str) -> float:
+        """Return the recordings of the group's languages."""
         return facts.recordings * len(recipe.groups[group_of(name)]) / len(recipe.languages)
 
     @classmethod
     def check_shares(cls, recipe: Recipe, shares: int) -> None:
+        """Refuse so few written captions that a share would have none."""
         stage, written = recipe.stages.distill, written_captions(recipe.stages.distill)
         if 0 < written < shares:
             raise StaError(
@@ -290,9 +297,11 @@ class DistillTask(Task):
         return order.take(turn * self.stage.batch, self.stage.batch)
 
     def items(self, step: int) -> list[str]:
+        """Return the ids of the step's recordings."""
         return self.workspace.corpus.names(self._rows_of(step))
 
     def batch(self, step: int, shard: BatchShard) -> DistillBatch:
+        """Return this shard's recordings and captions of the step."""
         everyone = self._rows_of(step)
         rows = shard.of(everyone)
         store = self.workspace.features
@@ -316,11 +325,13 @@ class DistillTask(Task):
         return _written_batch(self.corpus, losses, rows, language, seeds, step, count)
 
     def compile(self, module: nn.Module, device: torch.device) -> None:
+        """Compile the layers of encoder and bottleneck, where the stage asks for it."""
         assert isinstance(module, Distillation)
         if compiles(self.stage.compile, device):
             compile_layers(module.encoder, module.bottleneck)
 
     def export(self, module: nn.Module, folder: Path) -> None:
+        """Write encoder and bottleneck."""
         assert isinstance(module, Distillation)
         module.encoder.save_pretrained(folder / "encoder")
         module.bottleneck.save_pretrained(folder / "bottleneck")

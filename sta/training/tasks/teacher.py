@@ -86,6 +86,7 @@ class TeacherTask(Task):
 
     @classmethod
     def stages(cls, recipe: Recipe, section: str) -> list[str]:
+        """Return the stage where the card is of a teacher that is trained here."""
         return [section] if teacher_class(load_teacher(recipe.teacher)).trained_here else []
 
     @classmethod
@@ -98,6 +99,7 @@ class TeacherTask(Task):
 
     @classmethod
     def example_batch(cls, recipe: Recipe, facts: CorpusFacts, name: str, size: int, seconds: float) -> CaptionedBatch:
+        """Return noise for pictures, and random tokens."""
         card, rng = card_of(recipe), np.random.default_rng(0)
         text, pixels = card.config["text_cfg"], examples.pixels(size, card.image_size, rng)
         texts = rng.integers(text["vocab_size"], size=(size, text["context_length"]))
@@ -107,14 +109,17 @@ class TeacherTask(Task):
         return self.order.take(step * self.batch_size, self.batch_size)
 
     def items(self, step: int) -> list[str]:
+        """Return the ids of the step's rows."""
         return self.workspace.corpus.names(self._rows_of(step))
 
     def batch(self, step: int, shard: BatchShard) -> CaptionedBatch:
+        """Return this shard's pictures and captions of the step."""
         rows = shard.of(self._rows_of(step))
         pixels = np.stack([self.workspace.teacher_pixels[self.image_of[r]] for r in rows])
         return CaptionedBatch(torch.from_numpy(pixels), self.tokenize([self.workspace.texts[r] for r in rows]))
 
     def export(self, module: nn.Module, folder: Path) -> None:
+        """Write the weights as open_clip loads them."""
         clip = module.clip
         assert isinstance(clip, nn.Module)
         save(clip, self.card, self.pieces, folder)

@@ -84,24 +84,29 @@ class TokenizerTask(Task):
 
     @classmethod
     def example_batch(cls, recipe: Recipe, facts: CorpusFacts, name: str, size: int, seconds: float) -> PictureBatch:
+        """Return noise for pictures."""
         return PictureBatch(examples.pixels(size, recipe.corpus.size, np.random.default_rng(0)))
 
     @classmethod
     def items_of_corpus(cls, recipe: Recipe, facts: CorpusFacts, name: str) -> float:
+        """Return the pictures."""
         return facts.pictures
 
     def _pictures_of(self, step: int) -> np.ndarray:
         return self.order.take(step * self.batch_size, self.batch_size)
 
     def items(self, step: int) -> list[str]:
+        """Return the numbers of the step's pictures."""
         _, shown_by = self.workspace.corpus.image_index
         return self.workspace.corpus.names(shown_by[self._pictures_of(step)])
 
     def batch(self, step: int, shard: BatchShard) -> PictureBatch:
+        """Return this shard's pictures of the step."""
         pictures = shard.of(self._pictures_of(step))
         return PictureBatch(torch.from_numpy(np.stack([self.workspace.pixels[p] for p in pictures])))
 
     def export(self, module: nn.Module, folder: Path) -> None:
+        """Write the tokenizer."""
         tokenizer = module.tokenizer
         assert isinstance(tokenizer, VQTokenizer)
         tokenizer.save_pretrained(folder / "tokenizer")
