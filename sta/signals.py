@@ -10,7 +10,7 @@ from types import FrameType
 
 from sta.errors import Interrupted
 
-#: SIGUSR1 is what SLURM is often told to send before it stops a job; Windows has none.
+#: SIGUSR1 is what SLURM is often set to send before it stops a job; Windows has none.
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
 

@@ -102,7 +102,7 @@ def test_the_corpus_is_as_planned(run: Run) -> None:
     assert facts.pieces == {code: pieces.size for code, pieces in run.workspace.pieces.items()}
     assert facts.attributes == run.workspace.attributes.sizes
     assert facts.moods == len(run.workspace.moods)
-    assert facts.heard(0.0) == facts.full > facts.seconds > facts.heard(1.0) == facts.phrase
+    assert facts.mean_seconds(0.0) == facts.full > facts.seconds > facts.mean_seconds(1.0) == facts.phrase
     lengths = run.workspace.features.lengths[corpus.select("train")] / 100
     assert facts.seconds == pytest.approx(lengths.mean())
     assert facts.longest == pytest.approx(lengths.max())

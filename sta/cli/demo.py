@@ -44,7 +44,7 @@ class Sentence:
 
 
 class Demo:
-    """The release that draws, what its corpus knows of pictures, and the classifier that marks its drawings.
+    """The release that draws, what its corpus knows of pictures, and the classifier that scores its drawings.
 
     Args:
         folder: a release trained on a corpus that knows attributes, such as Garden.
@@ -91,7 +91,7 @@ class Demo:
         return [Sentence(text, language, m, seed) for m in ([mood] if mood else self.moods)]
 
     def example(self, sentence: Sentence, samples: int) -> Example:
-        """Say a sentence in a voice that training never heard, draw it several times and read the drawings."""
+        """Say a sentence in a voice that training never heard, draw it several times and classify the drawings."""
         card: LanguageCard = self.pipe.pack(sentence.language).card
         wave, speaker = self.attributes.speak(sentence.language, sentence.text, sentence.mood, sentence.seed)
         if len(wave) > MAX_SECONDS * SAMPLE_RATE:

@@ -194,20 +194,20 @@ class DistillStage(Optimisation):
         12.0, description="seconds of speech above which a recording is left out here; what it says is still read"
     )
     negatives: Positive = Field(
-        1024, description="frozen teacher embeddings that speech is told apart from; without any there is no loss"
+        1024, description="frozen teacher embeddings as negatives; without any there is no loss"
     )
     temperature: Annotated[float, Field(gt=0)] = 0.03
     phrase_warmup: Share = Field(
-        0.3, description="share of the steps, at the start, that hear short phrases only (Garden only)"
+        0.3, description="share of the steps, at the start, with short phrases only (Garden only)"
     )
     phrase_ratio: Share = Field(0.2, description="share of short phrases in a batch after that (Garden only)")
     text_ratio: Annotated[float, Field(ge=0)] = Field(
-        1.0, description="written captions that the text branch reads, per recording heard"
+        1.0, description="written captions that the text branch reads, per recording"
     )
     acoustic_dropout: Share = Field(
         0.3, description="chance that an utterance's acoustic frames are hidden above the CTC"
     )
-    noise: Share = Field(0.0, description="chance that an utterance is heard in noise or by telephone (log-mel)")
+    noise: Share = Field(0.0, description="probability that noise or a telephone is added to an utterance (log-mel)")
     augment: Weight = Field(1.0, description="strength of vocal-tract, tempo, noise and mask augmentation; 0: none")
     accent: Share = Field(0.0, description="how far the bands of a syllable are stretched, as vowels differ (log-mel)")
     gain: Weight = Field(12.0, description="decibels by which a recording's level is changed, at most, up or down")
@@ -235,7 +235,7 @@ class DecoderStage(Optimisation):
     text_ratio: Share = Field(0.15, description="share of the batch conditioned through the text branch")
     phrase_ratio: Share = Field(0.1, description="share of short phrases among the recordings (Garden only)")
     augment_ratio: Share = Field(
-        0.0, description="share of the recordings heard with the distill stage's augmentation and noise (log-mel)"
+        0.0, description="share of the recordings encoded with the distill stage's augmentation and noise (log-mel)"
     )
     tune_bottleneck: bool = Field(True, description="let the denoising loss reach the bottleneck (encoder frozen)")
     compile: Compile = Field(
@@ -283,7 +283,7 @@ class Sampling(Strict):
     steps: Positive = 12
     guidance: Annotated[float, Field(ge=1, le=100)] = 2.0
     tta_samples: Positive = Field(
-        1, description="times a recording is heard, at speeds from 0.9 to 1.1; the tokens are the mean of all"
+        1, description="times a recording is encoded, at speeds from 0.9 to 1.1; the tokens are the mean of all"
     )
     truncation: Annotated[float, Field(gt=0, le=1)] = Field(0.9, description="probability mass kept; 1: no truncation")
     reveal: Literal["posterior", "purity"] = Field("purity", description="which codes a step reveals")
@@ -300,7 +300,7 @@ class EvaluationSettings(Strict):
     pictures: Positive = Field(8, description="examples on the page per language")
     samples: Positive = Field(3, description="drawings of each example")
     conditions: list[Condition] = Field(
-        default_factory=list, description="disturbances under which the hardest split is heard again"
+        default_factory=list, description="disturbances under which the hardest split is drawn again"
     )
 
 

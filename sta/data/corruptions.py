@@ -1,4 +1,4 @@
-"""What a recording goes through before it is heard: noise, a telephone, a pause. Functions on float32 [T] at 16 kHz.
+"""Disturbances of a recording: noise, a telephone, a pause. Functions on float32 [T] at 16 kHz.
 
 Levels are relative to the recording's own, since loudness carries mood; what goes beyond full scale is clipped.
 """

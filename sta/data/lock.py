@@ -28,7 +28,7 @@ class Lock:
     def __init__(self, made: Path):
         self.made, self.path = made, made.with_name(made.name + ".lock")
         self.descriptor: int | None = None
-        self.told = False
+        self.reported = False
 
     def take(self) -> bool:
         """Take it, unless another process has it; whether that one has not."""
@@ -68,9 +68,9 @@ class Lock:
         if self.made.exists():
             return True
         if not self.take():
-            if not self.told:
+            if not self.reported:
                 print(f"sta: {self.made}: another process is making it; waiting until it is there", file=sys.stderr)
-            self.told = True
+            self.reported = True
             time.sleep(PAUSE)
             return None
         if self.made.exists():  # made since it was looked for

@@ -1,10 +1,10 @@
-"""The evaluate stage: draw the test recordings, read the drawings, and say where the loss is.
+"""The evaluate stage: draw the test recordings, classify what they show, and say where the loss is.
 
 Systems, from the whole to its parts: `speech` (the pipeline), `tokens-probe` (what the tokens hold),
 `truth-to-decoder` (the decoder fed with the true attributes in a plain written sentence), `tokenizer` (the real
-picture through the codes), `shuffled` (each recording's tokens given to another: the chance line made flesh).
+picture through the codes), `shuffled` (each recording's tokens given to another: a control at chance level).
 Beside them the pipelines that go through words: `cascade` (what the CTC head read, written) and `cascade-perfect`
 (the true caption, written). Conditions disturb the recordings of the hardest split, or speak them anew.
 
-The ranks of a launch hear and draw whole batches in turn; each then knows them all, and reckons for itself.
+The ranks of a launch encode and draw whole batches in turn; each gathers them all and computes the metrics itself.
 """

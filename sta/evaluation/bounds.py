@@ -47,13 +47,13 @@ def _written(evaluator: Evaluator, rows: np.ndarray, language: str) -> dict[str,
     describe, rng = evaluator.judge.attributes.describe, np.random.default_rng(evaluator.seed)
     truths = [evaluator.corpus.truths[evaluator.ids[r]] for r in rows]
     # One by one: a transcript must not depend on its batch.
-    heard = ranks.parallel_map(
+    transcripts = ranks.parallel_map(
         rows.tolist(), lambda r: evaluator.pipe.transcribe(evaluator.corpus.waveform(r), language)[0]
     )
     return {
         "truth-to-decoder": [describe(language, truth, rng, plain=True) for truth in truths],
         "cascade-perfect": [evaluator.corpus.column("text")[r] for r in rows],
-        "cascade": list(heard),
+        "cascade": list(transcripts),
     }
 
 

@@ -1,4 +1,4 @@
-"""Recordings of the hardest split heard again: disturbed, spoken otherwise, or in every mood."""
+"""Recordings of the hardest split again: disturbed, spoken otherwise, or in every mood."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ def every_mood_rows(evaluator: Evaluator, language: str) -> list[Row]:
 def disturbed(evaluator: Evaluator, rows: np.ndarray, language: str, condition: str) -> list[np.ndarray]:
     """Return the recordings of `rows` under a condition, each with noise or a delivery of its own."""
 
-    def heard(row: int) -> np.ndarray:
+    def disturbed(row: int) -> np.ndarray:
         if condition in CORRUPTIONS:
             return CORRUPTIONS[condition](evaluator.corpus.waveform(row), _chance(evaluator, row))
         return _respoken(evaluator, row, language, condition)
 
-    return list(ranks.parallel_map(rows.tolist(), heard))
+    return list(ranks.parallel_map(rows.tolist(), disturbed))
 
 
 def _respoken(evaluator: Evaluator, row: int, language: str, condition: str, mood: str | None = None) -> np.ndarray:

@@ -166,15 +166,15 @@ def _ladder(rows: Sequence[Row], languages: list[str], split: str) -> str:
 
 
 def _conditions(rows: Sequence[Row], languages: list[str], split: str) -> str:
-    heard = [r for r in rows if r.condition != "clean" and _is(r, "speech", None, split)]
-    found = {(r.condition, r.metric, r.language): r for r in heard}
-    names = list(dict.fromkeys(r.condition for r in heard))
+    disturbed = [r for r in rows if r.condition != "clean" and _is(r, "speech", None, split)]
+    found = {(r.condition, r.metric, r.language): r for r in disturbed}
+    names = list(dict.fromkeys(r.condition for r in disturbed))
     measured = {metric for _, metric, _ in found}
     shown = [(metric, code) for metric in SHOWN_DISTURBED if metric in measured for code in languages]
     if not shown:
         return ""
     lines = [[name, *(_cell(found.get((name, *column))) for column in shown)] for name in names]
-    heads = ["heard", *(f"{metric}, {code}" for metric, code in shown)]
+    heads = ["condition", *(f"{metric}, {code}" for metric, code in shown)]
     return f"\nDisturbed, or spoken otherwise:\n\n{_table(heads, lines)}\n"
 
 

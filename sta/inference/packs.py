@@ -23,7 +23,7 @@ Networks = tuple[SpeechEncoder, SpeechBottleneck]
 
 @dataclass
 class LanguagePack:
-    """What the pipeline needs to hear one language: its encoder, which languages may share, and its text side.
+    """What the pipeline needs to encode one language: its encoder, which languages may share, and its text side.
 
     Attributes:
         group: name of encoder and bottleneck; packs of one group share them, and only these.
@@ -87,7 +87,7 @@ def read_pack(folder: Path, token_space: str, loaded: dict[Path, Networks] | Non
         )
     if card.code not in encoder.languages:
         raise WeightsError(
-            f"{folder}: its encoder '{index['encoder']}' hears {', '.join(encoder.languages)}, not {card.code}; "
+            f"{folder}: its encoder '{index['encoder']}' knows {', '.join(encoder.languages)}, not {card.code}; "
             "copy the release again"
         )
     return LanguagePack(card, pieces, index["encoder"], encoder, bottleneck)

@@ -118,7 +118,7 @@ class SpeechToImagePipeline(ReleasePipeline):
             if most - confidence[own] > PLAINLY:
                 warnings.warn(
                     f"recording {number} of {len(mean)} sounds like language '{best}' (confidence {most:.2f}), not "
-                    f"'{pack.card.code}' ({confidence[own]:.2f}), in which it was heard; say language '{best}'",
+                    f"'{pack.card.code}' ({confidence[own]:.2f}), in which it was encoded; give language '{best}'",
                     LanguageWarning,
                     stacklevel=4,
                 )
@@ -201,7 +201,7 @@ class SpeechToImagePipeline(ReleasePipeline):
             language: code of the language spoken.
             num_inference_steps: steps of the sampler; default as found on validation.
             guidance_scale: 1 is none; default as found on validation.
-            num_tta_samples: times each recording is heard, at speeds from 0.9 to 1.1; the tokens are the mean of all
+            num_tta_samples: times each recording is encoded, at speeds from 0.9 to 1.1; the tokens are the mean of all
                 (test-time augmentation); default as found on validation.
             num_images_per_prompt: pictures of each recording.
             generator: one, or one per picture, for the same pictures again.
@@ -220,8 +220,8 @@ class SpeechToImagePipeline(ReleasePipeline):
         self.check_inputs(output_type, callback_tensors, num_inference_steps, guidance_scale)
         arguments.whole("num_images_per_prompt", num_images_per_prompt)
         generator = arguments.generators(generator)
-        heard = self.encode_speech(audio, language, sampling_rate, num_tta_samples)
-        tokens = repeat_condition(heard, num_images_per_prompt)
+        condition = self.encode_speech(audio, language, sampling_rate, num_tta_samples)
+        tokens = repeat_condition(condition, num_images_per_prompt)
         if isinstance(generator, list) and len(generator) != len(tokens.tokens):
             raise ArgumentError(
                 f"{len(generator)} generators were given for {len(tokens.tokens)} pictures; give as many"

@@ -87,7 +87,7 @@ def augment_mel(mel: Tensor, lengths: Tensor, strength: float, accent: float = 0
 
 
 def noise_mel(mel: Tensor, lengths: Tensor, share: float) -> Tensor:
-    """Hear some utterances through a coloured microphone in stationary noise, and a few of them by telephone.
+    """Add a coloured microphone and stationary noise to some utterances, and a telephone to a few of them.
 
     Args:
         mel: [B, S, 80], scaled log-mel.

@@ -80,7 +80,7 @@ class Facts:
         """Recordings of all splits."""
         return self.recordings + self.others
 
-    def heard(self, phrases: float) -> float:
+    def mean_seconds(self, phrases: float) -> float:
         """Return the mean seconds of speech where a share `phrases` is of short phrases."""
         return self.full + phrases * (self.phrase - self.full) if self.phrase else self.full
 

@@ -166,7 +166,7 @@ def _build_features(workspace: Workspace, team: Team) -> None:
 
     def fill(partial: Path) -> None:
         tasks = make_tasks(extract_features, workspace.corpus.folder, range(total), partial, features)
-        team.each("hearing the recordings", "recordings", total, make_part, tasks)
+        team.each("extracting features", "recordings", total, make_part, tasks)
 
     def join(partial: Path) -> None:
         Ragged.write(partial, pieces_of(partial), lengths_of(partial))

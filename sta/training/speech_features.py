@@ -38,7 +38,7 @@ def batches_by_length(features: Ragged, rows: np.ndarray, size: int = 64) -> lis
 def encode_rows(
     encoder: SpeechEncoder, workspace: Workspace, rows: np.ndarray, disturbed: bool = False
 ) -> EncoderOutput:
-    """Encode some rows, clean or as distillation hears them."""
+    """Encode some rows, clean or augmented as in distillation."""
     features, lengths = workspace.features.padded(list(rows), LENGTH_MULTIPLE)
     languages, stage = workspace.corpus.column("language"), workspace.recipe.stages.distill
     disturb = partial(augment, stage=stage, kind=encoder.acoustics.feature_kind) if disturbed else None
@@ -57,7 +57,7 @@ def cached_frames(workspace: Workspace, group: str, device: torch.device, distur
     """Return the frozen encoder's float16 frames of the group's training rows, numbered by their place in `rows`.
 
     Args:
-        disturbed: hear each row once with the augmentation and the noise of the distill stage (log-mel only).
+        disturbed: encode each row once with the augmentation and the noise of the distill stage (log-mel only).
     """
     return Ragged(cache_frames(workspace, group, device, disturbed))
 
@@ -75,14 +75,14 @@ def cache_frames(
     encoder = cache(lambda: load_speech(workspace, group)[0].to(device))
     batches = cache(lambda: batches_by_length(workspace.features, group_rows(workspace, group)))
 
-    def hear(rows: np.ndarray, number: int) -> dict[str, Tensor]:
+    def encode(rows: np.ndarray, number: int) -> dict[str, Tensor]:
         network = encoder()  # before the seed, as loading draws too
         torch.manual_seed(step_seed(workspace.recipe.seed, "frames", number, 0))
         with bf16_autocast(device):
             out = encode_rows(network, workspace, rows, disturbed)
         return {"values": out.frames[out.mask].half(), "lengths": out.mask.sum(1)}
 
-    parts = cache(lambda: in_parts("frames", batches(), hear))
+    parts = cache(lambda: in_parts("frames", batches(), encode))
     title = f"{'disturbed ' * disturbed}frames of {group}"
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         return build_parts(
@@ -94,16 +94,16 @@ def _join_frames(folder: Path, parts: Sequence[Part]) -> set[str]:
     """Return the frames of all parts as one store, in the order of the rows."""
     lengths = np.concatenate([np.load(folder / part.name / "lengths.npy") for part in parts])
     order = np.argsort(np.concatenate([batch for part in parts for batch in part.batches]))
-    place_of, heard = np.argsort(order), 0
+    place_of, done = np.argsort(order), 0
     values = None
     for part in parts:
         made, start = np.load(folder / part.name / "values.npy", mmap_mode="r"), 0
         if values is None:
             values, offsets = Ragged.new(folder, lengths[order].tolist(), made)
-        for place, length in zip(place_of[heard : heard + len(part)], lengths[heard : heard + len(part)], strict=True):
+        for place, length in zip(place_of[done : done + len(part)], lengths[done : done + len(part)], strict=True):
             values[offsets[place] : offsets[place + 1]] = made[start : start + length]
             start += length
-        heard += len(part)
+        done += len(part)
     return {"values.npy", "offsets.npy"}
 
 

@@ -66,7 +66,7 @@ class CorpusFacts(Protocol):
     def attributes(self) -> dict[str, int]:
         """Return attribute -> number of values."""
 
-    def heard(self, phrases: float) -> float:
+    def mean_seconds(self, phrases: float) -> float:
         """Return the mean seconds of speech where a share `phrases` is of short phrases."""
 
 
@@ -155,7 +155,7 @@ class Task(ABC):
 
     @classmethod
     def mean_seconds(cls, recipe: Recipe, facts: CorpusFacts) -> float | None:
-        """Return the mean seconds of the recordings that the stage trains on; None where it hears none."""
+        """Return the mean seconds of the recordings that the stage trains on; None where it needs none."""
         return None
 
     @classmethod

@@ -539,11 +539,11 @@ def test_packs_in_memory_do_not_share_a_name_either(tmp_path: Path) -> None:
         torch.testing.assert_close(_tokens(loaded, code), _tokens(of, code))
 
 
-def test_a_pack_that_its_encoder_does_not_hear(release: Path, copied: Path) -> None:
+def test_a_pack_that_its_encoder_does_not_know(release: Path, copied: Path) -> None:
     folder = copied / "languages" / "ar"
     card = json.loads((folder / "card.json").read_text(encoding="utf-8")) | {"code": "sw"}
     (folder / "card.json").write_text(json.dumps(card), encoding="utf-8")
-    with pytest.raises(WeightsError, match=f"{folder}: its encoder 'pooled' hears ar, en, not sw"):
+    with pytest.raises(WeightsError, match=f"{folder}: its encoder 'pooled' knows ar, en, not sw"):
         SpeechToImagePipeline.from_pretrained(release).add_language(folder)
 
 

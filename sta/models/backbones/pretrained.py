@@ -114,7 +114,7 @@ class PretrainedBackbone(SpeechBackbone):
         try:
             with outside_deepspeed():
                 config = AutoConfig.for_model(**self.model.config.to_dict())
-                model, told = AutoModel.from_pretrained(name, config=config, output_loading_info=True)
+                model, report = AutoModel.from_pretrained(name, config=config, output_loading_info=True)
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             where = "folder" if Path(name).exists() else "name"
             raise WeightsError(
@@ -122,7 +122,7 @@ class PretrainedBackbone(SpeechBackbone):
                 f"({first_line(error)})"
             ) from error
         weights = model.get_submodule(self.part).state_dict()
-        missing = {key.removeprefix(f"{self.part}.") for key in told["missing_keys"]} & weights.keys()
+        missing = {key.removeprefix(f"{self.part}.") for key in report["missing_keys"]} & weights.keys()
         missing.discard("masked_spec_embed")  # of SpecAugment, which few models are published with
         if missing:
             raise WeightsError(

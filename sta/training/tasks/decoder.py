@@ -148,19 +148,19 @@ class _Denoising(nn.Module):
         size = bottleneck.config
         noise = sharding.normal(len(places), size.tokens, size.width, device=places.device)
         frames, language = batch.frames.to(self.objective.decoder.dtype), batch.language
-        heard = bottleneck(frames, batch.frames_mask, language[batch.spoken], noise[batch.spoken])
+        spoken = bottleneck(frames, batch.frames_mask, language[batch.spoken], noise[batch.spoken])
         if batch.text_pieces is None:
-            return heard
+            return spoken
         encoder = self.encoders[group]
         assert isinstance(encoder, SpeechEncoder)
         count = len(batch.written)  # none, where this rank's caption is only there to be as the other ranks
         noise, language = (x[batch.written] if count else x[:1] for x in (noise, language))
         with torch.no_grad():
             captions = encoder.encode_text(batch.text_pieces, batch.text_lengths, language)
-        read = bottleneck(captions.frames, captions.mask, language, noise)
+        written = bottleneck(captions.frames, captions.mask, language, noise)
         back = places.argsort()
         return SpeechCondition(
-            *(torch.cat([h, r[:count]])[back] for h, r in zip(_parts(heard), _parts(read), strict=True))
+            *(torch.cat([h, r[:count]])[back] for h, r in zip(_parts(spoken), _parts(written), strict=True))
         )
 
 
@@ -296,7 +296,7 @@ class DecoderTask(Task):
 
     @classmethod
     def mean_seconds(cls, recipe: Recipe, facts: CorpusFacts) -> float:
-        return facts.heard(recipe.stages.decoder.phrase_ratio)
+        return facts.mean_seconds(recipe.stages.decoder.phrase_ratio)
 
     @classmethod
     def check_shares(cls, recipe: Recipe, shares: int) -> None:
@@ -348,8 +348,8 @@ class DecoderTask(Task):
         places, is_written, numbers = shard.of(everyone), shard.of(written), shard.of(numbers)
         shown = rows[places]
         stores, key, share = self.frames[group], [self.workspace.recipe.seed, step], self.stage.augment_ratio
-        heard = [frames_of(stores, place, share, key) for place in places[~is_written]]
-        frames, lengths = pad(heard, FRAME_MULTIPLE)
+        frames_of_places = [frames_of(stores, place, share, key) for place in places[~is_written]]
+        frames, lengths = pad(frames_of_places, FRAME_MULTIPLE)
         language = self.encoders[group].language_indices([self.language[row] for row in shown])
         batch = DecoderBatch(
             number, language, torch.from_numpy(np.flatnonzero(~is_written)),

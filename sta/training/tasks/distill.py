@@ -98,12 +98,12 @@ class Distillation(nn.Module):
 
     def forward(self, batch: DistillBatch) -> dict[str, Tensor]:
         """Return the losses by name."""
-        heard, read = self._encode(batch)
-        found = {name: loss(heard, batch.targets[name]) for name, loss in self.losses_of("speech").items()}
-        if read is not None and batch.written is not None:
+        spoken, written = self._encode(batch)
+        found = {name: loss(spoken, batch.targets[name]) for name, loss in self.losses_of("speech").items()}
+        if written is not None and batch.written is not None:
             with sharding.with_batch_size(batch.written.total):
                 text = self.losses_of("text").items()
-                found |= {name: loss(read, batch.written.targets) for name, loss in text}
+                found |= {name: loss(written, batch.written.targets) for name, loss in text}
         return {name: loss for name, loss in found.items() if loss is not None}
 
     def _encode(self, batch: DistillBatch) -> tuple[DistillOutputs, DistillOutputs | None]:
@@ -122,8 +122,8 @@ class Distillation(nn.Module):
         with sharding.with_more_items(0 if batch.written is None else batch.written.total):
             out = self.encoder.in_context(stretches)
             speech = self.bottleneck(out.frames, out.mask, stretches.language)
-        heard = DistillOutputs(speech[:count], out[:count], keep, acoustics.output_lengths(lengths))
-        return heard, None if batch.written is None else DistillOutputs(speech[count:], out[count:])
+        spoken = DistillOutputs(speech[:count], out[:count], keep, acoustics.output_lengths(lengths))
+        return spoken, None if batch.written is None else DistillOutputs(speech[count:], out[count:])
 
 
 def build_module(recipe: Recipe, sizes: DistillSizes, backbone: dict[str, Any] | None = None) -> Distillation:
@@ -241,7 +241,7 @@ class DistillTask(Task):
     @classmethod
     def mean_seconds(cls, recipe: Recipe, facts: CorpusFacts) -> float:
         stage = recipe.stages.distill
-        return facts.heard(stage.phrase_warmup + (1 - stage.phrase_warmup) * stage.phrase_ratio)
+        return facts.mean_seconds(stage.phrase_warmup + (1 - stage.phrase_warmup) * stage.phrase_ratio)
 
     @classmethod
     def items_of_corpus(cls, recipe: Recipe, facts: CorpusFacts, name: str) -> float:
