@@ -7,7 +7,17 @@ import torch
 
 from sta.config.recipe import DistillStage
 from sta.models.augment import (
-    E_FOLD, FULL, SILENT, SYLLABLE, TELEPHONE_BANDS, _smear, _warp, augment, augment_mel, change_level, noise_mel,
+    E_FOLD,
+    FULL,
+    SILENT,
+    SYLLABLE,
+    TELEPHONE_BANDS,
+    _smear,
+    _warp,
+    augment,
+    augment_mel,
+    change_level,
+    noise_mel,
 )  # fmt: skip
 from sta.models.layers import length_mask
 
