@@ -5,7 +5,20 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sta.models.augment import E_FOLD, SYLLABLE, TELEPHONE_BANDS, _smear, _warp, augment_mel, noise_mel
+from sta.config.recipe import DistillStage
+from sta.models.augment import (
+    E_FOLD,
+    FULL,
+    SILENT,
+    SYLLABLE,
+    TELEPHONE_BANDS,
+    _smear,
+    _warp,
+    augment,
+    augment_mel,
+    change_level,
+    noise_mel,
+)  # fmt: skip
 from sta.models.layers import length_mask
 
 
@@ -163,3 +176,44 @@ def test_one_in_five_comes_by_telephone() -> None:
     heard = noise_mel(torch.randn(1000, 16, 80), torch.full((1000,), 16), 1.0)
     silent = heard[..., TELEPHONE_BANDS[1] + 1 :].flatten(1).std(1) < 1e-6
     assert silent.float().mean() == pytest.approx(0.2, abs=0.05)
+
+
+TEN_DECIBELS = 2.302585  # natural log of a power
+
+
+def test_a_level_shifts_what_is_heard_and_no_silence() -> None:
+    torch.manual_seed(0)
+    mel = torch.zeros(500, 6, 80)
+    mel[:, 4:] = SILENT  # padding, and what lies below what the features hold
+    heard = change_level(mel, 10.0, is_mel=True)
+    assert (heard[:, 4:] == SILENT).all()
+    assert (heard[:, :4] == heard[:, :1, :1]).all(), "one level a recording"
+    levels = heard[:, 0, 0] / E_FOLD
+    assert levels.abs().max() <= TEN_DECIBELS
+    assert levels.std() == pytest.approx(2 * TEN_DECIBELS / 12**0.5, rel=0.1)
+    assert levels.mean() == pytest.approx(0, abs=0.2)
+
+
+@pytest.mark.parametrize(("mel", "end"), [(SILENT + 0.01, SILENT), (FULL - 0.01, FULL)])
+def test_a_level_stays_within_what_the_features_hold(mel: float, end: float) -> None:
+    torch.manual_seed(0)
+    heard = change_level(torch.full((50, 2, 80), mel), 12.0, is_mel=True)
+    assert (heard == end).any()
+    assert (heard >= SILENT).all()
+    assert (heard <= FULL).all()
+
+
+def test_samples_are_multiplied() -> None:
+    torch.manual_seed(0)
+    wave = torch.linspace(-0.9, 0.9, 32)[None, :, None].expand(50, 32, 1)
+    stage = DistillStage(steps=1, batch=50, gain=6.0)
+    heard, lengths = augment(wave, torch.full((50,), 32), stage, "samples")
+    assert lengths.tolist() == [32] * 50
+    factors = heard[:, 16] / wave[:, 16]
+    assert factors.min() == pytest.approx(0.5, abs=0.05)
+    assert factors.max() == pytest.approx(2.0, abs=0.2)
+    torch.testing.assert_close(heard, (wave * factors[:, None]).clamp(-1, 1))
+
+
+def test_without_a_gain_the_level_is_left_alone(mel: torch.Tensor) -> None:
+    assert change_level(mel, 0.0, is_mel=True) is mel
