@@ -142,7 +142,7 @@ def test_caches_are_as_large_as_planned(run: Run) -> None:
     for name, pattern in (
         ("pixels", "pixels-*"), ("teacher's features", "teacher-*"), ("pictures' codes", "codes-*")
     ):  # fmt: skip
-        assert 0 < run.on_disk(pattern) - kept[name].size < 300, name
+        assert 0 < run.on_disk(pattern) - kept[name].size < 600, name  # of the files' heads
     assert kept["speech features"].size == pytest.approx(run.on_disk("features-*"), rel=0.06)
     rows = sum(kept[name].size for name in ("audio", "pictures' files", "captions and other columns"))
     assert rows == pytest.approx(run.on_disk("corpus"), rel=0.06)

@@ -10,6 +10,7 @@ import numpy as np
 from sta.config.cards import load_teacher
 from sta.config.recipe import Recipe
 from sta.models.backbones import backbone_class
+from sta.models.teachers.base import teacher_class
 from sta.plan.corpus import ROW, Facts
 from sta.plan.networks import Parameters
 from sta.training.checkpoint import KEEP
@@ -36,7 +37,10 @@ def of_corpus(recipe: Recipe, facts: Facts) -> list[Item]:
     backbone = backbone_class(recipe.encoder.backbone)
     row = backbone.example_features(np.random.default_rng(0), 1, 1.0).nbytes
     features = facts.speech * backbone.features_per_second * row + facts.rows * I64
-    side = recipe.corpus.size
+    card = load_teacher(recipe.teacher)
+    sides = {recipe.corpus.size}
+    if teacher_class(card).trained_here:
+        sides.add(card.image_size)
     truths = 2 * TRUTH * facts.rows if recipe.corpus.knows_attributes else 0
     return [
         Item("audio", "cache/*/corpus" if facts.holds_audio else "corpus.root", facts.audio_bytes),
@@ -44,7 +48,7 @@ def of_corpus(recipe: Recipe, facts: Facts) -> list[Item]:
         Item("captions and other columns", "cache/*/corpus", facts.rows * ROW + truths),
         Item("speech features", "cache/*/features-*", features),
         Item("parts of them, until joined", "cache/*/features-*", features, temporary=True),
-        Item("pixels", "cache/*/pixels-*", facts.pictures * side * side * 3),
+        Item("pixels", "cache/*/pixels-*", facts.pictures * 3 * sum(side * side for side in sides)),
     ]
 
 

@@ -172,10 +172,11 @@ def test_training_is_measured_and_the_run_is_left_as_it_was(
     assert {(r.metric, r.system) for r in rows} == {
         *(("samples_per_second", system) for system in SYSTEMS_OF_TRAINING), ("step_ratio", LOOP), ("bare_ratio", LOOP),
         ("bare_ratio", HAND), ("data_share", LOOP), ("exchange_share", LOOP), ("checkpoint_share", LOOP),
+        ("step_operations", LOOP),
     }  # fmt: skip
     assert state() == before
     assert main(["bench", "train", "garden-tiny", *options, "--stage", "prepare"]) == 2
-    assert "teacher, tokenizer, distill-pooled, decoder, reader" in capsys.readouterr().err
+    assert "teacher, tokenizer, distill-pooled, decoder, classifier" in capsys.readouterr().err
 
 
 def test_a_stage_done_again_reaches_release_and_evaluation(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
