@@ -40,7 +40,7 @@ sentencepiece: {vocab_size: 300}
 speech: {voices: [pt-br], words_per_minute: 170}
 test_sentence: um pássaro pequeno
 """
-CLIP = {
+CLIP: dict[str, Any] = {
     "embed_dim": 8,
     "vision_cfg": {"image_size": 16, "layers": 1, "width": 16, "head_width": 8, "patch_size": 8},
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 8, "heads": 1, "layers": 1},
