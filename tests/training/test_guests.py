@@ -1,4 +1,4 @@
-"""A loss and a task of one's own: one file each beside the recipe, by the way of every other one."""
+"""A loss, a task and a teacher of one's own: one file each beside the recipe, by the way of every other one."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
@@ -102,6 +103,37 @@ class ColourTask(Task):
         save_file(module.state_dict(), folder / "colour.safetensors")
 """
 
+TEACHER = """
+import torch
+import torch.nn.functional as F
+
+from sta.models.teachers.base import Preprocessing, Teacher
+
+
+class Colours(Teacher):
+    \"\"\"The mean colour of a picture, and how often a text names each.\"\"\"
+
+    @classmethod
+    def load(cls, card, folder=None):
+        return cls(card, Preprocessing(card.image_size))
+
+    def encode_images(self, pixels):
+        return F.normalize(pixels.float().mean((1, 2)), dim=-1)
+
+    def encode_texts(self, texts):
+        counts = [[1.0 + text.count(colour) for colour in ("red", "green", "blue")] for text in texts]
+        return F.normalize(torch.tensor(counts), dim=-1)
+"""
+CARD = """
+name: colours
+kind: guest_teacher:Colours
+embedding_width: 3
+image_size: 8
+text_languages: [en]
+licence: MIT
+source: here
+"""
+
 
 def recipe(*overrides: str) -> Recipe:
     return load_recipe("garden-tiny", [*SMALL, *overrides])
@@ -130,9 +162,11 @@ def train(runs: Path, stage: str, of: Recipe) -> list[dict[str, float]]:
 
 @pytest.fixture
 def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that Python looks into, with a file of one loss and one of one task."""
+    """A folder that Python looks into, with a file of one loss, of one task and of one teacher."""
     (tmp_path / "guest_loss.py").write_text(LOSS)
     (tmp_path / "guest_task.py").write_text(TASK)
+    (tmp_path / "guest_teacher.py").write_text(TEACHER)
+    (tmp_path / "colours.yaml").write_text(CARD)
     monkeypatch.syspath_prepend(tmp_path)
     return tmp_path
 
@@ -159,6 +193,15 @@ def test_a_task_of_ones_own_takes_a_stages_place(runs: Path) -> None:
     assert load_file(runs / "task" / "tokenizer" / "final" / "colour.safetensors")["colour"].shape == (3,)
     (runs / "again.yaml").write_text(dump_recipe(of))
     assert load_recipe(runs / "again.yaml") == of
+
+
+def test_a_teacher_of_ones_own_is_learnt_from(runs: Path, written: Path) -> None:
+    of = recipe("name=teacher", f"teacher={written / 'colours.yaml'}")
+    assert "teacher" not in stage_names(of)
+    logged = train(runs, "distill-pooled", of)
+    assert [line["step"] for line in logged] == [1, 2]
+    assert {"image", "text", "ctc"} <= logged[0].keys()
+    assert (3,) in {np.load(path, mmap_mode="r").shape[1:] for path in runs.glob("cache/*/teacher-*/image.npy")}
 
 
 @pytest.mark.usefixtures("written")
