@@ -19,7 +19,8 @@ from sta.config.limits import MAX_SECONDS
 from sta.config.recipe import Recipe, load_recipe
 from sta.distributed.sharding import BatchShard
 from sta.errors import StaError
-from sta.models.teachers.base import teacher_class
+from sta.models.teachers.base import Teacher, teacher_class
+from sta.models.teachers.trained_clip import TrainedClipTeacher
 from sta.plan import memory, storage
 from sta.plan.corpus import AtHand, Facts, facts_of, with_languages
 from sta.plan.memory import GIB, OFFLOAD, WAYS
@@ -282,6 +283,12 @@ def test_a_process_holds_numbers_of_recordings_and_no_captions() -> None:
 def test_a_teacher_that_cannot_be_built_is_left_out_with_a_sentence() -> None:
     plan = replace(plan_of(load_recipe("garden-tiny", [SPOKEN]), FACTS, H100), unknown="no such model")
     assert "teacher's features: not counted (no such model)" in conclusions(plan)
+
+
+def test_a_teacher_that_has_no_outline_is_left_out_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TrainedClipTeacher, "outline", classmethod(Teacher.outline.__func__))  # type: ignore[attr-defined]
+    plan = plan_of(load_recipe("garden-tiny", [SPOKEN]), FACTS, H100)
+    assert plan.unknown == ("TrainedClipTeacher has no `outline`, without which its operations cannot be counted")
 
 
 def test_a_batch_that_cannot_be_shared_out_is_refused() -> None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from sta.config.cards import TeacherCard
 from sta.config.variants import find_variant
+from sta.errors import WeightsError
 
 #: Mean and deviation of the channels of OpenAI's training pictures (CLIP, Radford et al. 2021).
 CLIP_MEAN, CLIP_DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -107,9 +108,9 @@ class Teacher(nn.Module, ABC):
         """Return the network on torch's meta device, which has `encode_image` and `encode_text`, and a text's length.
 
         Raises:
-            WeightsError: it cannot be built here.
+            WeightsError: it cannot be built here, or the class does not say how.
         """
-        raise NotImplementedError(f"{cls.__name__} has no outline")
+        raise WeightsError(f"{cls.__name__} has no `outline`, without which its operations cannot be counted")
 
     @classmethod
     def reads(cls, card: TeacherCard, language: str) -> bool:
