@@ -18,6 +18,7 @@ from sta.data.audio import SAMPLE_RATE, sample_features
 from sta.errors import WeightsError, first_line
 from sta.models.backbones.base import SpeechBackbone
 from sta.models.layers import length_mask
+from sta.models.published import locate
 from sta.private import outside_deepspeed
 
 #: Settings of a published configuration that are not followed: dropped layers would leave holes in the sum over all of
@@ -91,14 +92,14 @@ class PretrainedBackbone(SpeechBackbone):
         from transformers.models.auto.feature_extraction_auto import AutoFeatureExtractor
 
         try:
-            config = AutoConfig.from_pretrained(name).to_dict()
+            config = AutoConfig.from_pretrained(locate(name)).to_dict()
         except (OSError, ValueError) as error:
             raise WeightsError(
                 f"encoder.backbone '{name}': its configuration is not to be had ({first_line(error)})"
             ) from error
         class_for(config, name)
         try:
-            normalise = bool(getattr(AutoFeatureExtractor.from_pretrained(name), "do_normalize", True))
+            normalise = bool(getattr(AutoFeatureExtractor.from_pretrained(locate(name)), "do_normalize", True))
         except (OSError, ValueError):
             normalise = True
         return {"config": config, "normalise": normalise, "frozen": frozen}
@@ -114,7 +115,7 @@ class PretrainedBackbone(SpeechBackbone):
         try:
             with outside_deepspeed():
                 config = AutoConfig.for_model(**self.model.config.to_dict())
-                model, report = AutoModel.from_pretrained(name, config=config, output_loading_info=True)
+                model, report = AutoModel.from_pretrained(locate(name), config=config, output_loading_info=True)
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             where = "folder" if Path(name).exists() else "name"
             raise WeightsError(
