@@ -10,7 +10,6 @@ import numpy as np
 from sta.config.cards import load_teacher
 from sta.config.recipe import Recipe
 from sta.models.backbones import backbone_class
-from sta.models.teachers.base import teacher_class
 from sta.plan.corpus import ROW, Facts
 from sta.plan.networks import Parameters
 from sta.training.checkpoint import KEEP
@@ -38,9 +37,7 @@ def of_corpus(recipe: Recipe, facts: Facts) -> list[Item]:
     row = backbone.example_features(np.random.default_rng(0), 1, 1.0).nbytes
     features = facts.speech * backbone.features_per_second * row + facts.rows * I64
     card = load_teacher(recipe.teacher)
-    sides = {recipe.corpus.size}
-    if teacher_class(card).trained_here:
-        sides.add(card.image_size)
+    sides = {recipe.corpus.size, card.pixels or recipe.corpus.size}
     truths = 2 * TRUTH * facts.rows if recipe.corpus.knows_attributes else 0
     return [
         Item("audio", "cache/*/corpus" if facts.holds_audio else "corpus.root", facts.audio_bytes),
