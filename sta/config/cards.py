@@ -199,13 +199,15 @@ class TrainedClipCard(TeacherCard):
 
     `timm_model_name` in `config.vision_cfg` and `hf_model_name` in `config.text_cfg` make towers of published weights,
     by path or by name on the Hub. Those in `frozen` do not train: what they make of the corpus is computed once, and
-    a `head` is trained upon each, in the place of open_clip's own. `sha256` is that of each one's model.safetensors,
+    a `head` is trained upon each, in the place of open_clip's own, which may see the last `image_stages` of the image
+    tower too. `sha256` is that of each one's model.safetensors,
     `text_prefix` stands before every text.
     """
 
     config: dict[str, Any]
     frozen: Annotated[tuple[Literal["image", "text"], ...], Strict(False)] = ()
     head: HeadCard | None = None
+    image_stages: int = Field(default=0, ge=0)
     text_prefix: str = ""
     sha256: dict[Literal["image", "text"], SHA256] = Field(default_factory=dict)
 
@@ -225,6 +227,8 @@ class TrainedClipCard(TeacherCard):
                 f"the {unpublished[0]} tower is no published network; name one in config.vision_cfg.timm_model_name or "
                 "config.text_cfg.hf_model_name"
             )
+        if self.image_stages and not (self.head and "image" in self.frozen):
+            raise ValueError("image_stages are for a head upon a frozen image tower; add head, and image to frozen")
         if self.config.get("embed_dim", self.embedding_width) != self.embedding_width:
             raise ValueError(
                 f"embedding_width {self.embedding_width} is not config.embed_dim {self.config['embed_dim']}"

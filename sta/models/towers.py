@@ -39,6 +39,24 @@ class PublishedTokenizer:
         return torch.as_tensor(ids)
 
 
+class Stages(nn.Module):
+    """A timm network's pooled features, and the mean and maximum over the picture of its last stages: [B, F].
+
+    Early stages know lines and colours, which drawings have and photographs, that the last ones were trained on, lack.
+    """
+
+    def __init__(self, trunk: Any, count: int):
+        super().__init__()
+        self.trunk, self.count, self.pretrained_cfg = trunk, count, trunk.pretrained_cfg
+        self.num_features = trunk.num_features + 2 * sum(stage["num_chs"] for stage in trunk.feature_info[-count:])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return features of pictures [B, 3, H, W]."""
+        final, stages = self.trunk.forward_intermediates(x, indices=self.count)
+        pooled = [pool for stage in stages for pool in (stage.mean((2, 3)), stage.amax((2, 3)))]
+        return torch.cat([self.trunk.forward_head(final, pre_logits=True), *pooled], 1)
+
+
 class Head(nn.Sequential):
     """Features [B, F] of a frozen network, each standardised over the corpus, to an embedding [B, E]."""
 
@@ -75,6 +93,8 @@ def build_clip(card: TrainedClipCard, weights: bool = True) -> Any:
             f"teacher '{card.name}': its towers {' and '.join(card.published.values())} cannot be loaded "
             f"({first_line(error)}); put them in a folder by these names and set {WEIGHTS} to it"
         ) from error
+    if card.image_stages:
+        model.visual.trunk = Stages(model.visual.trunk, card.image_stages)
     for tower in card.frozen:
         model.get_submodule(TRUNKS[tower]).requires_grad_(False)
     if card.head is not None:
