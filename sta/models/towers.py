@@ -16,7 +16,7 @@ from sta.config.cards import HeadCard, TrainedClipCard
 from sta.data.checksums import file_hash
 from sta.distributed import sharding
 from sta.errors import WeightsError, first_line
-from sta.models.published import WEIGHTS, locate
+from sta.models.published import MODELS, locate
 
 #: Where the networks that may be frozen are in open_clip's `CustomTextCLIP`.
 TRUNKS = {"image": "visual.trunk", "text": "text.transformer"}
@@ -91,7 +91,7 @@ def build_clip(card: TrainedClipCard, weights: bool = True) -> Any:
     except (OSError, RuntimeError, ValueError) as error:
         raise WeightsError(
             f"teacher '{card.name}': its towers {' and '.join(card.published.values())} cannot be loaded "
-            f"({first_line(error)}); put them in a folder by these names and set {WEIGHTS} to it"
+            f"({first_line(error)}); put them in a folder by these names and set {MODELS} to it"
         ) from error
     if card.image_stages:
         model.visual.trunk = Stages(model.visual.trunk, card.image_stages)

@@ -34,6 +34,11 @@ def label_numbers(corpus: Corpus) -> np.ndarray:
 
 
 def concepts_of(workspace: Workspace, image: np.ndarray, text: np.ndarray) -> Concepts:
+    """Compute `centroids_of` a recipe's corpus."""
+    return centroids_of(workspace.corpus, image, text, teacher_reads(workspace))
+
+
+def centroids_of(corpus: Corpus, image: np.ndarray, text: np.ndarray, readable: np.ndarray) -> Concepts:
     """Compute the labels' centroids over the training rows of all languages.
 
     Pictures and captions weigh alike, however many of each a label has; captions that the teacher does not read are
@@ -41,14 +46,14 @@ def concepts_of(workspace: Workspace, image: np.ndarray, text: np.ndarray) -> Co
 
     Args:
         image, text: the teacher's unit vectors of pictures [pictures, E] and captions [rows, E].
+        readable: bool [rows], where the teacher reads the caption.
     """
-    corpus = workspace.corpus
     rows, label, image_of = corpus.select("train"), label_numbers(corpus), corpus.image_index[0]
     rows = rows[label[rows] >= 0]
     trained = np.unique(label[rows])
     number = np.full(label.max(initial=0) + 2, IGNORE_INDEX)  # the last is of no label
     number[trained] = np.arange(len(trained))
-    of_row, read = number[label], rows[teacher_reads(workspace)[rows]]
+    of_row, read = number[label], rows[readable[rows]]
     sums = np.zeros((2, len(trained), image.shape[1]), np.float32)
     for start in range(0, len(rows), READ_AT_ONCE):
         shown, said = rows[start : start + READ_AT_ONCE], read[start : start + READ_AT_ONCE]

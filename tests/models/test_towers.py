@@ -13,7 +13,7 @@ from torch import nn
 from transformers import AutoModel, AutoTokenizer
 
 from sta.errors import WeightsError
-from sta.models.published import WEIGHTS
+from sta.models.published import MODELS
 from sta.models.teachers.trained_clip import TrainedClipTeacher, save
 from sta.models.towers import build_clip, check_hashes, without_trunks
 from tests.published_towers import IMAGE, TEXT, towers_card, write_towers
@@ -28,7 +28,7 @@ def towers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def weights(towers: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv(WEIGHTS, str(towers))
+    monkeypatch.setenv(MODELS, str(towers))
     return towers
 
 
@@ -104,7 +104,7 @@ def test_other_weights_than_it_was_trained_with_are_refused(tmp_path: Path) -> N
 
 
 def test_towers_that_are_not_there_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(WEIGHTS, str(tmp_path))
+    monkeypatch.setenv(MODELS, str(tmp_path))
     monkeypatch.setattr("sta.models.towers.hf_hub_download", _offline)
     text = towers_card().config["text_cfg"] | {"hf_model_name": str(write_towers(tmp_path / "own") / TEXT)}
     card = towers_card(config=towers_card().config | {"text_cfg": text})
@@ -112,7 +112,7 @@ def test_towers_that_are_not_there_are_one_sentence(tmp_path: Path, monkeypatch:
         WeightsError, match=rf"'of-parts': its towers {IMAGE} and .* cannot be loaded \(offline\)"
     ) as error:
         build_clip(card)
-    assert str(error.value).endswith("put them in a folder by these names and set STA_WEIGHTS to it")
+    assert str(error.value).endswith("put them in a folder by these names and set STA_MODELS to it")
 
 
 def _offline(*args: str) -> str:
@@ -145,7 +145,7 @@ def test_an_outline_needs_no_weights(towers: Path, tmp_path: Path, monkeypatch: 
     only = tmp_path / TEXT
     only.mkdir(parents=True)
     (only / "config.json").write_bytes((towers / TEXT / "config.json").read_bytes())
-    monkeypatch.setenv(WEIGHTS, str(tmp_path))
+    monkeypatch.setenv(MODELS, str(tmp_path))
     network, length = TrainedClipTeacher.outline(towers_card())
     assert (length, {parameter.device.type for parameter in network.parameters()}) == (16, {"meta"})
 

@@ -87,7 +87,14 @@ class TrainedClipTeacher(OpenClipTeacher):
         """Return what the features of its frozen towers depend on, JSON-like."""
         files = {tower: weights_file(card.published[tower]).stat() for tower in card.frozen}
         said = {tower: card.sha256.get(tower) or [at.st_size, at.st_mtime_ns] for tower, at in files.items()}
-        return [said, card.image_size, card.image_stages, card.text_prefix, card.config["vision_cfg"], card.config["text_cfg"]]
+        return [
+            said,
+            card.image_size,
+            card.image_stages,
+            card.text_prefix,
+            card.config["vision_cfg"],
+            card.config["text_cfg"],
+        ]
 
     @classmethod
     def outline(cls, card: TrainedClipCard) -> tuple[nn.Module, int]:
