@@ -182,7 +182,7 @@ def test_heads_train_and_are_the_teacher_of_what_follows(workspace: Workspace) -
     image, text = teacher_features(workspace, CPU)
     teacher = TrainedClipTeacher.load(towers_card(), workspace.final("teacher"))
     seen = torch.from_numpy(np.stack([teacher.fit(workspace.corpus.picture(row)) for row in range(0, 24, 2)]))
-    close = {"rtol": 0.05, "atol": 0.05}  # the features are computed in bfloat16 where the machine has it
+    close: dict[str, Any] = {"rtol": 0.05, "atol": 0.05}  # the features are computed in bfloat16 where the machine has it
     torch.testing.assert_close(torch.from_numpy(np.array(image)), teacher.encode_images(seen), **close)
     said = [workspace.texts[row] for row in range(24)]
     torch.testing.assert_close(torch.from_numpy(np.array(text)), teacher.encode_texts(said), **close)
