@@ -80,6 +80,11 @@ class EmojiSettings(CorpusSettings):
     test: Count = Field(200, description="rows per language and test split; 0: no tests")
     picture_size: Annotated[int, Field(ge=16, le=1024)] = Field(256, description="side of the rows' pictures, pixels")
 
+    @property
+    def card_only(self) -> frozenset[str]:
+        """Return the folder: packages of the same versions make the same corpus wherever they lie."""
+        return frozenset({"root"})
+
 
 def read_concepts(packages: Packages, groups: Sequence[str] = OBJECTS) -> list[Concept]:
     """Return the concepts of some groups in the order of Unicode.
@@ -244,10 +249,10 @@ class EmojiSource(CorpusSource):
             read_words(self.packages, code)
 
     def version(self) -> object:
-        """Return the settings without the folder, and the versions of the packages and of what draws."""
+        """Return the settings, and the versions of the packages and of what draws."""
         self.packages.require(self.needed)
         versions = {package: self.packages.read(package, "package.json")["version"] for package in self.needed}
-        return [self.settings.model_dump(mode="json", exclude={"root"}), versions, renderer()]
+        return [super().version(), versions, renderer()]
 
     def _style(self, name: str) -> Style:
         return open_style(self.packages.prefix, name)

@@ -58,6 +58,11 @@ class TuxpaintSettings(CorpusSettings):
     )
     max_unreadable: Share = Field(0.02, description="share of rows that cannot be read above which preparation stops")
 
+    @property
+    def card_only(self) -> frozenset[str]:
+        """Return the folders: the same files make the same corpus wherever they lie."""
+        return frozenset({"root", "concepts"})
+
 
 @dataclass(frozen=True)
 class Said:
@@ -100,11 +105,10 @@ class TuxpaintSource(CorpusSource):
         _ = self.labels
 
     def version(self) -> object:
-        """Return the settings without folders, and size and time of change of every file."""
+        """Return the settings, the emoji's names, and size and time of change of every file."""
         states = [(str(p.relative_to(self.root)), p.stat()) for p in sorted(self.root.rglob("*.*")) if p.is_file()]
         files = repr([(name, state.st_size, state.st_mtime_ns) for name, state in states])
-        settings = self.settings.model_dump(mode="json", exclude={"root", "concepts"})
-        return [settings, sorted(self.labels.items()), sha256(files.encode()).hexdigest(), renderer()]
+        return [super().version(), sorted(self.labels.items()), sha256(files.encode()).hexdigest(), renderer()]
 
     @cached_property
     def labels(self) -> dict[str, str]:
