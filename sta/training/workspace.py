@@ -24,7 +24,7 @@ from sta.errors import CorpusError, StaError
 from sta.models.backbones import backbone_class
 from sta.models.teachers.base import Teacher, teacher_class
 
-CORPUS_VERSION = 2  # raised when the same recipe would build another corpus
+CORPUS_VERSION = 3  # raised when the same recipe would build another corpus
 
 UNSAID = 0  # the value of an attribute that a caption does not name
 

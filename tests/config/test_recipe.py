@@ -119,7 +119,7 @@ def test_no_is_a_language_and_1e_3_a_number(tmp_path: Path) -> None:
             "name: gardn",
             [
                 "'corpus.name' is 'gardn'; did you mean 'garden'?",
-                "known: folder, garden, mixture, parquet, or module:Class",
+                "known: emoji, folder, garden, mixture, parquet, tuxpaint, or module:Class",
             ],
         ),
         ("name: small", "name: Not a name", ["'name' is 'Not a name'"]),
@@ -293,7 +293,10 @@ def test_without_negatives_there_is_no_loss(small: Path) -> None:
     assert "key 'stages.distill.negatives' is 0: input should be greater than 0" in said
 
 
-NEEDED = {"garden": "", "folder": ", root: here", "parquet": ", shards: here", "mixture": ", parts: []"}
+NEEDED = {
+    "garden": "", "folder": ", root: here", "parquet": ", shards: here", "mixture": ", parts: []", "tuxpaint": "",
+    "emoji": ", root: here",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("corpus", known_variants("sta.data.corpora", CorpusSource))

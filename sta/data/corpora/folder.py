@@ -1,8 +1,8 @@
 """The corpus that users bring: a folder with `metadata.jsonl`, one object per row.
 
-Keys: image, language; audio and text where there are any; optional id, speaker, mood, label, image_id, split (train,
-validation or test). Paths are relative to the folder. Where a row names no split, one is drawn by the hash of its
-picture's name, so that a picture's recordings stay together.
+Keys: image, language; audio and text where there are any; optional id, speaker, mood, label, style, image_id, split
+(train, validation or test). Paths are relative to the folder. Where a row names no split, one is drawn by the hash of
+its picture's name, so that a picture's recordings stay together.
 """
 
 from __future__ import annotations
@@ -159,6 +159,7 @@ class _Line(BaseModel):
     speaker: str | None = None
     mood: str | None = None
     label: str | None = None
+    style: str | None = None
     image_id: str | None = None
     split: str | None = None
 

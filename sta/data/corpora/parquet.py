@@ -30,7 +30,7 @@ from sta.errors import CorpusError
 
 NEEDED = ("image", "language")
 FILES = ("audio", "image")
-WORDS = ("text", "language", "id", "speaker", "mood", "label", "image_id", "split")
+WORDS = ("text", "language", "id", "speaker", "mood", "label", "style", "image_id", "split")
 ROWS_AT_ONCE = 32
 READ_AT_ONCE = 1 << 20  # bytes; without it a whole column of a row group is read, which may be gigabytes
 TORN = (OSError, pa.ArrowException, UnicodeDecodeError)
