@@ -8,7 +8,7 @@ its own espeak. The noise that varies a voice is left out, since it cannot be se
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,16 @@ from sta.models.published import WEIGHTS, locate
 
 
 class Piper(Synthesiser):
-    """The `piper-tts` package."""
+    """The `piper-tts` package.
+
+    Args:
+        load: gives the `PiperVoice` of a file.
+    """
 
     packages = ("piper-tts",)
+
+    def __init__(self, load: Callable[[Path], Any] | None = None) -> None:
+        self.load = load or _loaded
 
     def voices(self, accents: Sequence[str]) -> list[Voice]:
         """Return the speakers in each voice's file; `accent` is that file, `variant` their number in it."""
@@ -38,7 +45,7 @@ class Piper(Synthesiser):
         require_words(text, voice)
         from piper import SynthesisConfig
 
-        engine, speaker = _loaded(model_file(voice.accent)), None if voice.variant is None else int(voice.variant)
+        engine, speaker = self.load(model_file(voice.accent)), None if voice.variant is None else int(voice.variant)
         length = engine.config.length_scale / neural_pace(words_per_minute, delivery)
         settings = SynthesisConfig(speaker, length_scale=length, noise_scale=0.0, noise_w_scale=0.0)
         waves = [np.zeros(0, np.float32), *(c.audio_float_array for c in engine.synthesize(text, settings))]

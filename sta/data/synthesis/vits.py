@@ -32,7 +32,8 @@ class Vits(Synthesiser):
         require_words(text, voice)
         import torch
 
-        model, tokenizer = _loaded(voice.accent)
+        with torch.random.fork_rng(devices=[]):  # transformers draws weights before it loads them
+            model, tokenizer = _loaded(voice.accent)
         inputs = tokenizer(text, return_tensors="pt")
         if inputs["input_ids"].shape[1] < 3:  # a blank alone
             raise NoSoundError(f"the voice {voice.name} has no letter of {text!r}; give words of its language.")
