@@ -6,16 +6,16 @@ import os
 from pathlib import Path
 
 #: Environment variable: a folder that holds published models by their Hub names, such as `openai/whisper-base`.
-WEIGHTS = "STA_WEIGHTS"
+MODELS = "STA_MODELS"
 
 
 def locate(name: str) -> str:
-    """Return where a published model is: the path `name` itself, `$STA_WEIGHTS/<name>`, or its name on the Hub.
+    """Return where a published model is: the path `name` itself, `$STA_MODELS/<name>`, or its name on the Hub.
 
     Args:
         name: a path, or an id of the Hub such as `intfloat/multilingual-e5-small`.
     """
-    if Path(name).exists() or WEIGHTS not in os.environ:
+    if Path(name).exists() or MODELS not in os.environ:
         return name
-    own = Path(os.environ[WEIGHTS]).expanduser() / name
+    own = Path(os.environ[MODELS]).expanduser() / name
     return str(own) if own.exists() else name

@@ -1,12 +1,12 @@
 """Where published weights are looked for."""
 
-from sta.models.published import WEIGHTS, locate
+from sta.models.published import MODELS, locate
 
 
 def test_own_folder_is_looked_in_before_the_hub(tmp_path, monkeypatch):
     (tmp_path / "openai" / "whisper-base").mkdir(parents=True)
     assert locate("openai/whisper-base") == "openai/whisper-base"
-    monkeypatch.setenv(WEIGHTS, str(tmp_path))
+    monkeypatch.setenv(MODELS, str(tmp_path))
     assert locate("openai/whisper-base") == str(tmp_path / "openai/whisper-base")
     assert locate("openai/whisper-small") == "openai/whisper-small"
     assert locate(str(tmp_path)) == str(tmp_path)
