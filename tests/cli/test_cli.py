@@ -526,7 +526,7 @@ def test_doctor_knows_the_other_engines(sta: Sta, monkeypatch: pytest.MonkeyPatc
 
 def test_doctor_lists_the_engines(sta: Sta, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setenv("STA_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("STA_MODELS", str(tmp_path))
     said = [line for line in sta("doctor").out.splitlines() if line.startswith("engine")]
     assert len(said) == len(known_variants(ENGINES, Synthesiser)) >= 6
     assert said[0].startswith("engine: espeak, espeakng-loader ")

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from sta.config.published import MODELS, locate
 from sta.data.audio import trim_silence
 from sta.data.synthesis._onnx import session
 from sta.data.synthesis.base import Delivery, Synthesiser, Voice, Wave, finish, installed, neural_pace, require_words
 from sta.data.synthesis.espeak import phonemes
 from sta.errors import VoiceError
-from sta.models.published import WEIGHTS, locate
 
 NAME = "hexgrad/Kokoro-82M"
 RATE = 24_000
@@ -83,7 +83,7 @@ class Kokoro(Synthesiser):
         if not (self.folder / name).exists():
             raise VoiceError(
                 f"kokoro: {self.folder / name} is not there; put kokoro.onnx, vocab.json and voices/ into a folder "
-                f"{NAME} of the folder that {WEIGHTS} names"
+                f"{NAME} of the folder that {MODELS} names"
             )
         return self.folder / name
 

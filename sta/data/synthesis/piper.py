@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from sta.config.published import MODELS, locate
 from sta.data.audio import trim_silence
 from sta.data.synthesis._onnx import session
 from sta.data.synthesis.base import Delivery, Synthesiser, Voice, Wave, finish, installed, neural_pace, require_words
 from sta.errors import VoiceError
-from sta.models.published import WEIGHTS, locate
 
 
 class Piper(Synthesiser):
@@ -63,7 +63,7 @@ def model_file(name: str) -> Path:
     if len(found) != 1 or not found[0].with_suffix(".onnx.json").is_file():
         raise VoiceError(
             f"piper has no voice {name!r}; give NAME.onnx with NAME.onnx.json beside it, a folder of the two, or the "
-            f"name of such a folder in the folder that {WEIGHTS} names"
+            f"name of such a folder in the folder that {MODELS} names"
         )
     return found[0]
 

@@ -12,10 +12,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from sta.config.published import MODELS, locate
 from sta.data.audio import trim_silence
 from sta.data.synthesis.base import Delivery, Synthesiser, Voice, Wave, finish, neural_pace, require_words
 from sta.errors import NoSoundError, VoiceError, first_line
-from sta.models.published import WEIGHTS, locate
 
 
 class Vits(Synthesiser):
@@ -65,5 +65,5 @@ def _read(kind: Any, name: str) -> Any:
     except (OSError, ValueError) as error:
         raise VoiceError(
             f"vits has no voice {name!r} ({first_line(error)}); give a model's name on the Hub, a folder, or the name "
-            f"of one in the folder that {WEIGHTS} names"
+            f"of one in the folder that {MODELS} names"
         ) from error

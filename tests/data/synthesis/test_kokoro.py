@@ -88,7 +88,7 @@ def test_nothing_to_say(kokoro: Kokoro) -> None:
 
 
 def test_where_weights_are_missing(tmp_path: Path, kokoro: Kokoro) -> None:
-    with pytest.raises(VoiceError, match="voices is not there; put kokoro.onnx, .* hexgrad/Kokoro-82M .*STA_WEIGHTS"):
+    with pytest.raises(VoiceError, match="voices is not there; put kokoro.onnx, .* hexgrad/Kokoro-82M .*STA_MODELS"):
         Kokoro(tmp_path / "none").voices(["en-us"])
     before = kokoro.version()
     (kokoro.folder / "kokoro.onnx").write_bytes(b"other")

@@ -53,7 +53,7 @@ def test_it_speaks(joe: Path) -> None:
 
 def test_a_file_may_hold_many_speakers(joe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (joe / "joe.onnx.json").write_text(json.dumps({"num_speakers": 2}))
-    monkeypatch.setenv("STA_WEIGHTS", str(joe.parent))
+    monkeypatch.setenv("STA_MODELS", str(joe.parent))
     voices = Piper().voices([joe.name, str(joe / "joe.onnx")])
     assert [(voice.name, voice.variant) for voice in voices] == 2 * [("joe#0", "0"), ("joe#1", "1")]
 
@@ -61,5 +61,5 @@ def test_a_file_may_hold_many_speakers(joe: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("lost", ["joe.onnx", "joe.onnx.json"])
 def test_a_voice_that_is_missing(joe: Path, lost: str) -> None:
     (joe / lost).unlink()
-    with pytest.raises(VoiceError, match="piper has no voice .*STA_WEIGHTS"):
+    with pytest.raises(VoiceError, match="piper has no voice .*STA_MODELS"):
         Piper().voices([str(joe)])

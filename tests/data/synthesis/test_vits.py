@@ -64,5 +64,5 @@ def test_what_cannot_be_spoken(model: Path, tmp_path: Path) -> None:
     for text in (" ", "ЖЖЖ"):
         with pytest.raises(NoSoundError):
             said(model, text)
-    with pytest.raises(VoiceError, match=r"vits has no voice '.*none' \(.*STA_WEIGHTS"):
+    with pytest.raises(VoiceError, match=r"vits has no voice '.*none' \(.*STA_MODELS"):
         Vits().voices([str(tmp_path / "none")])
