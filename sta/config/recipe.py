@@ -66,7 +66,7 @@ class SpeechSettings(Strict):
         "audio, speaker"
     )  # fmt: skip
     vocalise: bool = Field(True, description="have the vowels written first where a language card names a vocaliser")
-    speeds: Between = Field((0.85, 1.2), description="factors on the card's words per minute")
+    speeds: Between = Field((0.7, 1.15), description="factors on the card's words per minute")
     levels: Between = Field((-12.0, 3.0), description="decibels against speech as it is in Garden")
     rooms: Share = Field(0.3, description="share of training rows that a simulated room is around")
     noise: Share = Field(0.2, description="share of training rows with noise, 5 to 25 dB below the speech")
