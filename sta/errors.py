@@ -34,6 +34,10 @@ class VoiceError(StaError):
     """A synthesiser, language or voice that is not there: names those that are."""
 
 
+class NoSoundError(VoiceError):
+    """A text of which a voice has nothing to say, such as one without letters."""
+
+
 class WeightsError(StaError):
     """A checkpoint or release that is missing, truncated or made for another token space."""
 

@@ -40,10 +40,10 @@ HOMES = {
     "accelerate": {"sta/training", "sta/bench", "sta/distributed/team.py", "sta/private.py"},
     "deepspeed": {"sta/training", "sta/private.py"},
     "diffusers": {"sta/models", "sta/inference", "sta/bench/reference.py"},
-    "transformers": {"sta/models/backbones", "sta/private.py"},
+    "transformers": {"sta/models/backbones", "sta/data/synthesis/vits.py", "sta/private.py"},
     "datasets": {"sta/data/rows.py", "sta/metrics/modules"},
     "torch": {"sta/distributed", "sta/models", "sta/training", "sta/metrics", "sta/inference", "sta/evaluation",
-              "sta/bench", "sta/plan", "sta/cli", "sta/private.py"},
+              "sta/bench", "sta/plan", "sta/cli", "sta/private.py", "sta/data/synthesis/vits.py"},
 }  # fmt: skip
 
 

@@ -46,11 +46,38 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, validate_default=True, allow_inf_nan=False)
 
 
+def _in_order(between: tuple[float, float]) -> tuple[float, float]:
+    if between[0] > between[1]:
+        raise ValueError("the first of the two must not be above the second")
+    return between
+
+
+Between = Annotated[tuple[float, float], Field(strict=False), AfterValidator(_in_order)]
+
+
+class SpeechSettings(Strict):
+    """How rows that have a text and no recording are spoken, by the engines of their language's card."""
+
+    engines: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        {"espeak": 1.0}, description="synthesisers to train on -> share of the rows, among those that a language has"
+    )
+    recordings: AbsolutePath | None = Field(
+        None, description="folder of recordings to take before any synthesiser; its metadata.jsonl has text, language, "
+        "audio, speaker"
+    )  # fmt: skip
+    vocalise: bool = Field(True, description="have the vowels written first where a language card names a vocaliser")
+    speeds: Between = Field((0.7, 1.15), description="factors on the card's words per minute")
+    levels: Between = Field((-12.0, 3.0), description="decibels against speech as it is in Garden")
+    rooms: Share = Field(0.3, description="share of training rows that a simulated room is around")
+    noise: Share = Field(0.2, description="share of training rows with noise, 5 to 25 dB below the speech")
+
+
 class CorpusSettings(Strict):
     """What the settings of every corpus have; its own are in its file, `sta/data/corpora/<name>.py`."""
 
     name: str
     size: Annotated[int, Field(ge=16, le=512, multiple_of=8)] = Field(64, description="picture side, pixels")
+    speech: SpeechSettings | None = Field(None, description="speaks rows without a recording; null: they stay silent")
 
     @property
     def knows_attributes(self) -> bool:

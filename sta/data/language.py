@@ -42,7 +42,7 @@ def check(name_or_path: str) -> Iterator[str]:
     yield f"speech: {len(train)} training and {len(test)} test speakers; the test sentence takes {seconds:.1f} s"
     if card.garden is None:
         _check_pieces(card, [text], path)
-        yield "garden: no grammar, so this language trains on folders only"
+        yield "garden: no grammar, so this language trains on other corpora"
         return
     texts = list(_sentences(card, path))
     normalised = [_normalised(card, t, path) for t in texts]

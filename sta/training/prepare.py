@@ -79,7 +79,7 @@ def _build_corpus(workspace: Workspace, team: Team, final: Path) -> None:
     source = workspace.source
 
     def fill(partial: Path) -> None:
-        shards = source.shards()
+        shards = source.spoken_shards()
         tasks = [(shard, number, partial) for number, shard in enumerate(shards)]
         team.each(f"corpus {workspace.recipe.corpus.name}", "rows", sum(map(len, shards)), CorpusShard.write, tasks)
 

@@ -158,7 +158,7 @@ class Phrases:
 
     def __init__(self, packages: Packages, card: LanguageCard):
         self.code, self.words = card.code, read_words(packages, card.code)
-        self.carriers = tuple(getattr(card, "carriers", ()))
+        self.carriers = card.carriers
         self.names = {words.name.casefold() for words in self.words.values()}
         self.emoji_of = Counter(k for words in self.words.values() for k in {k.casefold() for k in words.keywords})
 
@@ -364,7 +364,7 @@ class EmojiSource(CorpusSource):
         shard = EmojiShard(self.packages.prefix, self.settings.picture_size, tuple(some))
         sample = [found.row for found in shard.samples() if isinstance(found, Sample)]
         known_by = f"from {len(self.concepts)} emoji in {len(self.settings.styles)} styles"
-        return outline_of([planned.row() for planned in self.plan], sample, 1.0, known_by)
+        return outline_of([planned.row() for planned in self.plan], sample, 1.0, known_by, self.speech)
 
     def card(self) -> DataCard:
         """Return what a model card says of it, with each style's makers."""

@@ -67,7 +67,7 @@ class FolderSource(UserSource):
         """Count all rows, and take some of them from all over the manifest."""
         rows = [sample.row for sample in self.read_manifest()]
         some = rows[:: -(-len(rows) // most)]
-        return outline_of(rows, some, 1.0, f"from {self.manifest} and {len(some)} of its rows")
+        return outline_of(rows, some, 1.0, f"from {self.manifest} and {len(some)} of its rows", self.speech)
 
     def read_manifest(self) -> list[Sample]:
         """Read the rows that `metadata.jsonl` describes, with absolute paths and a split each.
@@ -91,7 +91,8 @@ class FolderSource(UserSource):
                     "differ (that of a row without one is its audio)"
                 )
         if self.alone:  # before hours are spent on reading files
-            spoken = np.array([sample.row["audio"] is not None for sample in samples], bool)
+            speaks = self.speech.speaks if self.speech else lambda row: False
+            spoken = np.array([s.row["audio"] is not None or speaks(s.row) for s in samples], bool)
             check_rows(str(manifest), lambda name: _column(samples, name), spoken, list(self.cards))
         return samples
 

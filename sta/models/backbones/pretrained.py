@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from sta.config.published import locate
 from sta.data.audio import SAMPLE_RATE, sample_features
 from sta.errors import WeightsError, first_line
 from sta.models.backbones.base import SpeechBackbone
 from sta.models.layers import length_mask
-from sta.models.published import locate
 from sta.private import outside_deepspeed
 
 #: Settings of a published configuration that are not followed: dropped layers would leave holes in the sum over all of
