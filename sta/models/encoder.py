@@ -29,8 +29,9 @@ Disturbance = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 BLANK = 0
 FROZEN = "acoustics.model"  # the frozen model, among an encoder's weights
 POSITION_SCALE = 0.3
-# Lengths are rounded up, for every new shape is compiled anew on CPU: of recordings, and of what was read in them.
-LENGTH_MULTIPLE, RAGGED_MULTIPLE = 64, 16
+# Lengths are rounded up, for every new shape is compiled anew on CPU: of recordings, of what was read in them, and
+# of cached frames.
+LENGTH_MULTIPLE, RAGGED_MULTIPLE, FRAME_MULTIPLE = 64, 16, 8
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 from sta.config.recipe import Recipe
 from sta.models.backbones import backbone_class, backbone_of
 from sta.models.backbones.pretrained import FRAMES_PER_SECOND, frame_width
-from sta.models.encoder import LENGTH_MULTIPLE, RAGGED_MULTIPLE
+from sta.models.encoder import FRAME_MULTIPLE, LENGTH_MULTIPLE
 from sta.training.task import CorpusFacts
 
 FRAMES_A_PIECE = 1.3  # stretches that the CTC head of a finished run reads per piece: 1.26 in English, 1.48 in Arabic
@@ -58,7 +58,7 @@ def speech(
     seconds = min(seconds, recipe.stages.distill.max_seconds)
     if recipe.encoder.cache_frames:
         length = round(FRAMES_PER_SECOND / recipe.encoder.frame_pooling * seconds)
-        shape = (size, padded(LIKE * length + RAGGED_MULTIPLE // 2, 1), frame_width(backbone_of(recipe.encoder)))
+        shape = (size, padded(LIKE * length + FRAME_MULTIPLE // 2, 1), frame_width(backbone_of(recipe.encoder)))
         frames = rng.standard_normal(shape, np.float32).astype(np.float16)
         return torch.from_numpy(frames), torch.full((size,), length)
     backbone = backbone_class(recipe.encoder.backbone)
