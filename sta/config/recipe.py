@@ -102,11 +102,23 @@ class EncoderSettings(Strict):
     backbone: str | None = Field(None, description="transformers model by name or path, or module:Class; null: log-mel")
     freeze_backbone: bool = True
     backbone_licence: str | None = Field(None, description="the backbone's licence, such as mit, for the model card")
+    backbone_layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = Field(
+        None, description="the published model's layers that are summed, 0 its input; null: all"
+    )
+    frame_pooling: Positive = Field(1, description="neighbouring frames of the published model averaged to one")
+    cache_frames: bool = Field(False, description="compute a frozen published model's frames once, and train on those")
+    frame_copies: Positive = Field(1, description="times that each recording is augmented, each otherwise, and cached")
     width: Positive = 192
     convolutions: Positive = Field(5, description="residual convolutions after the subsampling (log-mel)")
     layers: Positive = Field(2, description="transformer layers above the CTC head")
     heads: Positive = 4
     dropout: Share = 0.0
+
+    @model_validator(mode="after")
+    def _caches_what_is_frozen(self) -> EncoderSettings:
+        if self.cache_frames and not self.freeze_backbone:
+            raise ValueError("cache_frames keeps frames that never change: set freeze_backbone to true, or it to false")
+        return self
 
 
 class BottleneckSettings(Strict):
@@ -234,8 +246,10 @@ class DistillStage(Optimisation):
     acoustic_dropout: Share = Field(
         0.3, description="chance that an utterance's acoustic frames are hidden above the CTC"
     )
-    noise: Share = Field(0.0, description="probability that noise or a telephone is added to an utterance (log-mel)")
-    augment: Weight = Field(1.0, description="strength of vocal-tract, tempo, noise and mask augmentation; 0: none")
+    noise: Share = Field(0.0, description="probability that noise or a telephone is added to an utterance")
+    augment: Weight = Field(
+        1.0, description="strength of vocal-tract, tempo, noise and mask augmentation, of samples of speed; 0: none"
+    )
     accent: Share = Field(0.0, description="how far the bands of a syllable are stretched, as vowels differ (log-mel)")
     gain: Weight = Field(12.0, description="decibels by which a recording's level is changed, at most, up or down")
     compile: Compile = Field(

@@ -18,7 +18,7 @@ from sta.inference.packs import LanguagePack
 from sta.inference.pipeline import SpeechToImagePipeline
 from sta.inference.weights import SHIPPED
 from sta.models.decoders.base import find_decoder
-from sta.models.loading import load_network
+from sta.models.loading import in_half, load_network
 from sta.models.vq import VQTokenizer
 
 if TYPE_CHECKING:
@@ -120,13 +120,11 @@ def halve(path: Path) -> None:
     Raises:
         WeightsError: a weight is not finite; names the tensor.
     """
-    kept = {}
-    for name, tensor in load_file(path).items():
+    weights = load_file(path)
+    for name, tensor in weights.items():
         if not tensor.isfinite().all():
             raise WeightsError(f"{path}: {name} is not finite; train again with a smaller lr")
-        half = tensor.half() if tensor.is_floating_point() else tensor
-        kept[name] = half if half.isfinite().all() else tensor
-    save_file(kept, path, metadata={"format": "pt"})
+    save_file(in_half(weights), path, metadata={"format": "pt"})
 
 
 def verify(folder: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,12 +23,15 @@ from sta.distributed.ahead import runs_ahead
 from sta.errors import WeightsError
 from sta.models.backbones import build_backbone
 from sta.models.layers import TransformerLayer, length_mask, masked_mean, sinusoid_table
+from sta.models.loading import save_beside
 
 Disturbance = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 BLANK = 0
+FROZEN = "acoustics.model"  # the frozen model, among an encoder's weights
 POSITION_SCALE = 0.3
-# Lengths are rounded up, for every new shape is compiled anew on CPU: of recordings, and of what was read in them.
-LENGTH_MULTIPLE, RAGGED_MULTIPLE = 64, 16
+# Lengths are rounded up, for every new shape is compiled anew on CPU: of recordings, of what was read in them, and
+# of cached frames.
+LENGTH_MULTIPLE, RAGGED_MULTIPLE, FRAME_MULTIPLE = 64, 16, 8
 
 
 @dataclass(frozen=True)
@@ -160,6 +164,18 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
     def language_indices(self, languages: Sequence[str]) -> Tensor:
         """Return the numbers [B] of languages given by their codes, on the CPU."""
         return torch.tensor([self.language_index(code) for code in languages], dtype=torch.long)
+
+    def save(self, folder: Path, shared: Path, frozen: nn.Module | None = None) -> None:
+        """Write the encoder to a folder; a frozen published model goes to a file of the folder `shared`, once for all.
+
+        Args:
+            frozen: the model, where only its cached frames are read here.
+        """
+        acoustics, frozen = self.acoustics, frozen or self.acoustics.frozen_part
+        self.acoustics = acoustics.reader()
+        weights = {} if frozen is None else frozen.state_dict(prefix=f"{FROZEN}.")
+        save_beside(self, folder, weights, shared)
+        self.acoustics = acoustics
 
     def features(self, wave: np.ndarray) -> np.ndarray:
         """Return what is cached of a recording float32 [T] at 16 kHz: [S, F]."""

@@ -159,6 +159,10 @@ def _once(recipe: Recipe, facts: Facts) -> tuple[dict[str, float], str | None]:
     card = load_teacher(recipe.teacher)
     encoders = len(kinds_of_frames(recipe)) * facts.recordings * _encoder_flops(recipe, facts)
     works, unknown = {"encoders' frames": encoders}, None
+    if recipe.encoder.cache_frames:
+        live = recipe.model_copy(update={"encoder": recipe.encoder.model_copy(update={"cache_frames": False})})
+        times = facts.recordings * recipe.encoder.frame_copies
+        works["frozen backbone's frames"] = times * _encoder_flops(live, facts)
     try:
         works["teacher's features"] = _teacher_flops(card, facts)
     except WeightsError as error:

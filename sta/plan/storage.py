@@ -9,7 +9,8 @@ import numpy as np
 
 from sta.config.cards import load_teacher
 from sta.config.recipe import Recipe
-from sta.models.backbones import backbone_class
+from sta.models.backbones import backbone_class, backbone_of
+from sta.models.backbones.pretrained import FRAMES_PER_SECOND, frame_width
 from sta.models.teachers.base import teacher_class
 from sta.plan.corpus import ROW, Facts
 from sta.plan.networks import Parameters
@@ -62,6 +63,11 @@ def of_frozen(recipe: Recipe, facts: Facts) -> list[Item]:
     items = [Item("teacher's features", "cache/*/teacher-*", teacher)]
     for target in kinds_of_pictures(recipe):
         items.append(Item(f"pictures' {target}", f"cache/*/{target}-*", facts.pictures * side * side * item[target]))
+    if recipe.encoder.cache_frames:
+        rate = FRAMES_PER_SECOND / recipe.encoder.frame_pooling * F16 * frame_width(backbone_of(recipe.encoder))
+        once = facts.recordings * facts.seconds * rate * recipe.encoder.frame_copies
+        items.append(Item("frozen backbone's frames", "cache/*/backbone-*", once))
+        items.append(Item("parts of them, until joined", "cache/*/backbone-*", once, temporary=True))
     items.append(Item("encoders' frames" + ", clean and disturbed" * (kinds == 2), "cache/*/*frames-*", kinds * frames))
     items.append(Item("parts of them, until joined", "cache/*/*frames-*", frames, temporary=True))
     return items

@@ -31,6 +31,7 @@ from sta.data.unreadable import REPORT, read_report, rows_lost
 from sta.distributed.team import Team
 from sta.errors import CorpusError
 from sta.models.backbones import backbone_class
+from sta.training.losses.base import reads_pieces
 from sta.training.workspace import Workspace, write_json
 
 SUMMARY = "prepare.json"
@@ -130,11 +131,12 @@ def text_readers(recipe: Recipe) -> list[str]:
 
 
 def train_pieces(workspace: Workspace, folder: Path) -> None:
-    """Train the pieces of each language on its captions; one without any has none."""
+    """Train the pieces of each language on its captions; one without any has none, and where nothing reads them all."""
+    is_read = reads_pieces(workspace.recipe)
     for code, card in workspace.cards.items():
         rows = workspace.corpus.select("train", code)
         rows = _some(rows[workspace.corpus.has_text[rows]])
-        if not len(rows):
+        if not len(rows) or not is_read:
             (folder / f"{code}.model").write_bytes(Pieces().serialized())
             continue
         setting = f"sentencepiece.vocab_size of language card '{code}'"

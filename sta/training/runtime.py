@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
 
@@ -37,6 +38,11 @@ def has_fast_bf16(device: str | None = None) -> bool:
 def bf16_autocast(device: torch.device) -> torch.autocast:
     """Return bfloat16 where the machine has it in hardware: for frozen networks whose output is cached."""
     return torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bf16(device.type))
+
+
+def forked_rng(device: torch.device) -> AbstractContextManager[None]:
+    """Let what is drawn within leave torch's random numbers alone, those of the host and of one device."""
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])  # type: ignore[no-any-return]
 
 
 def join() -> PartialState:

@@ -23,6 +23,7 @@ from sta.distributed.sharding import IGNORE_INDEX
 from sta.errors import CorpusError, StaError
 from sta.models.backbones import backbone_class
 from sta.models.teachers.base import Teacher, teacher_class
+from sta.training.losses.base import reads_pieces
 
 CORPUS_VERSION = 3  # raised when the same recipe would build another corpus
 
@@ -112,7 +113,7 @@ class Workspace:
             }
         return {
             "corpus": self.cache / "corpus",
-            "pieces": self.cache / "pieces",
+            "pieces": self.cache / ("pieces" if reads_pieces(self.recipe) else "no-pieces"),
             "features": self.cache / f"features-{kind}-margin-{1000 * MARGIN:.0f}ms",
             "pixels": self.cache / f"pixels-{self.recipe.corpus.size}",
             **own,

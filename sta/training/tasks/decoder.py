@@ -173,6 +173,8 @@ def build_module(
 ) -> _Denoising:
     """Build the stage's network on the distilled encoders and bottlenecks of every group; the decoder is untrained."""
     any_one = next(iter(bottlenecks.values())).config
+    for encoder in encoders.values():  # whose frames are cached
+        encoder.acoustics = encoder.acoustics.reader()
     torch.manual_seed(recipe.seed)
     settings, stage = recipe.decoder, recipe.stages.decoder
     space = TokenSpace(any_one.tokens, any_one.width, any_one.embedding_width)
