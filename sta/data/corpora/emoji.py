@@ -6,7 +6,8 @@ concept, a picture or a text is trained on follows from a hash of its name alone
 - a share of the concepts (`held_out`) is never trained on: split `concept`;
 - a share of the others (`tested`) keeps the picture of one training style back, which the rows of `validation`,
   `voice`, `engine` and `phrase` show;
-- the texts of `phrase` are never trained on: a keyword that one emoji alone has, or a name in one carrier;
+- the texts of `phrase` are never trained on: sentences of the file `sentences`, or where there is none a keyword that
+  one emoji alone has, or a name in one carrier;
 - the pictures in `test_styles` are those of the split `style`, each once.
 """
 
@@ -26,6 +27,7 @@ from pydantic import Field
 from sta.config.cards import LanguageCard
 from sta.config.recipe import CorpusSettings, Positive, Share
 from sta.config.yamlfile import AbsolutePath
+from sta.data.checksums import file_hash
 from sta.data.corpora.base import CorpusShard, CorpusSource, DataCard, Outline, outline_of
 from sta.data.corpora.icons import (
     GROUPS,
@@ -49,6 +51,7 @@ CLOCKS = range(0x1F550, 0x1F568)
 #: What in an English name makes no other thing of it: a dog's face is a dog.
 SAME = re.compile(r" (with )?face$| without snow$")
 KEYWORDS_HELD_OUT = 0.2  # share of those that one emoji alone has
+SENTENCES_HELD_OUT = 0.1
 FIRST_VERSION, MIN_DRAWN = 1, 0.5  # share of the first emoji; a set that has fewer was not unpacked to its end
 CONCEPTS_PER_SHARD = 20
 Count = Annotated[int, Field(ge=0)]
@@ -76,14 +79,18 @@ class EmojiSettings(CorpusSettings):
         2, description="training rows per concept and language with one of its keywords; null: all of them"
     )
     combinations: Count = Field(0, description="training rows per concept and language: its name and one keyword")
+    pairs: Count = Field(0, description="training rows per concept and language: its name and another emoji's")
+    sentences: AbsolutePath | None = Field(
+        None, description="table of sentences, tab-separated: `concept`, its code points, and a column per language"
+    )
     validation: Count = Field(50, description="validation rows per language")
     test: Count = Field(200, description="rows per language and test split; 0: no tests")
     picture_size: Annotated[int, Field(ge=16, le=1024)] = Field(256, description="side of the rows' pictures, pixels")
 
     @property
     def card_only(self) -> frozenset[str]:
-        """Return the folder: packages of the same versions make the same corpus wherever they lie."""
-        return frozenset({"root"})
+        """Return the paths: packages of the same versions make the same corpus wherever they lie."""
+        return frozenset({"root", "sentences"})
 
 
 def read_concepts(packages: Packages, groups: Sequence[str] = OBJECTS) -> list[Concept]:
@@ -148,6 +155,31 @@ def _read_words(prefix: Path, language: str) -> dict[str, Words]:
     return found
 
 
+@lru_cache(maxsize=4)
+def read_sentences(path: str) -> dict[str, dict[str, list[str]]]:
+    """Return language -> concept -> sentences about it, those of one line at the same place.
+
+    Raises:
+        CorpusError: the file cannot be read, has no column `concept`, or a line has not as many columns as the first.
+    """
+    try:
+        lines = [line.split("\t") for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise CorpusError(f"{path}: cannot be read ({error}); corpus.sentences names a UTF-8 table") from error
+    first, *languages = lines[0] if lines else [""]
+    if first != "concept":
+        raise CorpusError(f"{path}: the first column of its first line is '{first}'; it must be 'concept'")
+    found: dict[str, dict[str, list[str]]] = {language: {} for language in languages}
+    for number, (concept, *said) in enumerate(lines[1:], 2):
+        if len(said) != len(languages):
+            raise CorpusError(
+                f"{path}, line {number}: has {len(said) + 1} columns, the first line {len(languages) + 1}"
+            )
+        for language, sentence in zip(languages, said, strict=True):
+            found[language].setdefault(code_points(concept), []).append(sentence)
+    return found
+
+
 def chance(*names: str) -> float:
     """Return a number in [0, 1) that follows from some names."""
     return int.from_bytes(sha256("/".join(names).encode()).digest()[:4]) / 2**32
@@ -156,8 +188,9 @@ def chance(*names: str) -> float:
 class Phrases:
     """What is said of concepts in one language; keywords that are another emoji's name are not."""
 
-    def __init__(self, packages: Packages, card: LanguageCard):
+    def __init__(self, packages: Packages, card: LanguageCard, sentences: str | None = None):
         self.code, self.words = card.code, read_words(packages, card.code)
+        self.said = read_sentences(sentences).get(card.code, {}) if sentences else {}
         self.carriers = card.carriers
         self.names = {words.name.casefold() for words in self.words.values()}
         self.emoji_of = Counter(k for words in self.words.values() for k in {k.casefold() for k in words.keywords})
@@ -176,8 +209,19 @@ class Phrases:
         """Return its keywords that are trained on, in an order of chance."""
         return self._keywords(concept, held_out=False)
 
+    def is_shared(self, keyword: str) -> bool:
+        """Return whether several emoji have a keyword, so that it tells none of them."""
+        return self.emoji_of[keyword.casefold()] > 1
+
+    def sentences(self, concept: Concept, held_out: bool) -> list[str]:
+        """Return its sentences that are trained on, or never; the same ones in all languages."""
+        said = enumerate(self.said.get(concept.id, []))
+        return [s for number, s in said if (chance(concept.id, f"{number}") < SENTENCES_HELD_OUT) == held_out]
+
     def unheard(self, concept: Concept) -> list[str]:
-        """Return its texts that are never trained on: its name in one carrier, and keywords."""
+        """Return its texts that are never trained on: sentences, or else its name in one carrier, and keywords."""
+        if self.said:
+            return self.sentences(concept, held_out=True)
         carrier = self._held_carrier(concept)
         return [*([_fill(carrier, self.name(concept))] if carrier else []), *self._keywords(concept, held_out=True)]
 
@@ -208,13 +252,14 @@ class Planned:
     text: str
     language: str
     split: str
+    apart: bool = False  # it tells more or less than the concept
 
     def row(self, picture: bytes | None = None) -> Row:
-        """Return it as a row, with its picture if that is given."""
+        """Return it as a row, with its picture if that is given; one that is `apart` is a phrase without a label."""
         return {
             "id": self.id, "image": file_column(picture), "text": self.text, "language": self.language,
-            "label": self.concept.id, "image_id": f"{self.style}/{self.concept.id}", "split": self.split,
-            "style": self.style,
+            "label": None if self.apart else self.concept.id, "image_id": f"{self.style}/{self.concept.id}",
+            "split": self.split, "style": self.style, "phrase": self.apart,
         }  # fmt: skip
 
 
@@ -247,12 +292,15 @@ class EmojiSource(CorpusSource):
                 raise self.packages.incomplete(package_of(style), f"it has {drawn} of {len(first)} common pictures")
         for code in self.cards:
             read_words(self.packages, code)
+        if s.sentences:
+            read_sentences(s.sentences)
 
     def version(self) -> object:
-        """Return the settings, and the versions of the packages and of what draws."""
+        """Return the settings, the versions of the packages and of what draws, and the hash of the sentences."""
         self.packages.require(self.needed)
         versions = {package: self.packages.read(package, "package.json")["version"] for package in self.needed}
-        return [super().version(), versions, renderer()]
+        said = self.settings.sentences
+        return [super().version(), versions, renderer(), said and file_hash(said)]
 
     def _style(self, name: str) -> Style:
         return open_style(self.packages.prefix, name)
@@ -294,7 +342,7 @@ class EmojiSource(CorpusSource):
         """All rows, those of a concept together."""
         found: dict[str, list[Planned]] = {concept.id: [] for concept in self.concepts}
         for place, card in enumerate(self.cards.values()):
-            phrases = Phrases(self.packages, card)
+            phrases = Phrases(self.packages, card, self.settings.sentences)
             for planned in (*self._training(phrases, place), *self._tests(phrases, place)):
                 found[planned.concept.id].append(planned)
         return [planned for rows in found.values() for planned in rows]
@@ -311,12 +359,27 @@ class EmojiSource(CorpusSource):
                 "carrier": [phrases.carried(concept, number) for number in range(s.recordings // 2)],
                 "keyword": keywords[: s.keywords],
                 "combination": [f"{name}, {keyword}" for keyword in keywords[: s.combinations]],
+                "sentence": phrases.sentences(concept, held_out=False),
+                "pair": [f"{name}, {other}" for other in self._others(concept, phrases)],
             }
             for kind, said in texts.items():
                 for number, text in enumerate(said):
                     style = styles[(start + place + number) % len(styles)]
                     row_id = f"{concept.id}-{phrases.code}-{kind}-{number}"
-                    yield Planned(row_id, concept, style, text, phrases.code, "train")
+                    apart = kind == "pair" or (kind == "keyword" and phrases.is_shared(text))
+                    yield Planned(row_id, concept, style, text, phrases.code, "train", apart)
+
+    def _others(self, concept: Concept, phrases: Phrases) -> list[str]:
+        """Return names of other emoji of any group that are not held out, `pairs` of them."""
+        others = [phrases.name(other) for other in self._all if not self._is_held_out(other)]
+        first = int(1e6 * chance(concept.id, phrases.code, "pair"))
+        named = [name for name in others if name]
+        return [named[(first + 7 * number) % len(named)] for number in range(self.settings.pairs)]
+
+    @cached_property
+    def _all(self) -> list[Concept]:
+        groups = self.packages.read(GROUPS, "en/messages.json")["groups"]
+        return read_concepts(self.packages, [group["key"] for group in groups if group["key"] not in NO_GROUPS])
 
     def _tests(self, phrases: Phrases, place: int) -> Iterator[Planned]:
         """Yield the validation and test rows of a language; the languages take turns at the concepts."""

@@ -122,7 +122,7 @@ def test_styles_take_turns_in_every_kind_of_text(root: Path) -> None:
 
 def test_a_held_out_style_is_shown_once_with_each_trained_concept_that_it_draws(made: list[Row]) -> None:
     shown = [row["image_id"] for row in made if row["split"] == "style"]
-    assert len(shown) == len(set(shown)) == 2 * len(of(made, "train", "label"))
+    assert len(shown) == len(set(shown)) == 2 * len(of(made, "train", "label") - {None})
     assert of(made, "style", "style") == {"fluent-emoji-3d", "openmoji"}
     assert {"fluent-emoji-3d", "openmoji"}.isdisjoint(row["style"] for row in made if row["split"] != "style")
 
@@ -160,12 +160,49 @@ def test_more_written_texts_are_asked_for_by_number(root: Path) -> None:
     assert {f"{p.concept.name}, everything" for p in all_of_them.plan} & {p.text for p in all_of_them.plan}
 
 
+def test_pairs_and_shared_keywords_are_phrases_without_a_label(root: Path) -> None:
+    made = source(root, pairs=2, keywords=None)
+    apart = [planned for planned in made.plan if planned.apart]
+    assert {p.id.split("-")[-2] for p in apart} == {"keyword", "pair"}
+    assert {p.text for p in apart if "-keyword-" in p.id} <= {"everything", "dog"}
+    assert all(p.row()["phrase"] and p.row()["label"] is None and p.split == "train" for p in apart)
+    assert all(not p.row()["phrase"] and p.row()["label"] for p in made.plan if not p.apart)
+    held_out = {c.name for c in made.concepts} - {c.name for c in made.trained}
+    assert not held_out & {name for p in apart if "-pair-" in p.id for name in p.text.split(", ")}
+
+
+def test_sentences_are_trained_on_but_for_those_of_the_test_in_every_language(root: Path, tmp_path: Path) -> None:
+    table = tmp_path / "sentences.tsv"
+    concepts = read_concepts(Packages(root))
+    lines = [f"{c.id}\tI see {c.name} {n}\tأرى {c.name} {n}" for c in concepts for n in range(5)]
+    table.write_text("\n".join(["concept\ten\tar", *lines]), encoding="utf-8")
+    made = rows(source(root, sentences=str(table), keywords=0, recordings=0, test=40))
+    english, arabic = ({(r["split"], r["text"].split(" ", n)[-1]) for r in made if r["split"] in ("train", "phrase")
+                        and r["language"] == code} for code, n in (("en", 2), ("ar", 1)))  # fmt: skip
+    assert english == arabic
+    trained, tested = ({text for split, text in english if split == which} for which in ("train", "phrase"))
+    assert trained
+    assert tested
+    assert not trained & tested
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [("hex\ten\n", "must be 'concept'"), ("concept\ten\n1F415\n", "line 2: has 1 columns, the first line 2")],
+)
+def test_a_broken_table_of_sentences_is_named(root: Path, tmp_path: Path, text: str, why: str) -> None:
+    (tmp_path / "broken.tsv").write_text(text)
+    with pytest.raises(CorpusError, match=why):
+        source(root, sentences=str(tmp_path / "broken.tsv")).check()
+
+
 def test_sizes_and_ids(made: list[Row]) -> None:
     count = Counter((row["split"], row["language"]) for row in made)
     assert {count[s, c] for s in ("voice", "engine", "concept", "phrase") for c in CARDS} == {10}
     assert {count["validation", code] for code in CARDS} == {4}
     assert len({row["id"] for row in made}) == len(made)
-    assert {row["image_id"] for row in made} == {f"{row['style']}/{row['label']}" for row in made}
+    labelled = [row for row in made if row["label"]]
+    assert {row["image_id"] for row in labelled} == {f"{row['style']}/{row['label']}" for row in labelled}
 
 
 # ---- pictures ---------------------------------------------------------------------------------------------------
