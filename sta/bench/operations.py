@@ -26,7 +26,7 @@ from sta.metrics.rows import Interval, Report, Row
 from sta.training import runtime
 from sta.training.batch import Batch
 from sta.training.faults import Faults
-from sta.training.stages import settings_of, task_of
+from sta.training.stages import settings_of, task_of, weights_of
 from sta.training.step import Trainer
 from sta.training.task import CorpusFacts, Task, Update
 
@@ -52,7 +52,7 @@ class ExampleTask(Task):
         self.kind = task_of(recipe, stage)
         seconds, size = self.kind.mean_seconds(recipe, facts) or 0.0, size or settings_of(recipe, stage).batch
         self.name, self.module = stage, self.kind.build_network(recipe, facts, stage)
-        self.weights = getattr(settings_of(recipe, stage), "losses", self.kind.__dict__.get("weights", {}))
+        self.weights = weights_of(recipe, stage)
         self.noise = self.kind.example_batch(recipe, facts, stage, size, seconds)
 
     def batch(self, step: int, shard: BatchShard) -> Batch:

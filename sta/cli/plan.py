@@ -3,29 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from sta.cli.locate import recipe_of
 from sta.errors import StaError
 
 WIDTH = 105  # of the widest table, where the terminal is narrower or there is none
 NO_MEMORY = ("allocate memory", "not enough memory", "out of memory", "overflow")  # in what torch says
-
-
-@contextmanager
-def _enough_memory(recipe: str) -> Iterator[None]:
-    """Turn what fails for want of memory into one sentence; torch has no error of its own for that."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        message = str(error)
-        if not isinstance(error, MemoryError) and not any(words in message for words in NO_MEMORY):
-            raise
-        raise StaError(
-            f"recipe '{recipe}': its networks are too large to be planned in the memory of this machine; take smaller "
-            "sizes (such as decoder.width) or a smaller stages.*.batch"
-        ) from error
 
 
 def plan(options: argparse.Namespace) -> None:
@@ -42,13 +25,21 @@ def plan(options: argparse.Namespace) -> None:
     if options.seconds and options.longest and options.seconds > options.longest:
         raise StaError(f"--seconds {options.seconds:g} is above --longest {options.longest:g}; a mean is at most that")
     recipe = with_languages(recipe_of(options), options.languages)
-    at_hand = AtHand(options.captions, options.languages, options.seconds, options.longest, options.pictures)
+    at_hand = AtHand(options.captions, options.seconds, options.longest, options.pictures)
     machines = Machines(options.gpus, options.nodes, options.memory * GIB, options.tflops, options.utilisation)
-    sections = {name.partition("-")[0] for name in stage_names(recipe)} - {"prepare"}
-    with Bar("planning", 1 + len(sections), "parts") as bar, _enough_memory(recipe.name):
-        facts = facts_of(recipe, at_hand)
-        bar.advance()
-        made = plan_of(recipe, facts, machines, bar.advance)
+    sections = {name.partition("-")[0] for name in stage_names(recipe)}  # the first is the corpus
+    try:
+        with Bar("planning", len(sections), "parts") as bar:
+            facts = facts_of(recipe, at_hand)
+            bar.advance()
+            made = plan_of(recipe, facts, machines, bar.advance)
+    except (MemoryError, RuntimeError) as error:  # torch has no error of its own for want of memory
+        if not isinstance(error, MemoryError) and not any(words in str(error) for words in NO_MEMORY):
+            raise
+        raise StaError(
+            f"recipe '{recipe.name}': its networks are too large to be planned in the memory of this machine; take "
+            "smaller sizes (such as decoder.width) or a smaller stages.*.batch"
+        ) from error
     show(made, Console(width=max(WIDTH, Console().width)))
     if options.json:
         write(made, options.json)

@@ -6,6 +6,7 @@ import json
 import platform
 import shutil
 import subprocess
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from importlib import metadata
@@ -49,6 +50,12 @@ def task_of(recipe: Recipe, stage: str) -> type[Task]:
     section = stage.partition("-")[0]
     name = getattr(recipe.stages, section).task or section
     return find_variant("sta.training.tasks", name, Task, f"stages.{section}.task")  # type: ignore[type-abstract]
+
+
+def weights_of(recipe: Recipe, stage: str) -> Mapping[str, float]:
+    """Return the weight of each loss of a stage, by its settings or else its task."""
+    losses: Mapping[str, float] | None = getattr(settings_of(recipe, stage), "losses", None)
+    return losses or vars(task_of(recipe, stage)).get("weights", {})
 
 
 def open_run(recipe: Recipe, out: Path) -> Workspace:
