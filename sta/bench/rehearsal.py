@@ -13,7 +13,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 
@@ -162,8 +162,3 @@ def table(outcomes: Sequence[Outcome]) -> Table:
     numbers = ((o.kills, o.in_save, o.repeated_steps, o.without_checkpoint, len(o.different)) for o in outcomes)
     lines = ([o.launch, *map(str, counts)] for o, counts in zip(outcomes, numbers, strict=True))
     return make_table("killed and started again, against never killed", columns, lines)
-
-
-def as_json(outcomes: Sequence[Outcome]) -> str:
-    """Return the outcomes as a JSON list."""
-    return json.dumps([{**asdict(o), "passed": o.passed} for o in outcomes], indent=2) + "\n"

@@ -24,14 +24,14 @@ from sta.bench.flops import peak_of
 from sta.bench.operations import operations_row, step_operations
 from sta.config.recipe import Optimisation
 from sta.distributed.sharding import BatchShard
-from sta.errors import Interrupted, TrainingError
+from sta.errors import Interrupted
 from sta.metrics.rows import METRICS, Interval, Report, Row, everywhere
 from sta.metrics.tables import make_table
 from sta.models.flops import flops_of
 from sta.progress import Bar
 from sta.training import runtime
 from sta.training.batch import Batch
-from sta.training.loop import train
+from sta.training.loop import check_batch, train
 from sta.training.optimizers import build_optimizer
 from sta.training.stages import build_task, settings_of
 from sta.training.task import Task, Update
@@ -55,8 +55,6 @@ def bench_training(
     """Measure some stages of a recipe, whose earlier stages must be done; nothing of the run is changed.
 
     Args:
-        workspace: the run.
-        stages: which of its training stages.
         steps: that are timed in a round, after as many that are not.
         rounds: in which the contestants take turns; the median counts.
         tflops: of the device at its best, 10^12 a second; None: those of a known GPU.
@@ -69,9 +67,7 @@ def bench_training(
     with Bar("bench", len(stages) * rounds, "rounds") as bar:
         for stage in stages:
             settings, measured = settings_of(workspace.recipe, stage), list[dict[str, float]]()
-            if settings.batch % accelerator.num_processes:
-                processes = f"{accelerator.num_processes} processes"
-                raise TrainingError(f"stage {stage}: batch {settings.batch} is not a multiple of {processes}")
+            check_batch(stage, settings, accelerator)
             with accelerator.main_process_first():  # caches are written once
                 task = build_task(workspace, stage, accelerator)
             bench = _Bench(task, workspace.recipe.precision, workspace.recipe.seed, steps, accelerator)
@@ -139,7 +135,7 @@ class _Bench:
     def operations(self, settings: Optimisation) -> int:
         """Count the operations that torch is asked for in a step of the training loop."""
         task = _TimedTask(self.task, 0, self.batches)
-        return step_operations(task, settings, runtime.start(self.precision), self.batches[0]).total()
+        return step_operations(task, settings, runtime.start(self.precision), self.batches[0])
 
     def flops(self) -> int:
         """Floating-point operations of a step's forward and backward on the whole batch, by this process's shard."""
@@ -155,11 +151,8 @@ class _Bench:
         self.task.compile(module, self.accelerator.device)
         parameters = [p for p in module.parameters() if p.requires_grad]
         optimizer = build_optimizer(module, settings)
-        average = (
-            AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True)
-            if settings.ema
-            else None
-        )
+        blend = get_ema_multi_avg_fn(settings.ema)
+        average = AveragedModel(module, multi_avg_fn=blend, use_buffers=True) if settings.ema else None
         self.accelerator.wait_for_everyone()
         for step, batch in enumerate(self.batches):
             if step == self.steps + 1:

@@ -7,6 +7,7 @@ import io
 import os
 import sys
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,6 @@ from sta.errors import AudioError, LanguageWarning, StaError
 
 if TYPE_CHECKING:
     import numpy as np
-    from PIL import Image
 
     from sta.inference.pipeline import SpeechToImagePipeline
     from sta.metrics.rows import Report
@@ -102,6 +102,8 @@ def _draw_one(pipe: SpeechToImagePipeline, name: Path, wave: np.ndarray, options
     """Draw and write the pictures of one recording; returns where they are."""
     import torch
 
+    from sta.data.cache import write_atomically
+
     with warnings.catch_warnings(record=True) as doubts:
         warnings.simplefilter("always", LanguageWarning)
         images = pipe(
@@ -114,7 +116,9 @@ def _draw_one(pipe: SpeechToImagePipeline, name: Path, wave: np.ndarray, options
     several = [name.with_stem(f"{name.stem}-{number + 1}") for number in range(len(images))]
     paths = several if len(images) > 1 else [name]
     for image, path in zip(images, paths, strict=True):
-        _save_picture(image, path)
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG")
+        write_atomically(path, buffer.getvalue())
     return paths
 
 
@@ -137,14 +141,6 @@ def _writable(out: Path) -> None:
         raise StaError(f"--out {out}: {there} is not a folder; choose another")
     if not os.access(there, os.W_OK | os.X_OK):
         raise StaError(f"--out {out}: {there} cannot be written to; choose another")
-
-
-def _save_picture(image: Image.Image, path: Path) -> None:
-    from sta.data.cache import write_atomically
-
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    write_atomically(path, buffer.getvalue())
 
 
 def speak(options: argparse.Namespace) -> None:
@@ -199,14 +195,14 @@ def rehearse(options: argparse.Namespace) -> None:
     """Kill a stage again and again, and fail where it does not end as one that was not."""
     from rich.console import Console
 
-    from sta.bench.rehearsal import as_json, table
     from sta.bench.rehearsal import rehearse as do
-    from sta.data.cache import write_atomically
+    from sta.bench.rehearsal import table
+    from sta.data.cache import write_json
 
     outcomes = do(recipe_of(options), options.out, options.stage, options.launch, options.kills, options.seed or 0)
     Console().print(table(outcomes))
     if options.json:
-        write_atomically(options.json, as_json(outcomes).encode())
+        write_json(options.json, [{**asdict(o), "passed": o.passed} for o in outcomes])
     bad = [f"{o.launch} ({', '.join(o.different) or 'no checkpoint was left'})" for o in outcomes if not o.passed]
     if bad:
         raise StaError(f"not as an uninterrupted run: {'; '.join(bad)}; the folders are kept in {options.out}")

@@ -5,7 +5,6 @@ No step strips accents by decomposing to ASCII: that turns Arabic, Hindi or Amha
 
 from __future__ import annotations
 
-import difflib
 import io
 import os
 import re
@@ -16,7 +15,7 @@ from pathlib import Path
 import sentencepiece
 
 from sta.config.cards import SentencePieceCard
-from sta.errors import CorpusError, RecipeError
+from sta.errors import CorpusError, RecipeError, known_names
 
 ARABIC_MARKS = re.compile("[\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06dc\u06df-\u06e8\u06ea-\u06ed]")
 ALEFS = re.compile("[\u0622\u0623\u0625\u0671]")  # with madda, with hamza above or below, wasla
@@ -100,9 +99,7 @@ def normalise(text: str, steps: Sequence[str]) -> str:
     """
     for name in steps:
         if name not in STEPS:
-            close = difflib.get_close_matches(name, STEPS, 1)
-            hint = f"; did you mean '{close[0]}'?" if close else ""
-            raise RecipeError(f"language card: unknown normaliser step '{name}'{hint} (known: {', '.join(STEPS)})")
+            raise RecipeError(f"language card: unknown normaliser step '{name}'{known_names(name, STEPS)}")
     previous = None
     while text != previous:
         previous = text

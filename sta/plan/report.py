@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from sta.data.cache import write_atomically
+from sta.data.cache import write_json
 from sta.metrics.tables import make_table
 from sta.plan import memory
 from sta.plan.memory import GIB
@@ -157,4 +156,4 @@ def write(plan: Plan, path: Path) -> None:
         "hours": plan.machines.hours(plan.flops), "disk": [asdict(item) for item in plan.disk], "disk_kept": kept,
         "disk_temporary": temporary, "sentences": [*assumptions(plan), *conclusions(plan)],
     }  # fmt: skip
-    write_atomically(path, (json.dumps(numbers, indent=1, ensure_ascii=False) + "\n").encode())
+    write_json(path, numbers)

@@ -13,6 +13,7 @@ import numpy as np
 
 from sta.config.cards import MARKS, SentencePieceCard
 from sta.config.recipe import Recipe
+from sta.data.cache import write_json
 from sta.data.corpora.base import CorpusShard
 from sta.data.parts import (
     ITEMS_PER_PART,
@@ -31,7 +32,7 @@ from sta.data.unreadable import REPORT, read_report, rows_lost
 from sta.distributed.team import Team
 from sta.errors import CorpusError
 from sta.models.backbones import backbone_class
-from sta.training.workspace import Workspace, write_json
+from sta.training.workspace import Workspace
 
 SUMMARY = "prepare.json"
 MIN_SURVIVAL, CAPTIONS_READ = 0.99, 1_000_000

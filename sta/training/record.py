@@ -11,7 +11,8 @@ from typing import Any
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from sta.data.cache import write_atomically
+from sta.data.cache import write_atomically, write_json
+from sta.data.jsonlines import read_values
 from sta.errors import TrainingError
 
 
@@ -26,7 +27,7 @@ class Log:
             return
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "metrics.jsonl"
-        lines = [_parsed(line) for line in path.read_text().splitlines()] if path.exists() else []
+        lines = [_parsed(line) for line in read_values(path)]
         kept = [line for line in lines if line is not None and line["step"] <= first]
         self.spent = kept[-1]["seconds"] if kept else 0.0
         write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
@@ -79,7 +80,7 @@ class Skipped:
 
     def __init__(self, stage: str, folder: Path, first: int, allowed: int, writes: bool):
         self.stage, self.path, self.allowed, self.writes = stage, folder / "skipped.jsonl", allowed, writes
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+        lines = read_values(self.path)
         self.lines = [line for line in lines if json.loads(line)["step"] <= first]
         if writes and len(self.lines) < len(lines):
             self._write()
@@ -137,4 +138,4 @@ class MicroBatches:
     def halve(self) -> None:
         """Take smaller parts from now on."""
         self.count = self.halved()
-        write_atomically(self.path, json.dumps({"parts": self.count}).encode())
+        write_json(self.path, {"parts": self.count})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +12,7 @@ import numpy as np
 from sta.config.cards import LanguageCard, TeacherCard, load_teacher
 from sta.config.recipe import CACHE, Recipe
 from sta.data.audio import MARGIN
-from sta.data.cache import key_of, write_atomically
+from sta.data.cache import key_of
 from sta.data.checksums import file_hash
 from sta.data.corpora.base import CorpusSource, open_source
 from sta.data.rows import Corpus
@@ -202,8 +201,3 @@ def fingerprint(folder: Path) -> str:
     """Return sixteen hex digits of the weights and configurations below a folder; they name caches and token spaces."""
     files = sorted(p for p in folder.rglob("*") if p.suffix in (".safetensors", ".json", ".model"))
     return key_of([[str(p.relative_to(folder)), file_hash(p)] for p in files])
-
-
-def write_json(path: Path, data: object) -> None:
-    """Write a file that is complete or absent."""
-    write_atomically(path, (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())
