@@ -65,12 +65,7 @@ class Outcome:
 
 
 def rehearse(recipe: Recipe, out: Path, stage: str, launches: Sequence[str], kills: int, seed: int) -> list[Outcome]:
-    """Rehearse one stage, whose earlier stages are done, under each of some launch files; `alone` is without one.
-
-    Raises:
-        RecipeError: no such stage or launch file, or too few steps for so many kills.
-        StaError: an earlier stage is not done, or a start fails.
-    """
+    """Rehearse one stage, whose earlier stages are done, under each of some launch files; `alone` is without one."""
     names = stage_names(recipe)
     if stage not in names[1:]:
         raise RecipeError(f"--stage {stage} is not one of this recipe's training stages: {', '.join(names[1:])}")

@@ -18,15 +18,8 @@ from sta.progress import Bar
 def bench_scaling(command: Sequence[str], processes: Sequence[int], rounds: int) -> Report:
     """Measure a launch of each number of processes once a round; the median over the rounds counts.
 
-    Every process has as many threads as the largest launch can give each of its own.
-
-    Args:
-        command: what follows `sta`: a `bench train` of one round.
-        processes: numbers of processes, the fewest being what the others are compared with.
-        rounds: in which the launches take turns.
-
-    Raises:
-        StaError: a launch failed, with its own sentence.
+    Every process has as many threads as the largest launch can give each of its own. `command` is what follows `sta`: a
+    `bench train` of one round.
     """
     threads = max(1, len(os.sched_getaffinity(0)) // max(processes))
     values: dict[tuple[str, str, str, int], list[float]] = defaultdict(list)

@@ -51,16 +51,10 @@ def bench_speed(
     batches: Sequence[int] = (1, 4),
     repeats: int = 2,
 ) -> Report:
-    """Measure seconds per picture, in bfloat16 where the machine is fast in it.
+    """Measure seconds per picture of a release, in bfloat16 where the machine is fast in it.
 
-    Args:
-        pipe: the release to measure.
-        waves, language: enough recordings for the largest batch.
-        batches: pictures drawn at once.
-        repeats: rounds in which every contestant draws once; the median counts.
-
-    Raises:
-        StaError: this diffusers has no such pipeline any more.
+    Every contestant draws each number of pictures at once in each of `repeats` rounds, of which the median counts;
+    `waves` are enough recordings for the largest batch.
     """
     rows: list[Row] = []
     fast = has_fast_bf16(pipe.device.type)
@@ -117,11 +111,7 @@ def published_twin(pipe: SpeechToImagePipeline) -> SpeechToImagePipeline:
 
 
 def in_turn(contestants: Sequence[Contestant], repeats: int) -> list[list[float]]:
-    """Measure the seconds of every contestant in each round, one after another, once all have drawn in a single step.
-
-    Returns:
-        The seconds of each contestant, in their order.
-    """
+    """Measure each contestant's seconds in every round, one after another, once all have drawn in a single step."""
     for contestant in contestants:
         contestant.draw(1)
     seconds: list[list[float]] = [[] for _ in contestants]

@@ -58,9 +58,6 @@ def bench_training(
         steps: that are timed in a round, after as many that are not.
         rounds: in which the contestants take turns; the median counts.
         tflops: of the device at its best, 10^12 a second; None: those of a known GPU.
-
-    Raises:
-        TrainingError: a stage's batch cannot be shared out evenly.
     """
     accelerator, rows = runtime.start(workspace.recipe.precision), list[Row]()
     peak = tflops * 1e12 if tflops else peak_of(accelerator.device)
@@ -81,10 +78,7 @@ def bench_training(
 
 
 class _TimedTask(Task):
-    """A task with a copy of its network, as it is in the middle of its stage, that notes when each step begins.
-
-    Distillation starts with short phrases, which are not typical.
-    """
+    """A task with a copy of its network that notes when each step begins, from the typical middle of its stage."""
 
     def __init__(self, task: Task, first: int, batches: Sequence[Batch] = ()):
         self.task, self.first, self.batches, self.begun = task, first, batches, list[float]()

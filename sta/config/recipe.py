@@ -215,11 +215,7 @@ class ClassifierStage(Optimisation):
 
 
 def _stage(section: str, base: type[Optimisation]) -> Any:
-    """Validate a stage's section by the settings of the task that it names; the built-in tasks' are in this module.
-
-    Args:
-        base: what the settings of another task must extend, since other stages read them.
-    """
+    """Validate a stage's section by the settings of the task that it names, which extend `base` for other stages."""
 
     def validate(given: Any, handler: ValidatorFunctionWrapHandler) -> Any:
         name = given.get("task") if isinstance(given, dict) else None
@@ -372,11 +368,7 @@ class Recipe(Strict):
 
 
 def check_multiple(key: str, value: int, of: int, why: str) -> None:
-    """Refuse a width that is not a multiple of a number.
-
-    Raises:
-        ValueError: it is not; says why it has to be.
-    """
+    """Refuse, by a ValueError that says why, a width that is not a multiple of a number."""
     if value % of:
         raise ValueError(f"{key} {value} is not a multiple of {of}, {why}")
 
@@ -391,14 +383,10 @@ def _read_decoder(given: Any) -> Any:
 
 
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe with what it extends and the overrides applied.
+    """Read a recipe, by path or packaged name, with what it extends and the overrides applied.
 
-    Args:
-        name_or_path: a path, or the name of a packaged recipe.
-        overrides: `key=value` with dots in the key, such as `stages.decoder.steps=500`; values are YAML.
-
-    A path of a corpus or card is relative to the file that names it, or to the current directory in an override, and
-    absolute in what is returned.
+    Overrides are `key=value` with dots in the key, such as `stages.decoder.steps=500`; values are YAML. A path of a
+    corpus or card is relative to the file that names it, or to the current directory in an override, and made absolute.
 
     Raises:
         RecipeError: names file, key, value and what would be accepted.

@@ -47,9 +47,6 @@ def read_settings(package: str, base: type[Variant], given: Any, key: str, name_
     Args:
         given: the section, whose `name_key` names the variant (`default` where it does not).
         key: of the section in the recipe, such as `decoder`.
-
-    Raises:
-        RecipeError: there is no such variant, or its settings do not hold; names file, key, value and what would work.
     """
     if not isinstance(given, dict):
         return given

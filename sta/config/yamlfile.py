@@ -69,11 +69,7 @@ def names(folder: str) -> list[str]:
 
 
 def find(name_or_path: str | Path, folder: str) -> Path:
-    """Return the file meant by a path, or by the name of a packaged one: a name has no suffix and no folder.
-
-    Raises:
-        RecipeError: neither exists; names the known ones.
-    """
+    """Return the file meant by a path, or by the name of a packaged one: a name has no suffix and no folder."""
     path = Path(name_or_path)
     if path.is_file() and (path.suffix or "/" in str(name_or_path)):
         return path
@@ -131,11 +127,7 @@ def parse(text: str, source: str) -> Any:
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """Return the mapping in a YAML file.
-
-    Raises:
-        RecipeError: the file cannot be read, is not YAML, or is not a mapping.
-    """
+    """Return the mapping in a YAML file."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -48,11 +48,7 @@ Found = Sample | Unreadable
 
 
 def readable(found: Iterable[Found], report: Path, trusted: bool = False) -> Iterator[Sample]:
-    """Yield the rows that can be read; at their end the others are in `report`, which is there only if there are any.
-
-    Args:
-        trusted: files of rows are known to be whole, and are not read.
-    """
+    """Yield the rows that can be read, or are `trusted` to be; `report` lists the others at the end, if any."""
     aside = []
     for item in found:
         entry = item if isinstance(item, Unreadable) else None if trusted else _check(item)
@@ -99,14 +95,11 @@ def _entries(path: Path) -> list[Unreadable]:
 
 
 def settle(folder: Path, limits: Sequence[tuple[int, float]], beside: Path) -> None:
-    """Join the shards' reports, and go no further if too much was lost.
+    """Join the shards' reports, and remove the folder with a CorpusError if too much was lost.
 
     Args:
         limits: how many shards a part of the corpus has, and the largest share of its samples that may be lost.
         beside: where the report goes, instead of the folder, if the run stops.
-
-    Raises:
-        CorpusError: more of the samples cannot be read; the folder is gone.
     """
     reports = sorted((folder / "unreadable").glob("*.jsonl"))
     beside.unlink(missing_ok=True)

@@ -114,11 +114,7 @@ def write_release(workspace: Workspace) -> Path:
 
 
 def halve(path: Path) -> None:
-    """Rewrite a safetensors file with its floats in half precision, but for tensors that are too large for it.
-
-    Raises:
-        WeightsError: a weight is not finite; names the tensor.
-    """
+    """Rewrite a safetensors file with its floats in half precision, but for tensors that are too large for it."""
     kept = {}
     for name, tensor in load_file(path).items():
         if not tensor.isfinite().all():
@@ -129,11 +125,7 @@ def halve(path: Path) -> None:
 
 
 def verify(folder: Path) -> None:
-    """Check every file against SHA256SUMS.
-
-    Raises:
-        WeightsError: a file is missing or changed; names it.
-    """
+    """Check every file against SHA256SUMS; a WeightsError names one that is missing or changed."""
     sums = folder / SUMS
     if not folder.is_dir():
         raise WeightsError(f"{folder}: no such folder; name a release, such as runs/garden-mini/release")

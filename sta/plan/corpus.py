@@ -47,11 +47,7 @@ def with_languages(recipe: Recipe, count: int | None) -> Recipe:
 
 
 def facts_of(recipe: Recipe, at_hand: AtHand) -> CorpusFacts:
-    """Return what is known of the corpus of a recipe of `with_languages`, with what the options say in place of it.
-
-    Raises:
-        StaError: the corpus cannot be read or made here, and the options do not say what is missing.
-    """
+    """Return what is known of the corpus of a recipe of `with_languages`, with what the options say in place of it."""
     cards = {code: recipe.card(code) for code in recipe.languages if not code[1:].isdecimal()}
     by_cards = {code: card.sentencepiece.vocab_size for code, card in cards.items()}
     facts = CorpusFacts(source="the language cards", pieces=by_cards)

@@ -98,10 +98,7 @@ def line(costs: list[float], items: float) -> float:
 
 
 def _plain(recipe: Recipe, stage: str) -> Recipe:
-    """Return the recipe with one encoder's languages, on which a batch is, and without augmentation.
-
-    That keeps nothing for the backward pass, and draws lengths at random.
-    """
+    """Return the recipe with one encoder's languages, as a batch has, and without augmentation, which draws lengths."""
     distill = recipe.stages.distill.model_copy(update={"augment": 0.0, "accent": 0.0, "noise": 0.0, "gain": 0.0})
     languages = recipe.groups[stage.partition("-")[2] or next(iter(recipe.groups))]
     stages = recipe.stages.model_copy(update={"distill": distill})

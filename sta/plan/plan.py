@@ -79,11 +79,7 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """The cost of a recipe.
-
-    Attributes:
-        once: operations of each frozen network on the whole corpus. unknown: why the teacher's are not known.
-    """
+    """The cost of a recipe: `once` of each frozen network on the corpus, `unknown` why not of the teacher."""
 
     recipe: Recipe
     facts: CorpusFacts
@@ -100,11 +96,7 @@ class Plan:
 
 
 def plan_of(recipe: Recipe, facts: CorpusFacts, machines: Machines, tick: Callable[[], object] = lambda: None) -> Plan:
-    """Plan every stage that trains; `tick` is called when one is planned.
-
-    Raises:
-        StaError: a batch cannot be shared out among so many GPUs.
-    """
+    """Plan every stage that trains; `tick` is called when one is planned."""
     names = stage_names(recipe)[1:]
     for name in names:
         _check_shares(recipe, name, machines.processes)

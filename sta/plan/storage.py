@@ -78,11 +78,7 @@ def checkpoint(size: Parameters, averaged: bool) -> int:
 
 
 def of_training(recipe: Recipe, sizes: Mapping[str, tuple[Parameters, int]]) -> list[Item]:
-    """List the checkpoints of the stage that has the largest, and what every stage leaves.
-
-    Args:
-        sizes: stage -> its parameters, and how many stages there are like it.
-    """
+    """List the largest stage's checkpoints, and what every stage leaves, of (parameters, how many alike) by stage."""
     largest = max(checkpoint(size, bool(settings_of(recipe, name).ema)) for name, (size, _) in sizes.items())
     left = {name: F32 * size.trainable * like for name, (size, like) in sizes.items()}
     released = sum(size for name, size in left.items() if name != "teacher")

@@ -60,11 +60,7 @@ class Fault:
 
 
 def parse_faults(text: str) -> list[Fault]:
-    """Return the faults that a text names.
-
-    Raises:
-        TrainingError: it names one that there is not; says which there are.
-    """
+    """Return the faults that a text names; a TrainingError about another says which there are."""
     return [_parse(part.strip()) for part in text.split(";") if part.strip()]
 
 
@@ -80,13 +76,7 @@ def _parse(text: str) -> Fault:
 
 
 class Faults:
-    """The faults that are still to strike this rank.
-
-    Args:
-        faults: all of them.
-        record: the file that says which have struck.
-        rank: this process.
-    """
+    """The faults, of all, that are still to strike this rank; the file `record` says which have struck."""
 
     def __init__(self, faults: Sequence[Fault] = (), record: Path = Path("faults.jsonl"), rank: int = 0):
         lines = [json.loads(line) for line in read_values(record)] if faults else []
@@ -95,12 +85,7 @@ class Faults:
         self.waiting = [f for f in faults if f.rank in (None, rank) and str(f) not in struck]
 
     def strike(self, point: str, number: int, folder: Path | None = None) -> None:
-        """Do what is due at a point; `folder` is the checkpoint's there. Where nothing is due, nothing happens.
-
-        Raises:
-            OSError: the disk is full.
-            torch.OutOfMemoryError: the memory is.
-        """
+        """Do what is due at a point, if anything is; `folder` is the checkpoint's there."""
         fault = self._due(point, number, [kind for kind in KINDS if kind not in QUIET])
         if fault is None:
             return

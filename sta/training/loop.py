@@ -151,12 +151,7 @@ def train(task: Task, settings: Optimisation, folder: Path, seed: int, accelerat
 
 
 def _halve(parts: MicroBatches, task: Task, step: int, trainer: Trainer, error: torch.OutOfMemoryError) -> Batches:
-    """Do the step in smaller parts, as every step from now on; where it cannot be done again here, after a restart.
-
-    Raises:
-        TrainingError: a part is one item already, it cannot be shared out further, there are other processes, or a
-            part of the step is done.
-    """
+    """Do the step in smaller parts, as every step from now on; where it cannot be done again here, after a restart."""
     accelerator = trainer.accelerator
     smaller = [task.batch(step, part) for part in trainer.shard.split(parts.halved())]
     parts.halve()

@@ -88,11 +88,7 @@ def _build_corpus(workspace: Workspace, team: Team, final: Path) -> None:
 
 
 def check_captions(workspace: Workspace) -> None:
-    """Refuse a language without captions where something is to learn from them, and a normaliser that empties them.
-
-    Raises:
-        CorpusError: names the language and what would work.
-    """
+    """Refuse a language without captions where something is to learn from them, and a normaliser that empties them."""
     corpus, readers = workspace.corpus, text_readers(workspace.recipe)
     if workspace.teacher_class.trained_here and not corpus.has_text[corpus.select("train")].any():
         raise CorpusError(

@@ -91,11 +91,7 @@ class Skipped:
         return {"skipped": len(self.lines)} if self.lines else {}
 
     def add(self, step: int, fault: str, items: list[str]) -> None:
-        """Record a step.
-
-        Raises:
-            TrainingError: there are more than allowed.
-        """
+        """Record a step; a TrainingError where there are more than allowed."""
         self.lines.append(json.dumps({"step": step + 1, "why": fault, "items": items}, ensure_ascii=False))
         if self.writes:
             self._write()
@@ -111,11 +107,7 @@ class Skipped:
 
 
 class MicroBatches:
-    """parts.json of one stage: in how many parts each rank does its share of a batch, so that it fits the memory.
-
-    Args:
-        share: items of a batch that a rank holds, which the parts divide.
-    """
+    """The file that says in how many parts each rank does its share of a batch, so that it fits the memory."""
 
     def __init__(self, stage: str, folder: Path, share: int):
         self.stage, self.path, self.shard = stage, folder / "micro_batches.json", share
@@ -123,11 +115,7 @@ class MicroBatches:
         self.count = kept if share % kept == 0 else 1
 
     def halved(self) -> int:
-        """Return how many parts there are once they are smaller.
-
-        Raises:
-            TrainingError: they are single items already, or their number has no half.
-        """
+        """Return how many parts there are once they are smaller; a TrainingError where they cannot be."""
         if (self.shard // self.count) % 2:
             raise TrainingError(
                 f"stage {self.stage}: out of memory with {self.shard // self.count} of the batch's items at a time, "

@@ -44,11 +44,7 @@ def stage_names(recipe: Recipe) -> list[str]:
 
 
 def task_of(recipe: Recipe, stage: str) -> type[Task]:
-    """Return what a stage, or all stages of a section, are done by; each one's code is imported when it is asked for.
-
-    Raises:
-        RecipeError: the recipe names a task that there is not.
-    """
+    """Return what a stage, or all stages of a section, are done by; its code is imported when it is asked for."""
     section = stage.partition("-")[0]
     name = getattr(recipe.stages, section).task or section
     return find_variant("sta.training.tasks", name, Task, f"stages.{section}.task")  # type: ignore[type-abstract]
@@ -63,10 +59,7 @@ def weights_of(recipe: Recipe, stage: str) -> Mapping[str, float]:
 def open_run(recipe: Recipe, out: Path) -> Workspace:
     """Make the run's folder with the recipe as resolved and what it runs on; every process of a launch calls this.
 
-    A folder in which another recipe made nothing is taken over.
-
-    Raises:
-        RecipeError: the folder holds a run of another recipe.
+    A folder in which another recipe made nothing is taken over; a run of another recipe is a RecipeError.
     """
     runtime.join()
     workspace = Workspace(recipe, out)
@@ -154,12 +147,7 @@ def _processor() -> str:
 
 
 def run_stage(workspace: Workspace, name: str) -> Path:
-    """Do one stage unless it is done; every process of a launch calls this.
-
-    Raises:
-        RecipeError: no such stage; names those of the recipe. Or another recipe has taken the folder over.
-        TrainingError: another launch trains it now.
-    """
+    """Do one stage unless it is done, or another launch trains it now; every process of a launch calls this."""
     known = stage_names(workspace.recipe)
     if name not in known:
         raise RecipeError(f"stage '{name}' is not one of this recipe's: {', '.join(known)}")

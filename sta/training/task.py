@@ -111,11 +111,7 @@ class Task(ABC):
 
     @classmethod  # noqa: B027
     def check(cls, recipe: Recipe) -> None:
-        """Refuse a recipe that this task cannot train, before anything is made.
-
-        Raises:
-            RecipeError: says what would work.
-        """
+        """Refuse, by a RecipeError, a recipe that this task cannot train, before anything is made."""
 
     @classmethod  # noqa: B027
     def fill_caches(cls, workspace: Workspace, name: str, device: torch.device, team: Team) -> None:
@@ -128,20 +124,12 @@ class Task(ABC):
 
     @classmethod
     def build_network(cls, recipe: Recipe, facts: CorpusFacts, name: str) -> nn.Module:
-        """Return the untrained `module` of the stage `name`, for who has no corpus.
-
-        Raises:
-            RecipeError: the task does not say how.
-        """
+        """Return the untrained `module` of the stage `name`, for who has no corpus."""
         raise RecipeError(f"stage {name}: {cls.__name__} has no `build_network`, without which it cannot be planned")
 
     @classmethod
     def example_batch(cls, recipe: Recipe, facts: CorpusFacts, name: str, size: int, seconds: float) -> Batch:
-        """Return a batch of noise of the shapes that the stage trains on: `size` items, each of `seconds` of speech.
-
-        Raises:
-            RecipeError: the task does not say how.
-        """
+        """Return a batch of noise of the shapes that the stage trains on: `size` items, each of `seconds` of speech."""
         raise RecipeError(f"stage {name}: {cls.__name__} has no `example_batch`, without which it cannot be planned")
 
     @classmethod
@@ -163,11 +151,7 @@ class Task(ABC):
 
     @classmethod  # noqa: B027
     def check_shares(cls, recipe: Recipe, shares: int) -> None:
-        """Refuse a batch of which one of so many shares would lack something.
-
-        Raises:
-            StaError: says what to raise.
-        """
+        """Refuse, by a StaError, a batch of which one of so many shares would lack something."""
 
     # ---- while it trains ------------------------------------------------------------------------------------------
 

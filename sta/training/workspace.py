@@ -58,11 +58,7 @@ class Workspace:
         return self.folder / name
 
     def final(self, name: str) -> Path:
-        """Return what stage `name` left.
-
-        Raises:
-            StaError: it has not run yet.
-        """
+        """Return what stage `name` left, if it has run."""
         path = self.stage(name) / "final"
         if not path.exists():
             raise StaError(f"{path}: not there; run stage '{name}' first (sta run does all stages in order)")
@@ -118,11 +114,7 @@ class Workspace:
         }
 
     def made(self, what: str) -> Path:
-        """Return a folder of `prepared`.
-
-        Raises:
-            CorpusError: it is not there.
-        """
+        """Return a folder of `prepared`, if it is there."""
         path = self.prepared[what]
         if not path.exists():
             raise CorpusError(f"{path}: not there; stage 'prepare' makes what is missing (sta run does all stages)")
@@ -161,11 +153,7 @@ class Workspace:
 
     @cached_property
     def attributes(self) -> NamedAttributes:
-        """What every row's caption names, its kind among it.
-
-        Raises:
-            StaError: the corpus does not know it.
-        """
+        """Return what every row's caption names, its kind among it, of a corpus that knows."""
         if not self.corpus.truths:
             raise StaError(f"{self.cache}: this corpus does not know what its captions name")
         truths = [self.corpus.truths.get(i) for i in self.corpus.column("id")]
