@@ -20,7 +20,6 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from sta.bench.flops import peak_of
 from sta.bench.operations import operations_row, step_operations
 from sta.config.recipe import Optimisation
 from sta.distributed.sharding import BatchShard
@@ -48,9 +47,21 @@ SHARES = {
 RATIOS = {"loop/hand": ("step_ratio", LOOP), "loop/bare": ("bare_ratio", LOOP), "hand/bare": ("bare_ratio", HAND)}
 SCALING = {"efficiency": ("scaling_efficiency", LOOP), "exchange": ("exchange_share", LOOP)}
 
+#: Words of a GPU's name -> its dense bfloat16 products, 10^12 a second, by NVIDIA's data sheets; the first that fits.
+PEAKS = {
+    "B200": 2250.0, "GH200": 989.0, "H200": 989.0, "H100 NVL": 835.0, "H100 PCIe": 756.0, "H100": 989.0, "A100": 312.0,
+    "L40S": 362.0, "L4": 121.0, "A30": 165.0, "RTX 4090": 165.0,
+}  # fmt: skip
+
+
+def peak_named(name: str) -> float | None:
+    """Return the operations a second of a GPU at its best, by its name; None where it is not known."""
+    words = f" {name.replace('-', ' ')} "
+    return next((tflops * 1e12 for known, tflops in PEAKS.items() if f" {known} " in words), None)
+
 
 def bench_training(
-    workspace: Workspace, stages: Sequence[str], steps: int = 10, rounds: int = 3, tflops: float | None = None
+    workspace: Workspace, stages: Sequence[str], steps: int, rounds: int, tflops: float | None
 ) -> Report:
     """Measure some stages of a recipe, whose earlier stages must be done; nothing of the run is changed.
 
@@ -60,7 +71,8 @@ def bench_training(
         tflops: of the device at its best, 10^12 a second; None: those of a known GPU.
     """
     accelerator, rows = runtime.start(workspace.recipe.precision), list[Row]()
-    peak = tflops * 1e12 if tflops else peak_of(accelerator.device)
+    named = torch.cuda.get_device_name(accelerator.device) if accelerator.device.type == "cuda" else ""
+    peak = tflops * 1e12 if tflops else peak_named(named)
     with Bar("bench", len(stages) * rounds, "rounds") as bar:
         for stage in stages:
             settings, measured = settings_of(workspace.recipe, stage), list[dict[str, float]]()
