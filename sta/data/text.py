@@ -92,11 +92,7 @@ STEPS: dict[str, Callable[[str], str]] = {
 
 
 def normalise(text: str, steps: Sequence[str]) -> str:
-    """Apply the named steps in order, again until nothing changes, so that normalising twice is normalising once.
-
-    Raises:
-        RecipeError: a step is unknown.
-    """
+    """Apply the named steps in order, again until nothing changes, so that normalising twice is normalising once."""
     for name in steps:
         if name not in STEPS:
             raise RecipeError(f"language card: unknown normaliser step '{name}'{known_names(name, STEPS)}")
@@ -118,14 +114,8 @@ def train_sentencepiece(
     """Learn pieces from normalised texts and write the model to `path`, whole or not at all.
 
     Texts too few for the card's `vocab_size` give fewer pieces. The pieces have no marks for begin, end or padding;
-    id 0 is the unknown piece. The same texts in the same order give the same file.
-
-    Args:
-        setting: where the `vocab_size` comes from, as an error names it.
-
-    Raises:
-        CorpusError: there is no text.
-        RecipeError: `vocab_size` is too small for the characters of the texts.
+    id 0 is the unknown piece. The same texts in the same order give the same file. `setting` is what an error calls the
+    `vocab_size`, where it is too small for the characters of the texts.
     """
     texts = [t for t in texts if t]
     if not texts:
@@ -170,11 +160,7 @@ class Pieces:
 
     @classmethod
     def load(cls, path: str | Path) -> Pieces:
-        """Read a model that `train_sentencepiece` wrote, or what `serialized` gives of a language without text.
-
-        Raises:
-            CorpusError: the file is missing or is no SentencePiece model.
-        """
+        """Read a model that `train_sentencepiece` wrote, or what `serialized` gives of a language without text."""
         try:
             model = Path(path).read_bytes()
             if not model:  # which SentencePiece would take for a model without pieces

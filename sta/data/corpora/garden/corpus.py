@@ -76,11 +76,7 @@ class GardenSettings(CorpusSettings):
 
 
 def world_of(settings: WorldSettings) -> World:
-    """Return the world that a recipe asks for.
-
-    Raises:
-        RecipeError: a slot, kind, mood or value that Garden does not know; names the known ones.
-    """
+    """Return the world that a recipe asks for; a RecipeError about what Garden does not know names what it does."""
     colours = _chosen("corpus.world.colours", settings.colours, COLOURS)
     slots = {}
     for slot, (_, values) in SLOTS.items():

@@ -119,9 +119,6 @@ class Grammar:
 
         What is drawn depends on which slots are said, never on their values: generators in equal states
         give sentences that differ only in the words of the values that differ. `pattern` fixes the pattern.
-
-        Raises:
-            ValueError: `kind` or a slot or value of `said` is not one that this grammar can say.
         """
         self._sayable(kind, said)
         drawn = int(rng.integers(len(self._patterns[kind])))
@@ -139,11 +136,7 @@ class Grammar:
         return sorted(set(self._garden.lexicon[value].values()))
 
     def check(self, world: World) -> None:
-        """Verify that each scene of `world` can be said with any of its slots left out.
-
-        Raises:
-            RecipeError: a word, a form, a slot or a whole template is missing or misspelt; names its key.
-        """
+        """Verify that each scene of `world` can be said with any of its slots left out; a RecipeError names the key."""
         self._known(self._garden.lexicon, chain.from_iterable(values for _, values in SLOTS.values()), "garden.lexicon")
         self._known(self._garden.kinds, KINDS, "garden.kinds")
         for kind in world.kinds:
