@@ -126,7 +126,6 @@ Option = tuple[tuple[str, ...], dict[str, Any]]
 
 
 def _option(*names: str, **settings: Any) -> Option:
-    """Return what `add_argument` is given."""
     return names, settings
 
 

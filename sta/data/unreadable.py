@@ -85,13 +85,9 @@ def hash_of(source: bytes | str | os.PathLike[str] | None) -> str | None:
         return None
 
 
-def read_report(folder: Path) -> list[Unreadable]:
+def read_report(folder: Path, name: str = REPORT) -> list[Unreadable]:
     """Return the entries of a folder's report; none where there is no report."""
-    return _entries(folder / REPORT)
-
-
-def _entries(path: Path) -> list[Unreadable]:
-    return [Unreadable(**json.loads(line)) for line in read_values(path)]
+    return [Unreadable(**json.loads(line)) for line in read_values(folder / name)]
 
 
 def settle(folder: Path, limits: Sequence[tuple[int, float]], beside: Path) -> None:
@@ -109,22 +105,24 @@ def settle(folder: Path, limits: Sequence[tuple[int, float]], beside: Path) -> N
     shard_of, first = Corpus(folder).shard_of, 0
     for shards, limit in limits:
         last = first + shards
-        entries = [entry for report in reports if first <= int(report.stem) < last for entry in _entries(report)]
+        entries = [
+            entry
+            for report in reports
+            if first <= int(report.stem) < last
+            for entry in read_report(report.parent, report.name)
+        ]
         kept = int(((shard_of >= first) & (shard_of < last)).sum())
         lost = rows_lost(entries, kept, shards)
         if lost > limit * (lost + kept):
             (folder / REPORT).replace(beside)
             shutil.rmtree(folder)
-            raise _too_much(entries[0], lost, lost + kept, limit, beside)
+            one = entries[0]
+            raise CorpusError(
+                f"{lost} of {lost + kept} samples cannot be read, more than corpus.max_unreadable {limit:g} allows: "
+                f"{beside} lists them, the first is {one.id or one.shard} ({one.reason.rstrip('.')}); mend them, or "
+                "raise corpus.max_unreadable"
+            )
         first = last
-
-
-def _too_much(first: Unreadable, lost: int, total: int, limit: float, beside: Path) -> CorpusError:
-    return CorpusError(
-        f"{lost} of {total} samples cannot be read, more than corpus.max_unreadable {limit:g} allows: {beside} lists "
-        f"them, the first is {first.id or first.shard} ({first.reason.rstrip('.')}); mend them, or raise "
-        "corpus.max_unreadable"
-    )
 
 
 def rows_lost(entries: Sequence[Unreadable], kept: int, shards: int) -> int:

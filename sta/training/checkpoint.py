@@ -14,7 +14,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ def all_of(folder: Path) -> list[tuple[int, Path]]:
     return [(int(path.name.partition("-")[2]), path) for path in sorted(found, reverse=True)]
 
 
-class Checkpoints:
+class Checkpoints(AbstractContextManager["Checkpoints"]):
     """The checkpoints that one stage writes; all ranks call the same methods in the same order.
 
     Training waits while a checkpoint is copied into the main memory, which takes as much of it again (from a GPU up to
@@ -63,9 +63,6 @@ class Checkpoints:
         self.snapshot = Snapshot()
         self.beside = ThreadPoolExecutor(1, "checkpoint")
         self.pending: Future[None] | None = None
-
-    def __enter__(self) -> Checkpoints:
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         self.beside.shutdown(wait=True)

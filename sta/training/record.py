@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from sta.data.jsonlines import read_values
 from sta.errors import TrainingError
 
 
-class Log:
+class Log(AbstractContextManager["Log"]):
     """metrics.jsonl and TensorBoard of one stage; a resumed stage forgets the steps it does again."""
 
     def __init__(self, folder: Path, first: int, shown: bool):
@@ -33,9 +34,6 @@ class Log:
         write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self.file = path.open("a")
         self.board = SummaryWriter(str(folder), purge_step=first)
-
-    def __enter__(self) -> Log:
-        return self
 
     def __exit__(self, *error: object) -> None:
         if self.shown:
