@@ -105,12 +105,8 @@ def settle(folder: Path, limits: Sequence[tuple[int, float]], beside: Path) -> N
     shard_of, first = Corpus(folder).shard_of, 0
     for shards, limit in limits:
         last = first + shards
-        entries = [
-            entry
-            for report in reports
-            if first <= int(report.stem) < last
-            for entry in read_report(report.parent, report.name)
-        ]
+        mine = [report.name for report in reports if first <= int(report.stem) < last]
+        entries = [entry for name in mine for entry in read_report(folder / "unreadable", name)]
         kept = int(((shard_of >= first) & (shard_of < last)).sum())
         lost = rows_lost(entries, kept, shards)
         if lost > limit * (lost + kept):

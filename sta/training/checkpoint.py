@@ -19,16 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, utils
 from accelerate.checkpointing import save_accelerator_state
-from accelerate.utils import (
-    OPTIMIZER_NAME,
-    SAFE_WEIGHTS_NAME,
-    DistributedType,
-    clean_state_dict_for_safetensors,
-    recursively_apply,
-    save,
-)
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -59,7 +51,7 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
 
     def __init__(self, accelerator: Accelerator, folder: Path, faults: Faults):
         self.accelerator, self.folder, self.faults = accelerator, folder, faults
-        self.is_deepspeed = accelerator.distributed_type == DistributedType.DEEPSPEED
+        self.is_deepspeed = accelerator.distributed_type == utils.DistributedType.DEEPSPEED
         self.snapshot = Snapshot()
         self.beside = ThreadPoolExecutor(1, "checkpoint")
         self.pending: Future[None] | None = None
@@ -124,7 +116,7 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
         step, final = state["step"], partial.with_suffix("")
         with self._told(partial):
             for name, content in files.items():
-                save(content, partial / name, safe_serialization=name.endswith(".safetensors"))
+                utils.save(content, partial / name, safe_serialization=name.endswith(".safetensors"))
             if files:
                 self.faults.strike("save", step)
             (partial / "state.json").write_text(json.dumps(state), encoding="utf-8")
@@ -165,7 +157,7 @@ class Snapshot:
     def take(self, content: Any) -> Any:
         """Return the same dicts and lists, whose tensors later steps do not change."""
         given: list[Tensor] = []
-        recursively_apply(lambda tensor: given.append(tensor.detach()), content)
+        utils.recursively_apply(lambda tensor: given.append(tensor.detach()), content)
         if [(t.shape, t.dtype) for t in given] != [(c.shape, c.dtype) for c in self.copies]:
             self.copies = [torch.empty(t.shape, dtype=t.dtype, pin_memory=t.is_cuda) for t in given]
         for copy, tensor in zip(self.copies, given, strict=True):
@@ -173,7 +165,7 @@ class Snapshot:
         if any(tensor.is_cuda for tensor in given):
             torch.cuda.synchronize()
         copies = iter(self.copies)
-        return recursively_apply(lambda _: next(copies), content)
+        return utils.recursively_apply(lambda _: next(copies), content)
 
 
 def files_of(accelerator: Accelerator) -> dict[str, Any]:
@@ -183,9 +175,9 @@ def files_of(accelerator: Accelerator) -> dict[str, Any]:
     for number, model in enumerate(models):
         weights = accelerator.get_state_dict(model, unwrap=False)
         # tensors of two names have one in it
-        files[_numbered(SAFE_WEIGHTS_NAME, number)] = clean_state_dict_for_safetensors(weights)
+        files[_numbered(utils.SAFE_WEIGHTS_NAME, number)] = utils.clean_state_dict_for_safetensors(weights)
     for number, optimizer in enumerate(optimizers):
-        files[_numbered(f"{OPTIMIZER_NAME}.bin", number)] = optimizer.state_dict()
+        files[_numbered(f"{utils.OPTIMIZER_NAME}.bin", number)] = optimizer.state_dict()
     for number, custom in enumerate(others):
         files[f"custom_checkpoint_{number}.pkl"] = custom.state_dict()
     return files
