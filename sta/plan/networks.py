@@ -77,18 +77,13 @@ def step_of(recipe: Recipe, facts: CorpusFacts, stage: str, batch: int, held: in
     module, mean = task.build_network(plain, facts, stage), task.mean_seconds(recipe, facts)
     weights, bf16 = weights_of(recipe, stage), recipe.precision != "fp32"
 
-    def tried(seconds: float) -> list[list[tuple[float, Cost]]]:
-        """Return the share of the steps and the cost of each phase, the last first, for each number of items."""
-        return [
-            [(share, attempt(module, noise, weights, bf16))
-             for share, noise in task.example_phases(plain, facts, stage, items, seconds)]
-            for items in TRIED
-        ]  # fmt: skip
+    def tried(seconds: float) -> list[Cost]:
+        noise = [task.example_batch(plain, facts, stage, items, seconds) for items in TRIED]
+        return [attempt(module, few, weights, bf16) for few in noise]
 
     usual = tried(mean or 0.0)
     longest = tried(facts.longest) if mean else usual
-    flops = line([sum(share * cost.flops for share, cost in phases) for phases in usual], batch)
-    return Cost(flops, line([phases[0][1].saved for phases in longest], held))
+    return Cost(line([cost.flops for cost in usual], batch), line([cost.saved for cost in longest], held))
 
 
 def line(costs: list[float], items: float) -> float:

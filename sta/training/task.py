@@ -133,13 +133,6 @@ class Task(ABC):
         raise RecipeError(f"stage {name}: {cls.__name__} has no `example_batch`, without which it cannot be planned")
 
     @classmethod
-    def example_phases(
-        cls, recipe: Recipe, facts: CorpusFacts, name: str, size: int, seconds: float
-    ) -> list[tuple[float, Batch]]:
-        """Return (share of the steps, a batch of noise as theirs) for each phase of the training, the last first."""
-        return [(1.0, cls.example_batch(recipe, facts, name, size, seconds))]
-
-    @classmethod
     def mean_seconds(cls, recipe: Recipe, facts: CorpusFacts) -> float | None:
         """Return the mean seconds of the recordings that the stage trains on; None where it needs none."""
         return None
