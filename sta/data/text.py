@@ -6,7 +6,6 @@ No step strips accents by decomposing to ASCII: that turns Arabic, Hindi or Amha
 from __future__ import annotations
 
 import io
-import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 import sentencepiece
 
 from sta.config.cards import SentencePieceCard
+from sta.data.cache import write_atomically
 from sta.errors import CorpusError, RecipeError, known_names
 
 ARABIC_MARKS = re.compile("[\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06dc\u06df-\u06e8\u06ea-\u06ed]")
@@ -78,17 +78,10 @@ def digits_to_ascii(text: str) -> str:
 STEPS: dict[str, Callable[[str], str]] = {
     step.__name__: step
     for step in (
-        nfc,
-        lowercase,
-        strip_invisible,
-        strip_punctuation,
-        collapse_spaces,
-        strip_tatweel,
-        strip_diacritics_arabic,
-        unify_alef,
-        digits_to_ascii,
+        nfc, lowercase, strip_invisible, strip_punctuation, collapse_spaces, strip_tatweel, strip_diacritics_arabic,
+        unify_alef, digits_to_ascii,
     )
-}
+}  # fmt: skip
 
 
 def normalise(text: str, steps: Sequence[str]) -> str:
@@ -105,11 +98,7 @@ def normalise(text: str, steps: Sequence[str]) -> str:
 
 
 def train_sentencepiece(
-    texts: Iterable[str],
-    card: SentencePieceCard,
-    path: str | Path,
-    seed: int = 0,
-    setting: str = "sentencepiece.vocab_size",
+    texts: Iterable[str], card: SentencePieceCard, path: Path, seed: int = 0, setting: str = "sentencepiece.vocab_size"
 ) -> Path:
     """Learn pieces from normalised texts and write the model to `path`, whole or not at all.
 
@@ -124,18 +113,11 @@ def train_sentencepiece(
     sentencepiece.set_random_generator_seed(seed)
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(texts),
-            model_writer=model,
-            vocab_size=card.vocab_size,
-            character_coverage=card.character_coverage,
-            model_type=card.model_type,
-            hard_vocab_limit=False,
+            sentence_iterator=iter(texts), model_writer=model, vocab_size=card.vocab_size, hard_vocab_limit=False,
+            character_coverage=card.character_coverage, model_type=card.model_type, bos_id=-1, eos_id=-1,
             normalization_rule_name="identity",  # the language card has normalised already
-            bos_id=-1,
-            eos_id=-1,
-            num_threads=1,
-            minloglevel=4,
-        )
+            num_threads=1, minloglevel=4,
+        )  # fmt: skip
     except (RuntimeError, OSError) as error:
         characters = set("".join(texts))
         least = len(characters | {" "}) + 1  # a piece for each, for where words begin, and for what is unknown
@@ -144,11 +126,7 @@ def train_sentencepiece(
             f"{len(characters)} different characters; it needs at least {least}: raise {setting}, or lower the "
             f"sentencepiece.character_coverage of a language ({error})"
         ) from error
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
-    unfinished.write_bytes(model.getvalue())
-    unfinished.replace(path)
+    write_atomically(path, model.getvalue())
     return path
 
 
