@@ -38,15 +38,11 @@ def assemble(workspace: Workspace) -> SpeechToImagePipeline:
     recipe = workspace.recipe
     folder = workspace.final("decoder") / "decoder"
     decoder = load_network(find_decoder(recipe.decoder.kind), folder)
+    sampling, tokenizer = recipe.sampling, load_network(VQTokenizer, workspace.final("tokenizer") / "tokenizer")
     pipe = SpeechToImagePipeline(
-        decoder,
-        load_network(VQTokenizer, workspace.final("tokenizer") / "tokenizer"),
-        decoder.build_scheduler(recipe.decoder, recipe.sampling),
-        token_space=fingerprint(folder),
-        num_inference_steps=recipe.sampling.steps,
-        guidance_scale=recipe.sampling.guidance,
-        num_tta_samples=recipe.sampling.tta_samples,
-    )
+        decoder, tokenizer, decoder.build_scheduler(recipe.decoder, sampling), fingerprint(folder),
+        sampling.steps, sampling.guidance, sampling.tta_samples,
+    )  # fmt: skip
     for group, codes in recipe.groups.items():
         encoder, bottleneck = load_speech(workspace, group, "decoder")
         for code in codes:
@@ -114,7 +110,11 @@ def write_release(workspace: Workspace) -> Path:
 
 
 def halve(path: Path) -> None:
-    """Rewrite a safetensors file with its floats in half precision, but for tensors that are too large for it."""
+    """Rewrite a safetensors file with its floats in half precision, but for tensors that are too large for it.
+
+    Raises:
+        WeightsError: a weight is not finite; names the tensor.
+    """
     kept = {}
     for name, tensor in load_file(path).items():
         if not tensor.isfinite().all():
