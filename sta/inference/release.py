@@ -38,11 +38,15 @@ def assemble(workspace: Workspace) -> SpeechToImagePipeline:
     recipe = workspace.recipe
     folder = workspace.final("decoder") / "decoder"
     decoder = load_network(find_decoder(recipe.decoder.kind), folder)
-    sampling, tokenizer = recipe.sampling, load_network(VQTokenizer, workspace.final("tokenizer") / "tokenizer")
     pipe = SpeechToImagePipeline(
-        decoder, tokenizer, decoder.build_scheduler(recipe.decoder, sampling), fingerprint(folder),
-        sampling.steps, sampling.guidance, sampling.tta_samples,
-    )  # fmt: skip
+        decoder,
+        load_network(VQTokenizer, workspace.final("tokenizer") / "tokenizer"),
+        decoder.build_scheduler(recipe.decoder, recipe.sampling),
+        token_space=fingerprint(folder),
+        num_inference_steps=recipe.sampling.steps,
+        guidance_scale=recipe.sampling.guidance,
+        num_tta_samples=recipe.sampling.tta_samples,
+    )
     for group, codes in recipe.groups.items():
         encoder, bottleneck = load_speech(workspace, group, "decoder")
         for code in codes:
