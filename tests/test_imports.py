@@ -27,7 +27,8 @@ ALLOWED: dict[str, set[str]] = {
     "inference": BASE | {"data", "distributed", "models", "training", "metrics"},
     "evaluation": BASE | {"data", "distributed", "models", "training", "metrics", "inference", "progress"},
     "plan": BASE | {"data", "distributed", "models", "training", "metrics", "progress"},
-    "bench": BASE | {"data", "distributed", "models", "training", "metrics", "inference", "evaluation", "progress"},
+    "bench": BASE
+    | {"data", "distributed", "models", "training", "metrics", "inference", "evaluation", "private", "progress"},
     "cli": BASE
     | {"data", "distributed", "models", "training", "metrics", "inference", "evaluation", "bench", "plan", "progress"},
     "train": {"cli"},

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors.torch import load_file, save_file
 
-from sta.data.cache import build_folder
+from sta.data.cache import build_folder, write_json
 from sta.data.checksums import SUMS, first_fault, write_sums
 from sta.errors import WeightsError
 from sta.inference.packs import LanguagePack
@@ -97,7 +97,6 @@ def write_release(workspace: Workspace) -> Path:
     Weights are kept in half precision; on Garden the attribute classifier goes with them, to score pictures.
     """
     from sta.training.stages import stage_names
-    from sta.training.workspace import write_json
 
     def fill(folder: Path) -> None:
         assemble(workspace).save_pretrained(folder)
@@ -128,11 +127,7 @@ def halve(path: Path) -> None:
 
 
 def verify(folder: Path) -> None:
-    """Check every file against SHA256SUMS.
-
-    Raises:
-        WeightsError: a file is missing or changed; names it.
-    """
+    """Check every file against SHA256SUMS; a WeightsError names one that is missing or changed."""
     sums = folder / SUMS
     if not folder.is_dir():
         raise WeightsError(f"{folder}: no such folder; name a release, such as runs/garden-mini/release")

@@ -72,9 +72,6 @@ def load_network(kind: type[Network], folder: Path) -> Network:
     """Load a network in evaluation mode from its folder (config.json and safetensors).
 
     diffusers fills weights that a file lacks with fresh ones and warns; here that is an error.
-
-    Raises:
-        WeightsError: the folder is missing, truncated, or holds another network's weights.
     """
     if not (folder / "config.json").exists():
         raise WeightsError(f"{folder}: holds no {kind.__name__} (no config.json); make it again or copy it whole")

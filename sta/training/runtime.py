@@ -46,11 +46,7 @@ def forked_rng(device: torch.device) -> AbstractContextManager[None]:
 
 
 def join() -> PartialState:
-    """Return the processes of this launch, joined at the first call; without a launcher this process alone.
-
-    Raises:
-        TrainingError: the launcher started more processes than accelerate sees, so each would work alone.
-    """
+    """Return the processes of this launch, joined at the first call; without a launcher this process alone."""
     how = {}
     if ranks.world_size() > 1:
         backend = "cuda:nccl,cpu:gloo" if torch.cuda.is_available() else "gloo"
@@ -86,11 +82,7 @@ def is_bf16(precision: str) -> bool:
 
 
 def start(precision: str = "auto") -> Accelerator:
-    """Return an Accelerator for this process, alone or under any launcher, with a recipe's precision.
-
-    Raises:
-        TrainingError: see `join`.
-    """
+    """Return an Accelerator for this process, alone or under any launcher, with a recipe's precision."""
     join()
     mixed, deepspeed = is_bf16(precision), _under_deepspeed()
     accelerator = Accelerator(

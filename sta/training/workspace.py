@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +12,7 @@ import numpy as np
 from sta.config.cards import LanguageCard, TeacherCard, load_teacher
 from sta.config.recipe import CACHE, Recipe
 from sta.data.audio import MARGIN
-from sta.data.cache import key_of, write_atomically
+from sta.data.cache import key_of
 from sta.data.checksums import file_hash
 from sta.data.corpora.base import CorpusSource, open_source
 from sta.data.rows import Corpus
@@ -60,11 +59,7 @@ class Workspace:
         return self.folder / name
 
     def final(self, name: str) -> Path:
-        """Return what stage `name` left.
-
-        Raises:
-            StaError: it has not run yet.
-        """
+        """Return what stage `name` left, if it has run."""
         path = self.stage(name) / "final"
         if not path.exists():
             raise StaError(f"{path}: not there; run stage '{name}' first (sta run does all stages in order)")
@@ -120,11 +115,7 @@ class Workspace:
         }
 
     def made(self, what: str) -> Path:
-        """Return a folder of `prepared`.
-
-        Raises:
-            CorpusError: it is not there.
-        """
+        """Return a folder of `prepared`, if it is there."""
         path = self.prepared[what]
         if not path.exists():
             raise CorpusError(f"{path}: not there; stage 'prepare' makes what is missing (sta run does all stages)")
@@ -163,11 +154,7 @@ class Workspace:
 
     @cached_property
     def attributes(self) -> NamedAttributes:
-        """What every row's caption names, its kind among it.
-
-        Raises:
-            StaError: the corpus does not know it.
-        """
+        """Return what every row's caption names, its kind among it, of a corpus that knows."""
         if not self.corpus.truths:
             raise StaError(f"{self.cache}: this corpus does not know what its captions name")
         truths = [self.corpus.truths.get(i) for i in self.corpus.column("id")]
@@ -203,8 +190,3 @@ def fingerprint(folder: Path) -> str:
     """Return sixteen hex digits of the weights and configurations below a folder; they name caches and token spaces."""
     files = sorted(p for p in folder.rglob("*") if p.suffix in (".safetensors", ".json", ".model"))
     return key_of([[str(p.relative_to(folder)), file_hash(p)] for p in files])
-
-
-def write_json(path: Path, data: object) -> None:
-    """Write a file that is complete or absent."""
-    write_atomically(path, (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())

@@ -70,11 +70,7 @@ class FolderSource(UserSource):
         return outline_of(rows, some, 1.0, f"from {self.manifest} and {len(some)} of its rows", self.speech)
 
     def read_manifest(self) -> list[Sample]:
-        """Read the rows that `metadata.jsonl` describes, with absolute paths and a split each.
-
-        Raises:
-            CorpusError: the manifest is missing or empty, or a line does not hold; names file, line, key and value.
-        """
+        """Read the rows that `metadata.jsonl` describes, with absolute paths and a split each."""
         manifest = self.manifest
         try:
             lines = read_lines(manifest)

@@ -156,11 +156,7 @@ class DistillLoss(nn.Module, ABC):
 
 
 def build_losses(sizes: DistillSizes, settings: DistillStage) -> dict[str, DistillLoss]:
-    """Return the losses of a recipe that weigh something and apply, by name, in its order.
-
-    Raises:
-        RecipeError: there is no such loss; names the known ones.
-    """
+    """Return the losses of a recipe that weigh something and apply, by name, in its order."""
     kinds = {name: find_loss(name) for name, weight in settings.losses.items() if weight}
     losses = {name: kind(sizes, settings) for name, kind in kinds.items() if kind.applies(sizes, settings)}
     for loss in losses.values():

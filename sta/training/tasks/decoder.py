@@ -289,14 +289,6 @@ class DecoderTask(Task):
         return batch
 
     @classmethod
-    def example_phases(
-        cls, recipe: Recipe, facts: CorpusFacts, name: str, size: int, seconds: float
-    ) -> list[tuple[float, Batch]]:
-        """Return the batch, and one without pictures for the share of steps that train the draft alone."""
-        batch, first = cls.example_batch(recipe, facts, name, size, seconds), recipe.stages.decoder.draft_warmup
-        return [(1 - first, batch), (first, replace(batch, x0=None))] if first else [(1.0, batch)]
-
-    @classmethod
     def mean_seconds(cls, recipe: Recipe, facts: CorpusFacts) -> float:
         return facts.mean_seconds(recipe.stages.decoder.phrase_ratio)
 

@@ -88,7 +88,7 @@ def test_a_loss_that_weighs_nothing_is_not_built() -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("imagee", "losses.imagee' is 'imagee': no such loss, did you mean 'image'? (known: attributes, caption, ctc"),
+        ("imagee", "losses.imagee' is 'imagee': no such loss; did you mean 'image'? (known: attributes, caption, ctc"),
         ("base", "losses.base' is 'base': no such loss (known: "),
     ],
 )
