@@ -109,11 +109,16 @@ class EncoderSettings(Strict):
     layers: Positive = 2  # transformer layers above the CTC head
     heads: Positive = 4
     dropout: Share = 0.0
+    language_embedding: bool = Field(
+        False, description="add a vector of the language that is named, in a pooled encoder"
+    )
 
     @model_validator(mode="after")
     def _caches_what_is_frozen(self) -> EncoderSettings:
         if self.cache_frames and not self.freeze_backbone:
             raise ValueError("cache_frames keeps frames that never change: set freeze_backbone to true, or it to false")
+        if self.frame_copies > 1 and not self.cache_frames:
+            raise ValueError("frame_copies counts frames that are cached: set cache_frames to true, or it to 1")
         return self
 
 

@@ -63,7 +63,7 @@ class Stretches:
 
     Attributes:
         x: [B, R, D]. mask: [B, R], True where valid. prosody: [B, D].
-        language: [B], numbers of `languages`, for what a language has of its own; today that is nothing.
+        language: [B], numbers of `languages`, for what a language has of its own.
         ctc_logits, ctc_lengths, joint_logits: as of `EncoderOutput`.
     """
 
@@ -111,6 +111,7 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
         convolutions: of log-mel's backbone.
         backbone: of `describe_backbone`; None is log-mel.
         ctc_head: whether there is one; without one frames are neither merged nor added to, and no caption enters.
+        language_embedding: whether what goes into the context network is told its language.
     """
 
     config_name = "config.json"
@@ -127,6 +128,7 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
         dropout: float = 0.0,
         backbone: dict[str, Any] | None = None,
         ctc_head: bool = True,
+        language_embedding: bool = False,
     ):
         super().__init__()
         pieces = dict(sorted(pieces.items()))  # a saved configuration comes back sorted
@@ -137,6 +139,7 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
         self.ctc_embedding = nn.Linear(vocabulary, width, bias=False) if ctc_head else None
         if self.ctc_embedding is not None:
             nn.init.normal_(self.ctc_embedding.weight)  # what was read must not drown in where it was read
+        self.language = nn.Embedding(len(pieces), width) if language_embedding else None
         self.context = nn.ModuleList(ContextLayer(width, heads, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.prosody = nn.Sequential(nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, width))
@@ -278,6 +281,8 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
         """Let the stretches of each utterance see one another."""
         x, mask = stretches.x, stretches.mask
         x = x + POSITION_SCALE * sinusoid_table(x.shape[1], x.shape[2], x.device).to(x.dtype)
+        if self.language is not None:
+            x = x + POSITION_SCALE * self.language(stretches.language)[:, None].to(x.dtype)
         for layer in self.context:
             x = layer(x, mask)
         frames = torch.cat([self.norm(x), stretches.prosody.to(x.dtype)[:, None]], 1)

@@ -394,6 +394,11 @@ def test_frames_of_a_model_that_is_trained_cannot_be_kept() -> None:
         load_recipe("garden-tiny", said)
 
 
+def test_copies_of_nothing_are_refused() -> None:
+    with pytest.raises(RecipeError, match="frame_copies counts frames that are cached: set cache_frames to true"):
+        load_recipe("garden-tiny", ["encoder.backbone=some/model", "encoder.frame_copies=2"])
+
+
 @pytest.mark.parametrize("kind", ["hubert-base", "whisper"])
 @torch.no_grad()
 def test_encoders_on_one_frozen_model_store_it_once_in_half_precision(

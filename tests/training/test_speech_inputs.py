@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from sta.bench.operations import ExampleTask
 from sta.config.recipe import load_recipe
 from sta.data.store import Ragged
 from sta.distributed.sharding import BatchShard
@@ -21,6 +22,7 @@ from sta.models.encoder import SpeechEncoder
 from sta.training import caching, runtime, speech_inputs
 from sta.training.speech_inputs import open_inputs
 from tests.tiny_whisper import write_whisper
+from tests.training.facts import FACTS
 
 CPU = torch.device("cpu")
 SAMPLES = [9_000, 16_000, 5_003, 12_345, 7_000, 3_300, 10_100]
@@ -78,8 +80,10 @@ def test_an_encoder_on_kept_frames_gives_what_it_gives_on_the_backbone(
     assert type(kept.acoustics) is LayerSum
     assert isinstance(live.acoustics, PretrainedBackbone)
     assert {n for n, _ in kept.named_parameters()} == {n for n, p in live.named_parameters() if p.requires_grad}
-    found = kept.encode(*inputs.padded(inputs.some_of(rows, [0, 7])), codes)
-    wanted = live.encode(*workspace.features.padded(rows.tolist(), 64), codes)
+    features, lengths = inputs.padded(inputs.some_of(rows, [0, 7]))
+    found = kept.encode(features, lengths, codes)
+    features, lengths = workspace.features.padded(rows.tolist(), 64)
+    wanted = live.encode(features, lengths, codes)
     assert found.mask.sum(1).equal(wanted.mask.sum(1))
     for one, other, own, others in zip(found.frames, wanted.frames, found.mask, wanted.mask, strict=True):
         torch.testing.assert_close(one[own], other[others], atol=5e-3, rtol=0)  # half precision has 11 bits
@@ -150,3 +154,15 @@ def test_torchs_random_numbers_are_left_alone(made: Callable[..., Any]) -> None:
     torch.manual_seed(5)
     speech_inputs.cache_backbone(workspace, backbone, CPU)
     assert torch.rand(3).equal(expected)
+
+
+def test_noise_takes_the_place_of_kept_frames_in_a_plan(made: Callable[..., Any]) -> None:
+    recipe = made("encoder.backbone_layers=[0, 1]").recipe
+    task = ExampleTask(recipe, FACTS, "distill-pooled", 4)
+    noise: Any = task.noise
+    assert (noise.features.dtype, noise.features.shape[2]) == (torch.half, 32)
+    assert 50 <= noise.features.shape[1] < 64, "two seconds of 25 frames, and what a batch is padded with"
+    losses = task.module(noise)
+    torch.stack(list(losses.values())).sum().backward()
+    names = {name for name, p in task.module.named_parameters() if p.grad is None}
+    assert not [name for name in names if name.startswith(("encoder.acoustics", "encoder.context", "bottleneck"))]

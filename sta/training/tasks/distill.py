@@ -139,7 +139,7 @@ def build_module(recipe: Recipe, sizes: DistillSizes, backbone: dict[str, Any] |
     torch.manual_seed(recipe.seed)
     encoder = SpeechEncoder(
         dict(sizes.pieces), settings.width, settings.convolutions, settings.layers, settings.heads, settings.dropout,
-        backbone, ctc_head=bool(stage.losses.get("ctc")),
+        backbone, bool(stage.losses.get("ctc")), settings.language_embedding,
     )  # fmt: skip
     bottleneck = SpeechBottleneck(settings.width, sizes.embedding_width, between.tokens, between.width, between.layers)
     return Distillation(encoder, bottleneck, build_losses(sizes, stage), stage)
