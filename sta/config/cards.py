@@ -61,6 +61,7 @@ Carrier = Annotated[str, Field(pattern=r"^[^{}]*\{name\}[^{}]*$")]
 Template = Annotated[str, Field(min_length=1), AfterValidator(_well_formed)]
 #: One template or several; of several, the first that says exactly what is to be said is used.
 Templates = Annotated[tuple[Template, ...], Strict(False), BeforeValidator(_listed), Field(min_length=1)]
+SHA256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 #: The forms of a word by tag (`{m: ..., f: ..., dual: ...}`, tags are free), or one string for all forms.
 Forms = Annotated[dict[Word, Word], BeforeValidator(_forms), Field(min_length=1)]
 
@@ -174,6 +175,16 @@ class TeacherCard(Card):
         """How many pieces of the corpus's captions it is given at most; None: it has its own."""
         return None
 
+    @property
+    def pixels(self) -> int | None:
+        """The side of the pictures that its stage trains on; None: of none."""
+        return None
+
+    @property
+    def frozen_towers(self) -> tuple[str, ...]:
+        """The towers, `image` or `text`, that do not train in its stage; a class of such is as `TrainedClipTeacher`."""
+        return ()
+
 
 class OpenClipCard(TeacherCard):
     """A published model of open_clip.
@@ -185,18 +196,51 @@ class OpenClipCard(TeacherCard):
 
     architecture: Word
     pretrained: str | None = None
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    sha256: SHA256 | None = None
+
+
+class HeadCard(Card):
+    """What is trained upon a frozen tower: its features standardised, one hidden layer, the embedding."""
+
+    hidden: int = Field(gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
 class TrainedClipCard(TeacherCard):
-    """A CLIP that the teacher stage trains, of an open_clip model configuration; it reads the recipe's languages."""
+    """A CLIP that the teacher stage trains, of an open_clip model configuration; it reads the recipe's languages.
+
+    `timm_model_name` in `config.vision_cfg` and `hf_model_name` in `config.text_cfg` make towers of published weights,
+    by path or by name on the Hub. Those in `frozen` do not train: what they make of the corpus is computed once, and
+    a `head` is trained upon each, in the place of open_clip's own, which may see the last `image_stages` of the image
+    tower too. `sha256` is that of each one's model.safetensors,
+    `text_prefix` stands before every text.
+    """
 
     config: dict[str, Any]
+    frozen: Annotated[tuple[Literal["image", "text"], ...], Strict(False)] = ()
+    head: HeadCard | None = None
+    image_stages: int = Field(default=0, ge=0)
+    text_prefix: str = ""
+    sha256: dict[Literal["image", "text"], SHA256] = Field(default_factory=dict)
+
+    @property
+    def published(self) -> dict[str, str]:
+        """Return image and text -> the published network that is its tower."""
+        vision, text = (self.config.get(key, {}) for key in ("vision_cfg", "text_cfg"))
+        named = {"image": vision.get("timm_model_name"), "text": text.get("hf_model_name")}
+        return {tower: name for tower, name in named.items() if name}
 
     @model_validator(mode="after")
     def _holds(self) -> TrainedClipCard:
-        if "vocab_size" not in self.config.get("text_cfg", {}):
+        if "vocab_size" not in self.config.get("text_cfg", {}) and "text" not in self.published:
             raise ValueError("config needs text_cfg with a vocab_size, so that its pieces can be trained")
+        if unpublished := sorted({*self.frozen, *self.sha256} - set(self.published)):
+            raise ValueError(
+                f"the {unpublished[0]} tower is no published network; name one in config.vision_cfg.timm_model_name or "
+                "config.text_cfg.hf_model_name"
+            )
+        if self.image_stages and not (self.head and "image" in self.frozen):
+            raise ValueError("image_stages are for a head upon a frozen image tower; add head, and image to frozen")
         if self.config.get("embed_dim", self.embedding_width) != self.embedding_width:
             raise ValueError(
                 f"embedding_width {self.embedding_width} is not config.embed_dim {self.config['embed_dim']}"
@@ -204,9 +248,21 @@ class TrainedClipCard(TeacherCard):
         return self
 
     @property
-    def pieces(self) -> int:
-        """The most pieces that its text tower has ids for."""
+    def pieces(self) -> int | None:
+        """The most pieces that its text tower has ids for; None of a published one, which has its own."""
+        if "text" in self.published:
+            return None
         return int(self.config["text_cfg"]["vocab_size"]) - MARKS
+
+    @property
+    def frozen_towers(self) -> tuple[str, ...]:
+        """The towers that do not train."""
+        return self.frozen
+
+    @property
+    def pixels(self) -> int | None:
+        """The side of its pictures; None where a frozen tower sees the original ones, once."""
+        return None if "image" in self.frozen else self.image_size
 
 
 def load_language(name_or_path: str | Path) -> LanguageCard:

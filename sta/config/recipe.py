@@ -188,6 +188,10 @@ RUNTIME_ONLY = ("workers", "log_every", "save_every", "stall_timeout", "max_skip
 class TeacherStage(Optimisation):
     """Training of a teacher that is trained here, such as one of kind `trained-clip`; ignored for a published one."""
 
+    positives: Literal["pair", "label"] = Field(
+        "pair", description="what a picture is to find: its own caption, or those of every item of the same label"
+    )
+
 
 class TokenizerStage(Optimisation):
     losses: dict[Literal["l1", "mse", "edge", "commit"], Weight] = {"l1": 1.0, "mse": 2.0, "edge": 0.0, "commit": 0.25}
@@ -213,6 +217,7 @@ class DistillStage(Optimisation):
         "text_branch": 1.0,  # takes ctc
         "ctc": 2.0,  # 0: no CTC head, which transcripts are needed for
         "caption": 1.0,
+        "concept": 0.0,  # which label, against the teacher's view of all labels; of rows that have one
         "attributes": 0.0,  # S2IGAN's distinctive loss, for every attribute that a caption names (Garden only)
         "mood": 1.0,
         "kl": 1e-4,

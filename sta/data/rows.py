@@ -139,9 +139,13 @@ class Column:
         values = self.values if rows is None else self.values.take(pa.array(rows))
         return {pair["values"].as_py(): pair["counts"].as_py() for pair in pc.value_counts(values)}
 
+    def valid(self) -> np.ndarray:
+        """Return where the column has any value: bool [rows]."""
+        return np.asarray(pc.is_valid(self.values))
+
     def numbered(self) -> np.ndarray:
-        """Return the place of each row's value among the sorted values: [rows]."""
-        coded = self.values.dictionary_encode().combine_chunks()
+        """Return the place of each row's value among the sorted values: [rows]; null is as the empty string."""
+        coded = pc.fill_null(self.values, "").dictionary_encode().combine_chunks()
         names = coded.dictionary
         places = np.empty(len(names), np.int64)
         places[np.asarray(pc.sort_indices(names))] = np.arange(len(names))

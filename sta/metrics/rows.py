@@ -52,6 +52,8 @@ METRICS: dict[str, Metric] = {
     "r1_image_to_speech": Metric("picture finds one of its captions first"),
     "r5_image_to_speech": Metric("picture finds one of its captions in the first five"),
     "r10_image_to_speech": Metric("picture finds one of its captions in the first ten"),
+    "zero_shot1": Metric("a picture's label is the one whose names the teacher has nearest"),
+    "zero_shot5": Metric("a picture's label is among the five whose names the teacher has nearest"),
     "fid": Metric("Fréchet distance to the real pictures, in the extractor that the report names", ""),
     "is": Metric("inception score, in the classifier that the report names", ""),
     "classifier": Metric("attribute classifier's accuracy on real pictures, which bounds every score"),

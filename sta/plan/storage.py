@@ -12,7 +12,6 @@ from sta.config.limits import SAMPLE_RATE
 from sta.config.recipe import Recipe
 from sta.models.backbones import backbone_class, backbone_of
 from sta.models.backbones.pretrained import FRAMES_PER_SECOND, frame_width
-from sta.models.teachers.base import teacher_class
 from sta.plan.networks import Parameters
 from sta.training.checkpoint import KEEP
 from sta.training.examples import frames_read
@@ -44,9 +43,7 @@ def of_corpus(recipe: Recipe, facts: CorpusFacts) -> list[Item]:
     features = speech * backbone.features_per_second * row + facts.rows * I64
     wav = speech * facts.raw / facts.seconds * SAMPLE_RATE * 2 + facts.rows * WAV_HEADER
     card = load_teacher(recipe.teacher)
-    sides = {recipe.corpus.size}
-    if teacher_class(card).trained_here:
-        sides.add(card.image_size)
+    sides = {recipe.corpus.size, card.pixels or recipe.corpus.size}
     truths = 2 * TRUTH * facts.rows if recipe.corpus.knows_attributes else 0
     return [
         Item("audio", "cache/*/corpus" if facts.holds_audio else "corpus.root", wav),

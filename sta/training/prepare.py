@@ -36,7 +36,7 @@ def prepare(workspace: Workspace, team: Team | None = None) -> Path:
     _build_corpus(workspace, team, folders["corpus"])
     team.on_first(lambda: check_captions(workspace))
     team.build(folders["pieces"], _nothing, lambda partial: train_pieces(workspace, partial))
-    if workspace.teacher_class.trained_here:
+    if "teacher's pieces" in folders:
         team.build(folders["teacher's pieces"], _nothing, lambda partial: _train_teacher_pieces(workspace, partial))
     _build_features(workspace, team)
     for what in [what for what in folders if "pixels" in what]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -38,19 +41,106 @@ def teacher_features(workspace: Workspace, device: torch.device) -> tuple[np.nda
 def cache_teacher(workspace: Workspace, device: torch.device, team: Team | None = None) -> Path:
     """Compute what `teacher_features` gives, each rank of the team its share."""
     teacher = cache(lambda: load_teacher_of(workspace).to(device))
-    corpus, texts, (_, shown_by) = workspace.corpus, workspace.texts, workspace.corpus.image_index
-
-    def see(part: range) -> Tensor:
-        with ThreadPoolExecutor(READERS) as readers, bf16_autocast(device):
-            seen = readers.map(lambda row: teacher().fit(corpus.picture(int(row))), shown_by[part.start : part.stop])
-            return teacher().encode_images(torch.from_numpy(np.stack(list(seen))).to(device))
+    texts, shown_by = workspace.texts, workspace.corpus.image_index[1]
 
     def read(part: range) -> Tensor:
         with bf16_autocast(device):
             return teacher().encode_texts([texts[row] for row in part])
 
-    arrays = {"image": (len(shown_by), see), "text": (len(texts), read)}
+    def see(part: range) -> Tensor:
+        return _see(workspace, teacher(), teacher().encode_images, part, device)
+
+    makers, frozen = {"image": see, "text": read}, cache_towers(workspace, device, team)
+    for tower, features in frozen.items():
+        makers[tower] = partial(_project, teacher, tower, features, device)
+    arrays = {"image": (len(shown_by), makers["image"]), "text": (len(texts), makers["text"])}
     return cache_arrays(workspace.cache / f"teacher-{_teacher_key(workspace)}", arrays, "teacher's view", team)
+
+
+def _see(
+    workspace: Workspace, teacher: Teacher, encode: Callable[[Tensor], Tensor], part: range, device: torch.device
+) -> Tensor:
+    """Return what a network makes of some pictures, each at the teacher's resolution from the original."""
+    corpus, (_, shown_by) = workspace.corpus, workspace.corpus.image_index
+    with ThreadPoolExecutor(READERS) as readers, bf16_autocast(device):
+        seen = readers.map(lambda row: teacher.fit(corpus.picture(int(row))), shown_by[part.start : part.stop])
+        return encode(torch.from_numpy(np.stack(list(seen))).to(device))
+
+
+# ---- towers that do not train while the teacher does ------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TowerFeatures:
+    """What a frozen tower makes of the corpus.
+
+    Attributes:
+        values: float32 [items, F], memory-mapped: of every picture, or of every distinct caption.
+        item: int64, the number of each picture's or row's item.
+    """
+
+    values: np.ndarray
+    item: np.ndarray
+
+    def __getitem__(self, numbers: Any) -> np.ndarray:
+        """Return the features of some pictures or rows: float32 [n, F]."""
+        found: np.ndarray = self.values[self.item[numbers]]
+        return found
+
+
+def cache_towers(workspace: Workspace, device: torch.device, team: Team | None = None) -> dict[str, TowerFeatures]:
+    """Compute what the frozen towers of a teacher that is trained here make of the corpus; {} where none is frozen.
+
+    It is computed once, each rank of the team its share: pictures at the teacher's resolution from the originals, and
+    every distinct caption, those of like length together.
+    """
+    card, kind = workspace.teacher_card, cast(Any, workspace.teacher_class)
+    if not card.frozen_towers:
+        return {}
+    pieces = None if card.pieces is None else workspace.made("teacher's pieces") / "teacher.model"
+    teacher = cache(lambda: kind.untrained(card, pieces).to(device))
+    texts, (text_of, said_by) = workspace.texts, distinct_texts(workspace)
+    pictures = len(workspace.corpus.image_index[1])
+
+    def see(part: range) -> Tensor:
+        return _see(workspace, teacher(), teacher().frozen_images, part, device)
+
+    def read(part: range) -> Tensor:
+        with bf16_autocast(device):
+            return teacher().frozen_texts([texts[row] for row in said_by[part.start : part.stop]])
+
+    arrays = {"image": (pictures, see), "text": (len(said_by), read)}
+    folder = workspace.cache / f"towers-{key_of(kind.towers_version(card))}"
+    cache_arrays(folder, {tower: arrays[tower] for tower in card.frozen_towers}, "frozen towers' view", team)
+    items = {"image": np.arange(pictures), "text": text_of}
+    return {t: TowerFeatures(np.load(folder / f"{t}.npy", mmap_mode="r"), items[t]) for t in card.frozen_towers}
+
+
+def distinct_texts(workspace: Workspace) -> tuple[np.ndarray, np.ndarray]:
+    """Return (row -> number of its text, number of a text -> first row that says it), short texts first.
+
+    Texts differ by what is written and by the language, which decides how it is normalised.
+    """
+    corpus = workspace.corpus
+    text, language = corpus.column("text").numbered(), corpus.column("language").numbered()
+    pairs = text * (language.max(initial=0) + 1) + language
+    _, first, text_of = np.unique(pairs, return_index=True, return_inverse=True)
+    lengths = [len(workspace.texts[row]) for row in first]
+    order = np.argsort(lengths, kind="stable")
+    return np.argsort(order)[text_of], first[order]
+
+
+def _project(
+    teacher: Callable[[], Any], tower: str, features: TowerFeatures, device: torch.device, part: range
+) -> Tensor:
+    """Return what the trained head makes of a frozen tower's features of some pictures or rows."""
+    given = torch.from_numpy(features[part.start : part.stop]).to(device)
+    with bf16_autocast(device):
+        projected: Tensor = teacher().project(tower, given)
+        return projected
+
+
+# ---- which teacher, and what it reads -----------------------------------------------------------------------------
 
 
 def _teacher_key(workspace: Workspace) -> str:

@@ -101,11 +101,10 @@ class Workspace:
         """The folders that the prepare stage makes in the cache."""
         kind = backbone_class(self.recipe.encoder.backbone).feature_kind
         teacher, own = self.teacher_card, {}
-        if self.teacher_class.trained_here:
-            own = {
-                "teacher's pieces": self.cache / f"pieces-teacher-{teacher.pieces}",
-                "teacher's pixels": self.cache / f"pixels-{teacher.image_size}",
-            }
+        if teacher.pixels is not None:
+            own["teacher's pixels"] = self.cache / f"pixels-{teacher.pixels}"
+        if teacher.pieces is not None:
+            own["teacher's pieces"] = self.cache / f"pieces-teacher-{teacher.pieces}"
         return {
             "corpus": self.cache / "corpus",
             "pieces": self.cache / ("pieces" if reads_pieces(self.recipe) else "no-pieces"),

@@ -1,23 +1,27 @@
-"""A small CLIP that the teacher stage trains on the corpus at hand, for machines that cannot download one."""
+"""A CLIP that the teacher stage trains on the corpus at hand: a small one, or heads upon published towers."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import open_clip
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sta.config.cards import MARKS, TeacherCard, TrainedClipCard
 from sta.data.text import Pieces
 from sta.errors import CorpusError, WeightsError, first_line
+from sta.models.published import locate
 from sta.models.teachers.base import Preprocessing
 from sta.models.teachers.open_clip import OpenClipTeacher
+from sta.models.towers import HEADS, TRUNKS, PublishedTokenizer, build_clip, check_hashes, weights_file
+
+Tokenizer = Callable[[Sequence[str]], Tensor]
 
 
 class PieceTokenizer:
@@ -57,12 +61,21 @@ class TrainedClipTeacher(OpenClipTeacher):
             saved.pop("trained_here", None)  # of version 0.1
             saved = {key: value for key, value in saved.items() if key in TrainedClipCard.model_fields}
             card = TrainedClipCard.model_validate_json(json.dumps(saved | {"kind": "trained-clip"}))
-            model = build(card)
-            model.load_state_dict(load_file(folder / "model.safetensors"))
-            tokenize = tokenizer_of(card, folder / "pieces.model")
+            state = load_file(folder / "model.safetensors")
+            teacher = cls.untrained(card, folder / "pieces.model")
+            frozen = tuple(TRUNKS[tower] for tower in card.frozen)
+            there = {key: value for key, value in teacher.model.state_dict().items() if key.startswith(frozen)}
+            teacher.model.load_state_dict(state | there)
         except (OSError, RuntimeError, ValueError, SafetensorError, CorpusError) as error:
             raise WeightsError(f"{folder}: not a whole teacher ({first_line(error)}); train its stage again") from error
-        return cls(model, tokenize, card, Preprocessing(card.image_size))
+        check_hashes(card)
+        return teacher
+
+    @classmethod
+    def untrained(cls, card: TrainedClipCard, pieces: Path | None) -> TrainedClipTeacher:
+        """Return the teacher before its stage: published towers have their weights, and all else has none yet."""
+        model = build_clip(card)
+        return cls(model, tokenizer_of(card, pieces), card, preprocessing_of(model, card))
 
     @classmethod
     def version(cls, card: Any) -> object:
@@ -70,31 +83,77 @@ class TrainedClipTeacher(OpenClipTeacher):
         return None
 
     @classmethod
+    def towers_version(cls, card: TrainedClipCard) -> object:
+        """Return what the features of its frozen towers depend on, JSON-like."""
+        files = {tower: weights_file(card.published[tower]).stat() for tower in card.frozen}
+        said = {tower: card.sha256.get(tower) or [at.st_size, at.st_mtime_ns] for tower, at in files.items()}
+        return [
+            said,
+            card.image_size,
+            card.image_stages,
+            card.text_prefix,
+            card.config["vision_cfg"],
+            card.config["text_cfg"],
+        ]
+
+    @classmethod
     def outline(cls, card: TrainedClipCard) -> tuple[nn.Module, int]:
         """Build the network on torch's meta device."""
         with torch.device("meta"):
-            return build(card), int(card.config["text_cfg"]["context_length"])
+            return build_clip(card, weights=False), int(card.config["text_cfg"]["context_length"])
 
     @classmethod
     def reads(cls, card: TeacherCard, language: str) -> bool:
         """Return true: it learns the recipe's languages."""
         return True
 
+    @torch.no_grad()
+    def frozen_images(self, pixels: Tensor) -> Tensor:
+        """Return what the frozen image tower makes of pictures uint8 [B, H, W, 3]: [B, F]."""
+        features: Tensor = self.model.visual.trunk(self.preprocessing.normalise(pixels))
+        return features.float()
 
-def build(card: TrainedClipCard) -> nn.Module:
-    """Return the untrained open_clip model of a card."""
-    return open_clip.model.CLIP(**card.config, output_dict=True)
+    @torch.no_grad()
+    def frozen_texts(self, texts: Sequence[str]) -> Tensor:
+        """Return what the frozen text tower makes of captions: [B, F]."""
+        ids, text = self.tokenize(list(texts)).to(next(self.model.parameters()).device), self.model.text
+        mask = (ids != text.config.pad_token_id).long()
+        features: Tensor = text.pooler(text.transformer(input_ids=ids, attention_mask=mask), mask)
+        return features.float()
+
+    @torch.no_grad()
+    def project(self, tower: str, features: Tensor) -> Tensor:
+        """Return unit vectors [B, E] of what `frozen_images` or `frozen_texts` gave."""
+        return F.normalize(self.model.get_submodule(HEADS[tower])(features).float(), dim=-1)
 
 
-def tokenizer_of(card: TrainedClipCard, pieces: Path) -> PieceTokenizer:
-    """Return what turns captions into ids, with the pieces in a file."""
+def preprocessing_of(model: Any, card: TrainedClipCard) -> Preprocessing:
+    """Return how pictures are made ready: as the published tower saw them, else as OpenAI's."""
+    if "image" not in card.published:
+        return Preprocessing(card.image_size)
+    trained = model.visual.trunk.pretrained_cfg
+    return Preprocessing(card.image_size, tuple(trained["mean"]), tuple(trained["std"]), trained["interpolation"])
+
+
+def tokenizer_of(card: TrainedClipCard, pieces: Path | None) -> Tokenizer:
+    """Return what turns captions into ids: that of the published text tower, or the pieces in a file."""
     text = card.config["text_cfg"]
+    if "text" in card.published:
+        return PublishedTokenizer(locate(card.published["text"]), card.text_prefix, text["context_length"])
+    assert pieces is not None
     return PieceTokenizer(Pieces.load(pieces), text["context_length"], text["vocab_size"])
 
 
-def save(model: nn.Module, card: TrainedClipCard, pieces: Path, folder: Path) -> None:
-    """Write a teacher: config.json, model.safetensors, pieces.model."""
+def save(model: nn.Module, card: TrainedClipCard, pieces: Path | None, folder: Path) -> None:
+    """Write a teacher: config.json, model.safetensors and, where the corpus's are its own, pieces.model.
+
+    Frozen towers stay where they are: the configuration has their names and the SHA-256 of their weights.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    card = card.model_copy(update={"sha256": {t: s for t, s in check_hashes(card).items() if t in card.frozen}})
     (folder / "config.json").write_text(json.dumps(card.model_dump(mode="json"), indent=2))
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors")
-    (folder / "pieces.model").write_bytes(pieces.read_bytes())
+    frozen = tuple(TRUNKS[tower] for tower in card.frozen)
+    state = {k: v.contiguous() for k, v in model.state_dict().items() if not k.startswith(frozen)}
+    save_file(state, folder / "model.safetensors")
+    if pieces is not None:
+        (folder / "pieces.model").write_bytes(pieces.read_bytes())

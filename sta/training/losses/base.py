@@ -31,6 +31,7 @@ from sta.config.recipe import DistillStage, Recipe
 from sta.config.variants import find_variant
 from sta.models.bottleneck import SpeechCondition
 from sta.models.encoder import EncoderOutput
+from sta.training.concepts import Concepts
 
 Targets = Mapping[str, Any]
 
@@ -61,6 +62,10 @@ class DistillSizes:
 
 class DistillCorpus(Protocol):
     """A group's recordings as losses see them; `rows` int64 [n] are the corpus's row numbers."""
+
+    @property
+    def concepts(self) -> Concepts:
+        """Return the training rows' labels as the teacher sees them."""
 
     def image_features(self, rows: np.ndarray) -> np.ndarray:
         """Return the teacher's unit vectors of the rows' pictures: float32 [n, E]."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,6 +26,7 @@ from sta.models.bottleneck import SpeechBottleneck
 from sta.models.encoder import SpeechEncoder, pieces_to_frames
 from sta.training import examples
 from sta.training.batch import Batch
+from sta.training.concepts import Concepts, concepts_of
 from sta.training.losses.base import (
     DistillCorpus,
     DistillLoss,
@@ -391,6 +393,10 @@ class GroupCorpus:
             pieces, self.image.shape[1], between.tokens, between.width, len(workspace.moods), sizes
         )
 
+    @cached_property
+    def concepts(self) -> Concepts:
+        return concepts_of(self.workspace, self.image, self.text)
+
     def image_features(self, rows: np.ndarray) -> np.ndarray:
         return self.image[self.image_of[rows]]
 
@@ -432,6 +438,12 @@ class ExampleCorpus:
     def __init__(self, sizes: DistillSizes, facts: CorpusFacts, stage: DistillStage, seconds: float):
         self.sizes, self.facts, self.stage, self.seconds = sizes, facts, stage, seconds
         self.rng = np.random.default_rng(0)
+
+    @cached_property
+    def concepts(self) -> Concepts:
+        labels = min(self.stage.negatives, self.facts.pictures)
+        centroids = examples.unit_vectors(labels, self.sizes.embedding_width, self.rng).numpy()
+        return Concepts(centroids, np.arange(self.facts.recordings) % labels)
 
     def image_features(self, rows: np.ndarray) -> np.ndarray:
         return examples.unit_vectors(len(rows), self.sizes.embedding_width, self.rng).numpy()

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 import torch.nn.functional as F
 
 from sta.config.recipe import DistillStage, load_recipe
 from sta.config.variants import known_variants
+from sta.data.rows import Column
 from sta.distributed.sharding import IGNORE_INDEX
 from sta.errors import RecipeError
 from sta.models.bottleneck import SpeechCondition
 from sta.models.encoder import EncoderOutput
+from sta.training.concepts import Concepts, centroids_of
 from sta.training.losses.base import (
     DistillLoss,
     DistillOutputs,
@@ -24,6 +28,7 @@ from sta.training.losses.base import (
     similarity_distillation,
     targets_of,
 )
+from sta.training.losses.concept import ConceptLoss
 from sta.training.losses.ctc import CTCLoss
 from sta.training.losses.image import ImageLoss
 from sta.training.losses.mood import MoodLoss
@@ -88,7 +93,10 @@ def test_a_loss_that_weighs_nothing_is_not_built() -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("imagee", "losses.imagee' is 'imagee': no such loss; did you mean 'image'? (known: attributes, caption, ctc"),
+        (
+            "imagee",
+            "losses.imagee' is 'imagee': no such loss; did you mean 'image'? (known: attributes, caption, concept",
+        ),
         ("base", "losses.base' is 'base': no such loss (known: "),
     ],
 )
@@ -121,6 +129,52 @@ def test_rows_that_do_not_count_are_left_out_of_the_mean(kind: type[ImageLoss], 
 def test_the_bank_of_captions_holds_those_that_the_teacher_reads() -> None:
     read = np.array([True, False] * 49 + [True])
     assert len(TextLoss(SIZES, stage()).step_targets(Corpus(teacher_reads=read), 1)["bank"]) == 4
+
+
+def test_a_name_finds_its_label_among_all() -> None:
+    """Rows without a label, and phrases, are left out; what is left is InfoNCE against the centroids."""
+    loss, corpus = ConceptLoss(SIZES, stage()), Corpus(is_phrase=[False, True, False, False] + [False] * 95)
+    centroids = F.normalize(torch.randn(5, 6, generator=torch.Generator().manual_seed(1)), dim=-1)
+    corpus.concepts = Concepts(centroids.numpy(), np.array([3, 1, IGNORE_INDEX, 4]))
+    logits = outputs().speech.embedding[[0, 3]] @ centroids.T / loss.temperature
+    torch.testing.assert_close(value_of(loss, corpus), F.cross_entropy(logits, torch.tensor([3, 4])))
+    corpus.concepts = Concepts(centroids.numpy(), np.full(4, IGNORE_INDEX))
+    assert float(value_of(loss, corpus)) == 0
+
+
+def test_the_gradient_of_the_label_reaches_rows_that_have_one() -> None:
+    corpus, speech = Corpus(), outputs().speech
+    corpus.concepts = Concepts(
+        F.normalize(torch.ones(2, 6) * torch.tensor([[1.0], [-1.0]])).numpy(), np.array([0, 1, IGNORE_INDEX, 0])
+    )
+    embedding = speech.embedding.requires_grad_()
+    loss = ConceptLoss(SIZES, stage())
+    value = loss(DistillOutputs(speech, outputs().encoder), targets_of({"it": loss}, corpus, ROWS, 1)["it"])
+    assert value is not None
+    value.backward()
+    assert embedding.grad is not None
+    assert (embedding.grad.norm(dim=1) > 0).tolist() == [True, True, False, True]
+
+
+def test_a_corpus_without_labels_has_no_loss_of_labels() -> None:
+    loss, corpus = ConceptLoss(SIZES, stage()), Corpus()
+    corpus.concepts = Concepts(np.zeros((0, 6), np.float32), np.full(4, IGNORE_INDEX))
+    assert loss(outputs(), targets_of({"it": loss}, corpus, ROWS, 1)["it"]) is None
+
+
+def test_a_label_is_where_its_pictures_and_names_are() -> None:
+    """Of training rows alone; pictures and names weigh alike, and names that the teacher cannot read are left out."""
+    column = {"label": ["b", "b", "a", None, "b"], "language": ["en", "ar", "ar", "en", "en"]}
+    columns = {name: Column(pa.chunked_array([values])) for name, values in column.items()}
+    corpus: Any = SimpleNamespace(
+        column=columns.__getitem__, select=lambda split: np.arange(4), has_text=np.ones(5, bool),
+        image_index=(np.array([0, 0, 1, 1, 2]), None), __len__=lambda: 5,
+    )  # fmt: skip
+    image, text = np.eye(6, dtype=np.float32)[:3], np.eye(6, dtype=np.float32)[[3, 4, 5, 3, 3]]
+    concepts = centroids_of(corpus, image, text, np.array([True, False, True, True, True]))
+    half = 0.5**0.5
+    np.testing.assert_allclose(concepts.centroids, [[0, half, 0, 0, 0, half], [half, 0, 0, half, 0, 0]], atol=1e-6)
+    assert concepts.of_row.tolist() == [1, 1, 0, IGNORE_INDEX, 1]
 
 
 def test_ctc_is_torchs_where_every_row_has_a_caption_and_leaves_out_those_that_have_none() -> None:
