@@ -3,6 +3,9 @@
 The command line prints that sentence on stderr and exits with the code of its class.
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class StaError(Exception):
     """A mistake that a user can cause and mend; the command line shows its one sentence."""
@@ -34,6 +37,10 @@ class VoiceError(StaError):
     """A synthesiser, language or voice that is not there: names those that are."""
 
 
+class NoSoundError(VoiceError):
+    """A text of which a voice has nothing to say, such as one without letters."""
+
+
 class WeightsError(StaError):
     """A checkpoint or release that is missing, truncated or made for another token space."""
 
@@ -60,3 +67,9 @@ STALLED = 70
 def first_line(error: BaseException) -> str:
     """Return the first line of what a library's error says, for one sentence; its class where it says nothing."""
     return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def known_names(name: str, known: Iterable[str], label: str = "known", also: str = "") -> str:
+    """Return the end of a sentence about a name that is not known: `; did you mean 'seed'? (known: name, seed)`."""
+    close = difflib.get_close_matches(name, names := list(known), 1)
+    return (f"; did you mean '{close[0]}'?" if close else "") + f" ({label}: {', '.join(names)}{also})"

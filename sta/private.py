@@ -1,11 +1,11 @@
 """What is used of libraries beyond their documented interfaces, each name with a test of it in `tests/test_private.py`.
 
-Seen in torch 2.14, accelerate 1.15, deepspeed 0.19 and transformers 5.24.
+Seen in torch 2.14, accelerate 1.15, deepspeed 0.19, diffusers 0.42 and transformers 5.24.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +54,14 @@ def drop_gradients(optimizer: Any, partitions_weights: bool) -> None:
         from deepspeed.runtime.zero.stage_1_and_2 import INITIAL_MICRO_STEP_ID
 
         optimizer.all_grad_tensors, optimizer.micro_step_id = {}, INITIAL_MICRO_STEP_ID
+
+
+# ---- diffusers --------------------------------------------------------------------------------------------------
+
+
+def condition_with(pipeline: Any, condition: Callable[[bool], torch.Tensor]) -> None:
+    """Let `condition(is_guided)` [n, K, C] take the place of what diffusers' VQ-Diffusion pipeline makes of text."""
+    pipeline._encode_prompt = lambda texts, pictures, is_guided: condition(is_guided)
 
 
 # ---- transformers -----------------------------------------------------------------------------------------------

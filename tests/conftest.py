@@ -40,7 +40,7 @@ def tiny_garden(world: WorldSettings = TINY_WORLD, seed: int = 3, **changes: flo
 def write_corpus(source: CorpusSource, folder: Path) -> Corpus:
     """Every shard of a corpus, as the prepare stage leaves it."""
     folder.mkdir(parents=True, exist_ok=True)
-    for number, shard in enumerate(source.shards()):
+    for number, shard in enumerate(source.spoken_shards()):
         shard.write(number, folder)
     source.finish(folder)
     return Corpus(folder)

@@ -27,7 +27,8 @@ ALLOWED: dict[str, set[str]] = {
     "inference": BASE | {"data", "distributed", "models", "training", "metrics"},
     "evaluation": BASE | {"data", "distributed", "models", "training", "metrics", "inference", "progress"},
     "plan": BASE | {"data", "distributed", "models", "training", "metrics", "progress"},
-    "bench": BASE | {"data", "distributed", "models", "training", "metrics", "inference", "evaluation", "progress"},
+    "bench": BASE
+    | {"data", "distributed", "models", "training", "metrics", "inference", "evaluation", "private", "progress"},
     "cli": BASE
     | {"data", "distributed", "models", "training", "metrics", "inference", "evaluation", "bench", "plan", "progress"},
     "train": {"cli"},
@@ -40,10 +41,10 @@ HOMES = {
     "accelerate": {"sta/training", "sta/bench", "sta/distributed/team.py", "sta/private.py"},
     "deepspeed": {"sta/training", "sta/private.py"},
     "diffusers": {"sta/models", "sta/inference", "sta/bench/reference.py"},
-    "transformers": {"sta/models/backbones", "sta/private.py"},
+    "transformers": {"sta/models/backbones", "sta/data/synthesis/vits.py", "sta/private.py"},
     "datasets": {"sta/data/rows.py", "sta/metrics/modules"},
     "torch": {"sta/distributed", "sta/models", "sta/training", "sta/metrics", "sta/inference", "sta/evaluation",
-              "sta/bench", "sta/plan", "sta/cli", "sta/private.py"},
+              "sta/bench", "sta/plan", "sta/cli", "sta/private.py", "sta/data/synthesis/vits.py"},
 }  # fmt: skip
 
 

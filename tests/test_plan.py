@@ -22,15 +22,15 @@ from sta.errors import StaError
 from sta.models.teachers.base import Teacher, teacher_class
 from sta.models.teachers.trained_clip import TrainedClipTeacher
 from sta.plan import memory, storage
-from sta.plan.corpus import AtHand, Facts, facts_of, with_languages
+from sta.plan.corpus import AtHand, facts_of, with_languages
 from sta.plan.memory import GIB, OFFLOAD, WAYS
-from sta.plan.networks import Cost, Parameters, Tried, attempt, count, counted, step_of, weights_of
+from sta.plan.networks import Cost, Parameters, attempt, count, counted, line, step_of
 from sta.plan.plan import Machines, plan_of
 from sta.plan.report import conclusions, duration, launch_file, totals
 from sta.training.batch import Batch
 from sta.training.checkpoint import Checkpoints
-from sta.training.stages import build_task, open_run, run_stage, settings_of, stage_names, task_of
-from sta.training.task import Task
+from sta.training.stages import build_task, open_run, run_stage, settings_of, stage_names, task_of, weights_of
+from sta.training.task import CorpusFacts, Task
 from sta.training.workspace import Workspace
 from tests.training.facts import FACTS
 
@@ -44,10 +44,6 @@ SPOKEN = "stages.decoder.text_ratio=0"  # a batch of eight has a recording for e
 H100 = Machines(8, 1, 80 * GIB, 989.0, 0.35)
 
 
-def parameters(trainable: int, frozen: int = 0) -> Parameters:
-    return Parameters(trainable, frozen, trainable)
-
-
 # ---- against a run ------------------------------------------------------------------------------------------
 
 
@@ -56,7 +52,7 @@ class Run:
     """A run of garden-tiny, with the size of each stage's last checkpoint."""
 
     workspace: Workspace
-    facts: Facts
+    facts: CorpusFacts
     checkpoints: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -118,15 +114,16 @@ def test_parameters_are_those_of_the_stage(run: Run, stage: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_operations_are_those_of_real_steps(run: Run, stage: str) -> None:
-    task, size, planned = run.task(stage), settings_of(run.recipe, stage).batch, step_of(run.recipe, run.facts, stage)
-    assert weights_of(task_of(run.recipe, stage), run.recipe, stage).items() >= task.weights.items()
+    task, size = run.task(stage), settings_of(run.recipe, stage).batch
+    planned = step_of(run.recipe, run.facts, stage, size, size)
+    assert weights_of(run.recipe, stage).items() >= task.weights.items()
     steps = [attempt(task.module, task.batch(step, BatchShard()), task.weights, True) for step in range(10, 20)]
     flops = sum(step.flops for step in steps) / len(steps)
     near = {"decoder": 0.2, "distill-pooled": 0.4}.get(stage, 1e-3)  # what is read of speech depends on the training
-    assert planned.flops.of(size) == pytest.approx(flops, rel=near)
+    assert planned.flops == pytest.approx(flops, rel=near)
     if near == 1e-3:
-        assert planned.saved.of(size) == pytest.approx(steps[0].saved, rel=1e-3)
-    assert planned.saved.of(size) > 0.9 * max(step.saved for step in steps), "less than a real batch keeps"
+        assert planned.saved == pytest.approx(steps[0].saved, rel=1e-3)
+    assert planned.saved > 0.9 * max(step.saved for step in steps), "less than a real batch keeps"
 
 
 @pytest.mark.slow
@@ -169,24 +166,22 @@ def test_what_is_kept_for_the_backward_pass_counts_once_and_no_weights() -> None
             return {"loss": (y * y).sum(), "more": y.square().sum()}  # keeps y, several times
 
     tried = attempt(Squared(), Numbers(torch.ones(4, 8, requires_grad=True)), {"loss": 1.0, "more": 1.0}, bf16=False)
-    assert tried == Tried(flops=3 * 2 * 4 * 8 * 8, saved=2 * 4 * 8 * 4)
+    assert tried == Cost(flops=3 * 2 * 4 * 8 * 8, saved=2 * 4 * 8 * 4)
 
 
 def test_a_line_goes_through_what_was_tried() -> None:
-    cost = Cost.through(10 + 2 * 3, 10 + 4 * 3)
-    assert (cost.base, cost.each, cost.of(32)) == (10, 3, 106)
-    assert cost.mixed(Cost(0, 1), 0.5) == Cost(5, 2)
+    assert line([10 + 2 * 3, 10 + 4 * 3], 32) == 10 + 32 * 3
 
 
 def test_states_are_shared_out() -> None:
-    size, buffer = parameters(1000), 4 * memory.BUCKET
+    size, buffer = Parameters(1000, 0), 4 * memory.BUCKET
     assert memory.states(size, 1, False) == {"no ZeRO": 16_000}, "one process has nothing to share"
     assert memory.states(size, 8, False) == {
         "no ZeRO": 20_000,  # DDP reduces gradients in buckets of their size
         "ZeRO-2": 4000 + 16_000 / 8 + buffer,
         OFFLOAD: 4000 / 8 + 4000 + buffer,  # its share of the weights, and what is gathered for the step
     }
-    assert memory.states(parameters(1000, 500), 1, True) == {"no ZeRO": 16_000 + 2000 + 6000}, "with an average"
+    assert memory.states(Parameters(1000, 500), 1, True) == {"no ZeRO": 16_000 + 2000 + 6000}, "with an average"
     assert memory.offloaded(size, 1 / 2) == 10_000
 
 
@@ -208,7 +203,7 @@ def test_a_published_teacher_is_counted_without_its_weights() -> None:
 
 def test_a_corpus_at_hand_takes_the_place_of_the_recipes() -> None:
     recipe = with_languages(load_recipe("garden-tiny", ["corpus={name: folder, root: nowhere}"]), 100)
-    facts = facts_of(recipe, AtHand(captions=1_000_000, languages=100, seconds=4.0))
+    facts = facts_of(recipe, AtHand(captions=1_000_000, seconds=4.0))
     assert (facts.recordings, facts.pictures) == (100_000_000, 1_000_000)
     assert (facts.seconds, facts.longest) == (4.0, 8.0)
     assert len(facts.pieces) == 100

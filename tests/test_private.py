@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from deepspeed.runtime.zero import stage3, stage_1_and_2
+from diffusers import VQDiffusionPipeline
 from transformers import HubertConfig, HubertModel, WhisperConfig, WhisperModel
 from transformers.integrations import HfDeepSpeedConfig, deepspeed
 
@@ -87,6 +89,18 @@ def test_dropped_gradients_are_as_before_the_first_part() -> None:
     assert (whole.averaged_gradients, parts.averaged_gradients) == ({}, {})
     assert (whole.all_grad_tensors, whole.micro_step_id) == ({}, stage_1_and_2.INITIAL_MICRO_STEP_ID)
     assert (parts.all_grad_tensors, parts.micro_step_id) == ({0: 1}, 3)
+
+
+# ---- diffusers --------------------------------------------------------------------------------------------------
+
+
+def test_vq_diffusion_is_conditioned_by_this_method() -> None:
+    method = inspect.signature(VQDiffusionPipeline._encode_prompt)
+    assert list(method.parameters) == ["self", "prompt", "num_images_per_prompt", "do_classifier_free_guidance"]
+    assert "= self._encode_prompt(" in inspect.getsource(VQDiffusionPipeline.__call__)
+    pipeline: Any = SimpleNamespace()
+    private.condition_with(pipeline, lambda guided: torch.full((1,), float(guided)))
+    assert [pipeline._encode_prompt(["", ""], 1, guided).item() for guided in (True, False)] == [1.0, 0.0]
 
 
 # ---- transformers -----------------------------------------------------------------------------------------------

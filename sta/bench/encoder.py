@@ -13,13 +13,9 @@ from sta.models.backbones import build_backbone, describe_backbone
 
 
 def bench_encoder(name: str | None, seconds: float, batch: int, repeats: int = 5) -> float:
-    """Return how many recordings a second a frozen backbone turns into frames, in float32.
+    """Return how many recordings of some seconds a frozen backbone turns into frames a second, in float32.
 
-    Args:
-        name: as `encoder.backbone` of a recipe.
-        seconds: of each recording.
-        batch: recordings at once.
-        repeats: batches, of which the median counts.
+    `name` is as `encoder.backbone` of a recipe; of `repeats` batches the median counts.
     """
     settings = EncoderSettings()
     backbone = build_backbone(

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from rich import box
 from rich.table import Table
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -22,11 +21,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sta.config.recipe import Optimisation, Recipe
 from sta.distributed.ahead import ahead_everywhere
 from sta.distributed.sharding import BatchShard
-from sta.metrics.rows import Interval, Report, Row
+from sta.metrics.rows import Interval, Report, Row, everywhere
+from sta.metrics.tables import make_table
 from sta.training import runtime
 from sta.training.batch import Batch
 from sta.training.faults import Faults
-from sta.training.stages import settings_of, task_of
+from sta.training.stages import settings_of, task_of, weights_of
 from sta.training.step import Trainer
 from sta.training.task import CorpusFacts, Task, Update
 
@@ -52,7 +52,7 @@ class ExampleTask(Task):
         self.kind = task_of(recipe, stage)
         seconds, size = self.kind.mean_seconds(recipe, facts) or 0.0, size or settings_of(recipe, stage).batch
         self.name, self.module = stage, self.kind.build_network(recipe, facts, stage)
-        self.weights = getattr(settings_of(recipe, stage), "losses", self.kind.__dict__.get("weights", {}))
+        self.weights = weights_of(recipe, stage)
         self.noise = self.kind.example_batch(recipe, facts, stage, size, seconds)
 
     def batch(self, step: int, shard: BatchShard) -> Batch:
@@ -60,7 +60,7 @@ class ExampleTask(Task):
         return self.noise
 
     def items(self, step: int) -> list[str]:
-        """Return no names: it is noise."""
+        """Return nothing: noise has no names."""
         return []
 
     def training_step(self, update: Update) -> None:
@@ -71,7 +71,7 @@ class ExampleTask(Task):
         """Keep nothing of it."""
 
 
-def step_operations(task: Task, settings: Optimisation, accelerator: Accelerator, batch: Batch) -> Counter[str]:
+def step_operations(task: Task, settings: Optimisation, accelerator: Accelerator, batch: Batch) -> int:
     """Count the operations of one step as the training loop has a GPU do it, after one that is not counted."""
     trainer, counted = Trainer(task, settings, 0, accelerator, Faults(), 1), Operations()
     with ahead_everywhere():
@@ -81,34 +81,24 @@ def step_operations(task: Task, settings: Optimisation, accelerator: Accelerator
                 task.training_step(trainer.update)
                 trainer.end()
     accelerator.free_memory()
-    return counted.counts
+    return counted.counts.total()
 
 
 def operations_report(recipe: Recipe, facts: CorpusFacts, stages: Sequence[str]) -> Report:
-    """Count the operations of a step of some stages on noise, in the recipe's precision; batches of any size have them.
-
-    Args:
-        facts: of the corpus, which need not be there.
-    """
+    """Count the operations of a step of some stages on noise, in the recipe's precision, for batches of any size."""
     rows = []
     for stage in stages:
         task, settings = ExampleTask(recipe, facts, stage, ITEMS), settings_of(recipe, stage)
-        count = step_operations(task, settings, runtime.start(recipe.precision), task.noise).total()
-        rows.append(operations_row(stage, count))
+        rows.append(operations_row(stage, step_operations(task, settings, runtime.start(recipe.precision), task.noise)))
     return Report({"precision": recipe.precision}, rows)
 
 
 def operations_row(stage: str, count: int) -> Row:
     """Return a row of a report: the operations of a stage's step."""
-    interval = Interval(count, count, count)
-    return Row.of("step_operations", interval, 1, language="all", split="all", condition=stage, system="sta")
+    return Row.of("step_operations", Interval(count, count, count), 1, **everywhere(stage, "sta"))
 
 
 def operations_table(report: Report) -> Table:
     """Return a line for each stage."""
-    made = Table(title="operations of a training step", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    made.add_column("stage")
-    made.add_column("operations", justify="right")
-    for row in report.rows:
-        made.add_row(row.condition, f"{row.value:,.0f}")
-    return made
+    lines = [[row.condition, f"{row.value:,.0f}"] for row in report.rows]
+    return make_table("operations of a training step", ["stage", "operations"], lines)

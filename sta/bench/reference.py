@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sta.models.decoders.vq_diffusion_published import PublishedDecoder
 from sta.models.vq import VQTokenizer
+from sta.private import condition_with
 
 
 class _Codes(nn.Module):
@@ -44,21 +45,17 @@ class Reference(VQDiffusionPipeline):
             learned_classifier_free_sampling_embeddings=None,
         )  # fmt: skip
         self.vqvae, self.null = _Codes(tokenizer), decoder.null_tokens.detach()
-        self.condition = torch.empty(0)
         self.set_progress_bar_config(disable=True)
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Return where the weights are."""
         return self.null.device
-
-    def _encode_prompt(self, prompt: Any, num_images_per_prompt: int, do_classifier_free_guidance: bool) -> Tensor:
-        null = self.null.to(self.condition.dtype).expand_as(self.condition)
-        return torch.cat([null, self.condition]) if do_classifier_free_guidance else self.condition
 
     def draw(self, tokens: Tensor, steps: int, guidance: float, seed: int) -> Any:
         """Draw tokens [B, K, C] as float arrays [B, H, W, 3]."""
-        self.condition = tokens
+        null = self.null.to(tokens.dtype).expand_as(tokens)
+        condition_with(self, lambda guided: torch.cat([null, tokens]) if guided else tokens)
         return self(
             [""] * len(tokens), num_inference_steps=steps, guidance_scale=guidance, output_type="np",
             generator=torch.Generator(self.device).manual_seed(seed),

@@ -1,7 +1,7 @@
 """A rehearsal of what a cluster does to a training: killed again and again, it must end as one that never was.
 
-One run of a stage goes straight through. Another is killed (SIGKILL, all its processes) at random steps and in the
-middle of saving, and started again with the same command each time. Both must leave the same weights, to the last bit.
+One run of a stage goes straight through. Another is killed (SIGKILL) at random steps and in the middle of saving, and
+started again with the same command each time. Both must leave the same weights, to the last bit.
 """
 
 from __future__ import annotations
@@ -10,22 +10,21 @@ import filecmp
 import json
 import os
 import shutil
-import signal
 import subprocess
-import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
 import numpy as np
-import psutil
 from rich.table import Table
 
+from sta.bench.launch import launch
 from sta.config import yamlfile
 from sta.config.recipe import Recipe, dump_recipe
 from sta.data.checksums import first_fault
+from sta.data.jsonlines import read_values
 from sta.errors import RecipeError, StaError
 from sta.metrics.tables import make_table
 from sta.progress import Bar
@@ -37,9 +36,8 @@ from sta.training.workspace import Workspace
 ALONE = "alone"  # one process, without a launcher
 IN_A_SAVE = ("save", "rename", "prune")  # points of `sta.training.faults`; every fourth kill strikes at one of them
 SAVES = 10  # in a run, at least
-POLL = 0.005  # seconds
 LIMIT = 1800.0  # seconds that a start may take to the next kill
-OUTPUT = "output.txt"
+PROGRAM = ("-m", "sta.train")
 
 
 @dataclass
@@ -67,21 +65,15 @@ class Outcome:
 
 
 def rehearse(recipe: Recipe, out: Path, stage: str, launches: Sequence[str], kills: int, seed: int) -> list[Outcome]:
-    """Rehearse one stage, whose earlier stages are done, under each of some launch files; `alone` is without one.
-
-    Raises:
-        RecipeError: no such stage or launch file, or too few steps for so many kills.
-        StaError: an earlier stage is not done, or a start fails.
-    """
+    """Rehearse one stage, whose earlier stages are done, under each of some launch files; `alone` is without one."""
     names = stage_names(recipe)
     if stage not in names[1:]:
         raise RecipeError(f"--stage {stage} is not one of this recipe's training stages: {', '.join(names[1:])}")
-    files = [None if launch == ALONE else yamlfile.find(launch, "recipes/accelerate") for launch in launches]
+    files = [None if name == ALONE else yamlfile.find(name, "recipes/accelerate") for name in launches]
     steps = settings_of(recipe, stage).steps
     if steps < 2 * kills + 2:
         raise RecipeError(f"stage {stage}: {steps} steps are too few for {kills} kills; at least {2 * kills + 2} work")
-    finals = {name: Workspace(recipe, out).final(name) for name in names[: names.index(stage)]}
-    outcomes = []
+    finals, outcomes = {name: Workspace(recipe, out).final(name) for name in names[: names.index(stage)]}, []
     with Bar("rehearsal", len(files) * (kills + 2), "starts") as bar:
         for file in files:
             straight, killed = (_Run(recipe, out, stage, file, word, finals) for word in ("straight", "killed"))
@@ -95,108 +87,60 @@ def rehearse(recipe: Recipe, out: Path, stage: str, launches: Sequence[str], kil
 class _Run:
     """One run of the stage in a folder of its own, which reads what the earlier stages left."""
 
-    def __init__(
-        self, recipe: Recipe, out: Path, stage: str, launch: Path | None, word: str, finals: Mapping[str, Path]
-    ):
+    def __init__(self, recipe: Recipe, out: Path, stage: str, file: Path | None, word: str, finals: Mapping[str, Path]):
         settings = settings_of(recipe, stage)
-        self.save_every = max(1, min(settings.save_every, settings.steps // SAVES))
+        self.steps, self.save_every = settings.steps, max(1, min(settings.save_every, settings.steps // SAVES))
         changed = settings.model_copy(update={"log_every": 1, "save_every": self.save_every})
         stages = recipe.stages.model_copy(update={stage.partition("-")[0]: changed})
-        name = f"{recipe.name}-rehearsal-{launch.stem if launch else ALONE}-{word}"
-        self.steps, self.launch, self.folder = settings.steps, launch, out / name
-        self.stage, self.final = self.folder / stage, self.folder / stage / "final"
+        self.launch = file.stem if file else ALONE
+        name = f"{recipe.name}-rehearsal-{self.launch}-{word}"
+        self.folder, self.stage, self.final = out / name, out / name / stage, out / name / stage / "final"
         self.remove()
         for earlier, final in finals.items():
             (self.folder / earlier).mkdir(parents=True)
             (self.folder / earlier / "final").symlink_to(final.resolve())
-        file = self.folder / "rehearsed.yaml"
-        file.write_text(dump_recipe(recipe.model_copy(update={"name": name, "stages": stages})), encoding="utf-8")
-        self.command = ["-m", "sta.train", str(file), "--stage", stage, "--out", str(out)]
+        path = self.folder / "rehearsed.yaml"
+        path.write_text(dump_recipe(recipe.model_copy(update={"name": name, "stages": stages})), encoding="utf-8")
+        launcher = ["-m", "accelerate.commands.launch", "--config_file", str(file), "--main_process_port", "0"]  # free
+        self.command = [*launcher * bool(file), *PROGRAM, str(path), "--stage", stage, "--out", str(out)]
 
     def remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    @property
-    def last_step(self) -> int:
-        """The last step in the log."""
-        try:
-            lines = (self.stage / "log" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-            return int(json.loads(lines[-1])["step"])
-        except (OSError, IndexError, ValueError):
-            return 0  # none yet, or one that is half written
+    def start(self, faults: str = "") -> bool:
+        """Start the stage; returns whether it is done, where it was not killed."""
+        struck, output = len(read_values(self.stage / "log" / "faults.jsonl")), self.folder / "output.txt"
+        threads = {} if self.launch == ALONE else {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+        with suppress(subprocess.TimeoutExpired):
+            launch(self.command, output, {VARIABLE: faults, **threads}, LIMIT)
+        if self.final.exists() or len(read_values(self.stage / "log" / "faults.jsonl")) > struck:
+            return self.final.exists()
+        raise StaError(f"{self.stage}: neither done nor killed in {LIMIT:.0f} s; {output} has the reason")
 
-    @contextmanager
-    def started(self, faults: str = "") -> Iterator[subprocess.Popen[bytes]]:
-        """Start the stage; it is gone, all its processes with it, when the block is left."""
-        environment = {**os.environ, VARIABLE: faults}
-        launcher: list[str] = []
-        if self.launch:
-            environment.setdefault("OMP_NUM_THREADS", "1")
-            launcher = ["-m", "accelerate.commands.launch", "--config_file", str(self.launch)]
-            launcher += ["--main_process_port", "0"]  # a free one
-        with (self.folder / OUTPUT).open("ab") as output:
-            command = [sys.executable, *launcher, *self.command]
-            process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
-            try:
-                yield process
-            finally:
-                kill_all(process)
-
-    def finish(self) -> None:
-        """Start the stage and wait until it is done."""
-        with self.started() as process:
-            process.wait(LIMIT)
-        if not self.final.exists():
-            raise StaError(f"{self.stage}: did not finish; {self.folder / OUTPUT} has the reason")
-
-    def has_whole_checkpoint(self) -> bool:
-        return any(first_fault(path) is None for _, path in checkpoint.all_of(self.stage / "checkpoints"))
-
-    def kill_once(self, target: int, in_save: str, rng: np.random.Generator, outcome: Outcome) -> None:
-        """Start the stage, and kill all of it after a step, or at a point of the next save after it."""
-        save = (target // self.save_every + 1) * self.save_every
-        at_save = bool(in_save) and save < self.steps - 1
-        had_checkpoint, end = self.has_whole_checkpoint(), time.monotonic() + LIMIT
-        with self.started(f"kill@{in_save}:{save}" if at_save else "") as process:
-            while process.poll() is None and (at_save or self.last_step < target):
-                if time.monotonic() > end:
-                    raise StaError(f"{self.folder}: no step {target} in {LIMIT:.0f} s; {OUTPUT} in it has the reason")
-                time.sleep(POLL)
-            if self.final.exists() or (process.poll() is not None and not at_save):
-                raise StaError(f"{self.folder}: ended by itself before step {target}; {OUTPUT} in it has the reason")
-            time.sleep(float(rng.random()) * 10 * POLL)
-        found = checkpoint.all_of(self.stage / "checkpoints")
+    def note(self, outcome: Outcome) -> None:
+        """Note what a kill has left."""
+        found, last = checkpoint.all_of(self.stage / "checkpoints"), 0
+        for line in read_values(self.stage / "log" / "metrics.jsonl"):
+            with suppress(ValueError):  # half written
+                last = json.loads(line)["step"]
         outcome.kills += 1
-        outcome.in_save += at_save
-        expected = had_checkpoint or self.last_step > 2 * self.save_every
-        outcome.without_checkpoint += expected and not self.has_whole_checkpoint()
-        outcome.repeated_steps += self.last_step - (found[0][0] if found else 0)
-
-
-def kill_all(process: subprocess.Popen[bytes]) -> None:
-    """Send SIGKILL to a process and all that it started, those of a launcher that have sessions of their own too."""
-    family: list[psutil.Process] = []
-    with suppress(psutil.NoSuchProcess):
-        family = psutil.Process(process.pid).children(recursive=True)
-    if process.poll() is None:
-        process.send_signal(signal.SIGKILL)
-    for one in family:
-        with suppress(psutil.NoSuchProcess):
-            one.kill()
-    psutil.wait_procs(family, 30)
-    process.wait()
+        outcome.repeated_steps += last - (found[0][0] if found else 0)
+        whole = any(first_fault(path) is None for _, path in found)
+        outcome.without_checkpoint += last > 2 * self.save_every and not whole
 
 
 def _compare(straight: _Run, killed: _Run, kills: int, rng: np.random.Generator, bar: Bar) -> Outcome:
-    outcome = Outcome(straight.launch.stem if straight.launch else ALONE)
-    straight.finish()
+    saves = product(IN_A_SAVE, range(killed.save_every, killed.steps - 1, killed.save_every))
+    in_save = rng.permutation([f"kill@{point}:{step}" for point, step in saves])[: kills // 4]
+    steps = rng.choice(np.arange(2, killed.steps - 1), kills - len(in_save), replace=False)
+    faults, outcome = "; ".join([*in_save, *(f"kill@step:{step}" for step in steps)]), Outcome(killed.launch)
+    straight.start()
     bar.advance()
-    for number, target in enumerate(np.sort(rng.choice(np.arange(1, straight.steps - 2), kills, replace=False))):
-        killed.kill_once(int(target), IN_A_SAVE[number // 4 % 3] if number % 4 == 3 else "", rng, outcome)
+    while not killed.start(faults):
+        killed.note(outcome)
         bar.advance()
-    killed.finish()
     bar.advance()
-    outcome.different = differences(straight.final, killed.final)
+    outcome.in_save, outcome.different = len(in_save), differences(straight.final, killed.final)
     return outcome
 
 
@@ -213,8 +157,3 @@ def table(outcomes: Sequence[Outcome]) -> Table:
     numbers = ((o.kills, o.in_save, o.repeated_steps, o.without_checkpoint, len(o.different)) for o in outcomes)
     lines = ([o.launch, *map(str, counts)] for o, counts in zip(outcomes, numbers, strict=True))
     return make_table("killed and started again, against never killed", columns, lines)
-
-
-def as_json(outcomes: Sequence[Outcome]) -> str:
-    """Return the outcomes as a JSON list."""
-    return json.dumps([{**asdict(o), "passed": o.passed} for o in outcomes], indent=2) + "\n"

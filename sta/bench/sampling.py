@@ -25,16 +25,10 @@ SPLITS = ("validation", *TEST_SPLITS)
 def bench_sampling(
     evaluator: Evaluator, steps: Sequence[int], guidances: Sequence[float], tta_samples: Sequence[int], split: str
 ) -> tuple[Report, str]:
-    """Measure quality and seconds per picture for every setting, on the same recordings and seeds.
+    """Measure quality, and seconds per picture to encode and draw, for every setting, on the same recordings and seeds.
 
-    The seconds are of encoding and drawing.
-
-    Returns:
-        The rows, and the setting with the best mean of attributes and mood over languages, or the lowest FID where
-        no attributes are known.
-
-    Raises:
-        StaError: the split has no recordings.
+    Returns the rows, and the setting with the best mean of attributes and mood over languages, or the lowest FID where
+    no attributes are known.
     """
     picked = {code: _picked(evaluator, code, split) for code in evaluator.workspace.recipe.languages}
     settings = list(product(steps, guidances, tta_samples))

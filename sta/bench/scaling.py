@@ -3,33 +3,23 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from sta.bench.launch import launch
 from sta.bench.training import LOOP
 from sta.errors import StaError
 from sta.metrics.rows import Interval, Report, Row, everywhere
 from sta.progress import Bar
 
-PATIENCE = 60  # seconds that a launch which is stopped may take
-
 
 def bench_scaling(command: Sequence[str], processes: Sequence[int], rounds: int) -> Report:
     """Measure a launch of each number of processes once a round; the median over the rounds counts.
 
-    Every process has as many threads as the largest launch can give each of its own.
-
-    Args:
-        command: what follows `sta`: a `bench train` of one round.
-        processes: numbers of processes, the fewest being what the others are compared with.
-        rounds: in which the launches take turns.
-
-    Raises:
-        StaError: a launch failed, with its own sentence.
+    Every process has as many threads as the largest launch can give each of its own. `command` is what follows `sta`: a
+    `bench train` of one round.
     """
     threads = max(1, len(os.sched_getaffinity(0)) // max(processes))
     values: dict[tuple[str, str, str, int], list[float]] = defaultdict(list)
@@ -44,33 +34,13 @@ def bench_scaling(command: Sequence[str], processes: Sequence[int], rounds: int)
 
 
 def _launch(command: Sequence[str], processes: int, threads: int) -> Report:
-    """Measure in a launch of some processes on this machine."""
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     with tempfile.TemporaryDirectory() as folder:
         file, log = Path(folder) / "report.json", Path(folder) / "log"
-        with log.open("wb") as output:
-            launched = subprocess.Popen(
-                [*start, "-m", "sta", *command, "--json", str(file)], stdout=output, stderr=subprocess.STDOUT,
-                env=os.environ | {"OMP_NUM_THREADS": str(threads)},
-            )  # fmt: skip
-            try:
-                launched.wait()
-            finally:
-                _stop(launched)
-        if launched.returncode:
+        measure = [*launcher, "-m", "sta", *command, "--json", str(file)]
+        if launch(measure, log, {"OMP_NUM_THREADS": str(threads)}):
             raise StaError(f"{processes} processes: {_reason(log.read_text(errors='replace'))}")
         return Report.read(file)
-
-
-def _stop(launched: subprocess.Popen[bytes]) -> None:
-    """End a launch that still runs, and its processes, which only it can reach."""
-    if launched.poll() is not None:
-        return
-    launched.terminate()
-    try:
-        launched.wait(PATIENCE)
-    except subprocess.TimeoutExpired:
-        launched.kill()
 
 
 def _reason(log: str) -> str:

@@ -45,22 +45,12 @@ class Contestant:
 
 
 def bench_speed(
-    pipe: SpeechToImagePipeline,
-    waves: Sequence[np.ndarray],
-    language: str,
-    batches: Sequence[int] = (1, 4),
-    repeats: int = 2,
+    pipe: SpeechToImagePipeline, waves: Sequence[np.ndarray], language: str, batches: Sequence[int], repeats: int
 ) -> Report:
-    """Measure seconds per picture, in bfloat16 where the machine is fast in it.
+    """Measure seconds per picture of a release, in bfloat16 where the machine is fast in it.
 
-    Args:
-        pipe: the release to measure.
-        waves, language: enough recordings for the largest batch.
-        batches: pictures drawn at once.
-        repeats: rounds in which every contestant draws once; the median counts.
-
-    Raises:
-        StaError: this diffusers has no such pipeline any more.
+    Every contestant draws each number of pictures at once in each of `repeats` rounds, of which the median counts;
+    `waves` are enough recordings for the largest batch.
     """
     rows: list[Row] = []
     fast = has_fast_bf16(pipe.device.type)
@@ -68,7 +58,9 @@ def bench_speed(
         some: list[Audio] = list(waves[:batch])
         found = contestants(pipe, pipe.encode_speech(some, language), fast)
         for contestant, times in zip(found, in_turn(found, repeats), strict=True):
-            rows.append(_row(contestant, [t / batch for t in times], batch, fast))
+            condition = f"batch {batch}, {contestant.steps} steps, {'bf16' if fast else 'fp32'}"
+            measured = Interval.of_rounds([t / batch for t in times])
+            rows.append(Row.of("seconds", measured, batch, **everywhere(condition, contestant.system)))
     meta = {"device": str(pipe.device), "threads": torch.get_num_threads(), "repeats": repeats}
     ours = found[0]
     return Report(meta, rows + matrix_rows(lambda: ours.draw(ours.steps), pipe.device))
@@ -85,21 +77,16 @@ def contestants(pipe: SpeechToImagePipeline, tokens: SpeechCondition, fast: bool
     same, steps, scale = published_twin(pipe), pipe.config["num_inference_steps"], pipe.config["guidance_scale"]
     theirs = Reference(same.decoder, pipe.tokenizer)
 
-    def autocast() -> torch.autocast:
-        return torch.autocast(pipe.device.type, torch.bfloat16, enabled=fast)
+    autocast = torch.autocast(pipe.device.type, torch.bfloat16, enabled=fast)
 
     def ours(drawn_by: SpeechToImagePipeline) -> Callable[[int], Any]:
         def draw(count: int) -> Any:
-            with autocast():
-                drawn = drawn_by.denoise(tokens, count, scale, torch.Generator().manual_seed(0))
-                return drawn_by.decode_latents(drawn).cpu()
+            drawn = drawn_by.denoise(tokens, count, scale, torch.Generator().manual_seed(0))
+            return drawn_by.decode_latents(drawn).cpu()
 
-        return draw
+        return autocast(draw)
 
-    def their(count: int) -> Any:
-        with autocast():
-            return theirs.draw(tokens.tokens, count, scale, 0)
-
+    their = autocast(lambda count: theirs.draw(tokens.tokens, count, scale, 0))
     return [
         Contestant(OURS, steps, ours(pipe)), Contestant(SAME, steps, ours(same)), Contestant(THEIRS, steps, their),
         Contestant(THEIRS, int(same.decoder.config.num_embeds_ada_norm), their),
@@ -117,11 +104,7 @@ def published_twin(pipe: SpeechToImagePipeline) -> SpeechToImagePipeline:
 
 
 def in_turn(contestants: Sequence[Contestant], repeats: int) -> list[list[float]]:
-    """Measure the seconds of every contestant in each round, one after another, once all have drawn in a single step.
-
-    Returns:
-        The seconds of each contestant, in their order.
-    """
+    """Measure each contestant's seconds in every round, one after another, once all have drawn in a single step."""
     for contestant in contestants:
         contestant.draw(1)
     seconds: list[list[float]] = [[] for _ in contestants]
@@ -147,11 +130,6 @@ def matrix_share(run: Callable[[], Any]) -> float:
     averages = profiled.key_averages()
     total = sum(e.self_cpu_time_total for e in averages)
     return sum(e.self_cpu_time_total for e in averages if e.key in MATRIX_PRODUCTS) / total
-
-
-def _row(contestant: Contestant, seconds: Sequence[float], batch: int, fast: bool) -> Row:
-    condition = f"batch {batch}, {contestant.steps} steps, {'bf16' if fast else 'fp32'}"
-    return Row.of("seconds", Interval.of_rounds(seconds), batch, **everywhere(condition, contestant.system))
 
 
 def ratios(rows: Sequence[Row]) -> dict[int, float]:

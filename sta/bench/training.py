@@ -20,18 +20,17 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from sta.bench.flops import peak_of
 from sta.bench.operations import operations_row, step_operations
 from sta.config.recipe import Optimisation
 from sta.distributed.sharding import BatchShard
-from sta.errors import Interrupted, TrainingError
+from sta.errors import Interrupted
 from sta.metrics.rows import METRICS, Interval, Report, Row, everywhere
 from sta.metrics.tables import make_table
 from sta.models.flops import flops_of
 from sta.progress import Bar
 from sta.training import runtime
 from sta.training.batch import Batch
-from sta.training.loop import train
+from sta.training.loop import check_batch, train
 from sta.training.optimizers import build_optimizer
 from sta.training.stages import build_task, settings_of
 from sta.training.task import Task, Update
@@ -48,30 +47,36 @@ SHARES = {
 RATIOS = {"loop/hand": ("step_ratio", LOOP), "loop/bare": ("bare_ratio", LOOP), "hand/bare": ("bare_ratio", HAND)}
 SCALING = {"efficiency": ("scaling_efficiency", LOOP), "exchange": ("exchange_share", LOOP)}
 
+#: Words of a GPU's name -> its dense bfloat16 products, 10^12 a second, by NVIDIA's data sheets; the first that fits.
+PEAKS = {
+    "B200": 2250.0, "GH200": 989.0, "H200": 989.0, "H100 NVL": 835.0, "H100 PCIe": 756.0, "H100": 989.0, "A100": 312.0,
+    "L40S": 362.0, "L4": 121.0, "A30": 165.0, "RTX 4090": 165.0,
+}  # fmt: skip
+
+
+def peak_named(name: str) -> float | None:
+    """Return the operations a second of a GPU at its best, by its name; None where it is not known."""
+    words = f" {name.replace('-', ' ')} "
+    return next((tflops * 1e12 for known, tflops in PEAKS.items() if f" {known} " in words), None)
+
 
 def bench_training(
-    workspace: Workspace, stages: Sequence[str], steps: int = 10, rounds: int = 3, tflops: float | None = None
+    workspace: Workspace, stages: Sequence[str], steps: int, rounds: int, tflops: float | None
 ) -> Report:
     """Measure some stages of a recipe, whose earlier stages must be done; nothing of the run is changed.
 
     Args:
-        workspace: the run.
-        stages: which of its training stages.
         steps: that are timed in a round, after as many that are not.
         rounds: in which the contestants take turns; the median counts.
         tflops: of the device at its best, 10^12 a second; None: those of a known GPU.
-
-    Raises:
-        TrainingError: a stage's batch cannot be shared out evenly.
     """
     accelerator, rows = runtime.start(workspace.recipe.precision), list[Row]()
-    peak = tflops * 1e12 if tflops else peak_of(accelerator.device)
+    named = torch.cuda.get_device_name(accelerator.device) if accelerator.device.type == "cuda" else ""
+    peak = tflops * 1e12 if tflops else peak_named(named)
     with Bar("bench", len(stages) * rounds, "rounds") as bar:
         for stage in stages:
             settings, measured = settings_of(workspace.recipe, stage), list[dict[str, float]]()
-            if settings.batch % accelerator.num_processes:
-                processes = f"{accelerator.num_processes} processes"
-                raise TrainingError(f"stage {stage}: batch {settings.batch} is not a multiple of {processes}")
+            check_batch(stage, settings, accelerator)
             with accelerator.main_process_first():  # caches are written once
                 task = build_task(workspace, stage, accelerator)
             bench = _Bench(task, workspace.recipe.precision, workspace.recipe.seed, steps, accelerator)
@@ -85,10 +90,7 @@ def bench_training(
 
 
 class _TimedTask(Task):
-    """A task with a copy of its network, as it is in the middle of its stage, that notes when each step begins.
-
-    Distillation starts with short phrases, which are not typical.
-    """
+    """A task with a copy of its network that notes when each step begins, from the typical middle of its stage."""
 
     def __init__(self, task: Task, first: int, batches: Sequence[Batch] = ()):
         self.task, self.first, self.batches, self.begun = task, first, batches, list[float]()
@@ -139,7 +141,7 @@ class _Bench:
     def operations(self, settings: Optimisation) -> int:
         """Count the operations that torch is asked for in a step of the training loop."""
         task = _TimedTask(self.task, 0, self.batches)
-        return step_operations(task, settings, runtime.start(self.precision), self.batches[0]).total()
+        return step_operations(task, settings, runtime.start(self.precision), self.batches[0])
 
     def flops(self) -> int:
         """Floating-point operations of a step's forward and backward on the whole batch, by this process's shard."""
@@ -155,11 +157,8 @@ class _Bench:
         self.task.compile(module, self.accelerator.device)
         parameters = [p for p in module.parameters() if p.requires_grad]
         optimizer = build_optimizer(module, settings)
-        average = (
-            AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True)
-            if settings.ema
-            else None
-        )
+        blend = get_ema_multi_avg_fn(settings.ema)
+        average = AveragedModel(module, multi_avg_fn=blend, use_buffers=True) if settings.ema else None
         self.accelerator.wait_for_everyone()
         for step, batch in enumerate(self.batches):
             if step == self.steps + 1:

@@ -1,4 +1,4 @@
-"""The commands of `sta`, one function each, whose first line is its help; `bench` and `plan` are modules beside it."""
+"""The commands of `sta`, one function each, whose first line is its help; `bench` is a module beside it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import io
 import os
 import sys
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,11 +17,13 @@ from sta.errors import AudioError, LanguageWarning, StaError
 
 if TYPE_CHECKING:
     import numpy as np
-    from PIL import Image
 
     from sta.inference.pipeline import SpeechToImagePipeline
     from sta.metrics.rows import Report
     from sta.training.workspace import Workspace
+
+WIDTH = 105  # of the widest table, where the terminal is narrower or there is none
+NO_MEMORY = ("allocate memory", "not enough memory", "out of memory", "overflow")  # in what torch says
 
 
 def demo(options: argparse.Namespace) -> None:
@@ -102,6 +105,8 @@ def _draw_one(pipe: SpeechToImagePipeline, name: Path, wave: np.ndarray, options
     """Draw and write the pictures of one recording; returns where they are."""
     import torch
 
+    from sta.data.cache import write_atomically
+
     with warnings.catch_warnings(record=True) as doubts:
         warnings.simplefilter("always", LanguageWarning)
         images = pipe(
@@ -114,7 +119,9 @@ def _draw_one(pipe: SpeechToImagePipeline, name: Path, wave: np.ndarray, options
     several = [name.with_stem(f"{name.stem}-{number + 1}") for number in range(len(images))]
     paths = several if len(images) > 1 else [name]
     for image, path in zip(images, paths, strict=True):
-        _save_picture(image, path)
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG")
+        write_atomically(path, buffer.getvalue())
     return paths
 
 
@@ -137,14 +144,6 @@ def _writable(out: Path) -> None:
         raise StaError(f"--out {out}: {there} is not a folder; choose another")
     if not os.access(there, os.W_OK | os.X_OK):
         raise StaError(f"--out {out}: {there} cannot be written to; choose another")
-
-
-def _save_picture(image: Image.Image, path: Path) -> None:
-    from sta.data.cache import write_atomically
-
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    write_atomically(path, buffer.getvalue())
 
 
 def speak(options: argparse.Namespace) -> None:
@@ -195,18 +194,52 @@ def _publish(workspace: Workspace, report: Report) -> None:
     print(f"pictures and numbers: {workspace.folder / 'evaluation' / 'report.html'}")
 
 
+def plan(options: argparse.Namespace) -> None:
+    """Estimate what a recipe takes on some GPUs: parameters, memory, hours, disk."""
+    from rich.console import Console
+
+    from sta.plan.corpus import AtHand, facts_of, with_languages
+    from sta.plan.memory import GIB
+    from sta.plan.plan import Machines, plan_of
+    from sta.plan.report import show, write
+    from sta.progress import Bar
+    from sta.training.stages import stage_names
+
+    if options.seconds and options.longest and options.seconds > options.longest:
+        raise StaError(f"--seconds {options.seconds:g} is above --longest {options.longest:g}; a mean is at most that")
+    recipe = with_languages(recipe_of(options), options.languages)
+    at_hand = AtHand(options.captions, options.seconds, options.longest, options.pictures)
+    machines = Machines(options.gpus, options.nodes, options.memory * GIB, options.tflops, options.utilisation)
+    sections = {name.partition("-")[0] for name in stage_names(recipe)}  # the first is the corpus
+    try:
+        with Bar("planning", len(sections), "parts") as bar:
+            facts = facts_of(recipe, at_hand)
+            bar.advance()
+            made = plan_of(recipe, facts, machines, bar.advance)
+    except (MemoryError, RuntimeError) as error:  # torch has no error of its own for want of memory
+        if not isinstance(error, MemoryError) and not any(words in str(error) for words in NO_MEMORY):
+            raise
+        raise StaError(
+            f"recipe '{recipe.name}': its networks are too large to be planned in the memory of this machine; take "
+            "smaller sizes (such as decoder.width) or a smaller stages.*.batch"
+        ) from error
+    show(made, Console(width=max(WIDTH, Console().width)))
+    if options.json:
+        write(made, options.json)
+
+
 def rehearse(options: argparse.Namespace) -> None:
     """Kill a stage again and again, and fail where it does not end as one that was not."""
     from rich.console import Console
 
-    from sta.bench.rehearsal import as_json, table
     from sta.bench.rehearsal import rehearse as do
-    from sta.data.cache import write_atomically
+    from sta.bench.rehearsal import table
+    from sta.data.cache import write_json
 
     outcomes = do(recipe_of(options), options.out, options.stage, options.launch, options.kills, options.seed or 0)
     Console().print(table(outcomes))
     if options.json:
-        write_atomically(options.json, as_json(outcomes).encode())
+        write_json(options.json, [{**asdict(o), "passed": o.passed} for o in outcomes])
     bad = [f"{o.launch} ({', '.join(o.different) or 'no checkpoint was left'})" for o in outcomes if not o.passed]
     if bad:
         raise StaError(f"not as an uninterrupted run: {'; '.join(bad)}; the folders are kept in {options.out}")

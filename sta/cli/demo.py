@@ -44,15 +44,7 @@ class Sentence:
 
 
 class Demo:
-    """The release that draws, what its corpus knows of pictures, and the classifier that scores its drawings.
-
-    Args:
-        folder: a release trained on a corpus that knows attributes, such as Garden.
-        trust_remote_code: as of `from_pretrained`.
-
-    Raises:
-        WeightsError: the release is broken, or its corpus knows no attributes.
-    """
+    """The release that draws, what its corpus knows of pictures, and the classifier that scores its drawings."""
 
     def __init__(self, folder: Path, trust_remote_code: bool = False):
         self.pipe: SpeechToImagePipeline = load_release(folder, trust_remote_code)
@@ -77,12 +69,7 @@ class Demo:
                 yield Sentence(text, code, mood, seed + number, {"kind": truth.kind, **truth.said})
 
     def say(self, text: str, language: str, mood: str | None, seed: int) -> list[Sentence]:
-        """Return a text of the user's own in one mood, or in each that the release knows.
-
-        Raises:
-            WeightsError: the release does not know the language.
-            VoiceError: it does not know the mood, or there is no text.
-        """
+        """Return a text of the user's own in one mood, or in each that the release knows."""
         self.pipe.pack(language)
         if mood is not None and mood not in self.moods:
             raise VoiceError(f"mood '{mood}' is not one of this release's: {', '.join(self.moods)}")
@@ -124,11 +111,7 @@ def score(examples: Sequence[Example]) -> tuple[int, int]:
 
 
 def write_demo(folder: Path, examples: Sequence[Example], title: str) -> Path:
-    """Write `demo.png` and the page `demo.html`, which needs no network; returns the page.
-
-    Raises:
-        StaError: the folder cannot be written.
-    """
+    """Write `demo.png` and the page `demo.html`, which needs no network; returns the page."""
     right, marked = score(examples)
     meta = {"right": f"{right} of {marked} attributes and moods, by the attribute classifier"}
     write_grid(folder / "demo.png", examples)

@@ -12,8 +12,9 @@ import torch
 
 from sta.config import yamlfile
 from sta.config.cards import LanguageCard, load_language
+from sta.config.variants import known_variants
 from sta.data.corpora.garden.prosody import other_speakers
-from sta.data.synthesis.base import synthesiser
+from sta.data.synthesis.base import ENGINES, Synthesiser, synthesiser
 from sta.data.synthesis.espeak import speakers
 from sta.errors import StaError, VoiceError
 from sta.training.runtime import has_fast_bf16
@@ -27,6 +28,7 @@ def report() -> Iterator[str]:
     yield "packages: " + ", ".join(f"{p} {_version(p)}" for p in PACKAGES)
     yield from _devices()
     yield from _voices()
+    yield from _engines()
     free = shutil.disk_usage(Path.cwd()).free / GIB
     yield f"disk: {free:.0f} GiB free here" + ("" if free > 3 else "; garden-mini takes 2")
 
@@ -69,6 +71,15 @@ def _voices() -> Iterator[str]:
                 yield f"other voices: {card.name} ({code}), {_other_voices(card)}"
         except StaError as error:
             yield f"voices: {code}: {error}"
+
+
+def _engines() -> Iterator[str]:
+    """Say which synthesisers are here, and what brings the others."""
+    for name in known_variants(ENGINES, Synthesiser):
+        try:
+            yield f"engine: {name}, {synthesiser(name).version()}"
+        except VoiceError as error:
+            yield f"engine: {name} is missing: {error}"
 
 
 def _other_voices(card: LanguageCard) -> str:

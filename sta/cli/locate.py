@@ -23,11 +23,7 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
 
 
 def release_of(given: Path | None) -> Path:
-    """Return the folder of the release meant: the one given, $STA_WEIGHTS, the newest below runs/, or what ships.
-
-    Raises:
-        WeightsError: what is given is no folder, and no name on the Hub that can be reached.
-    """
+    """Return the folder of the release meant: the one given, $STA_WEIGHTS, the newest below runs/, or what ships."""
     from sta.inference.release import PRETRAINED
     from sta.inference.weights import local
 
@@ -39,11 +35,7 @@ def release_of(given: Path | None) -> Path:
 
 
 def finished_run(folder: Path) -> Workspace:
-    """Open the run that a folder, or the release in it, belongs to.
-
-    Raises:
-        StaError: it is no run's folder, or its release is not there or was made before a stage was done again.
-    """
+    """Open the run of a folder, or of the release in it, which no stage may be newer than."""
     from sta.config.recipe import load_recipe
     from sta.inference.release import outdated
     from sta.training.workspace import Workspace

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sta.cli.bench import bench_encoder, bench_sampling, bench_speed, bench_train
-from sta.cli.commands import demo, doctor, draw, evaluate, language_check, rehearse, run, speak, train
-from sta.cli.plan import plan
+from sta.cli.commands import demo, doctor, draw, evaluate, language_check, plan, rehearse, run, speak, train
 from sta.config.limits import MAX_GUIDANCE, MAX_SECONDS
 from sta.distributed import ranks
 from sta.errors import Interrupted, LanguageWarning, StaError
@@ -126,7 +125,6 @@ Option = tuple[tuple[str, ...], dict[str, Any]]
 
 
 def _option(*names: str, **settings: Any) -> Option:
-    """Return what `add_argument` is given."""
     return names, settings
 
 

@@ -56,6 +56,8 @@ def _well_formed(template: str) -> str:
 
 Word = Annotated[str, Field(min_length=1)]
 Words = Annotated[tuple[Word, ...], Strict(False)]  # YAML has lists, a frozen card has tuples
+Engines = dict[Word, Annotated[Words, Field(min_length=1)]]  # synthesiser -> its accents or voices
+Carrier = Annotated[str, Field(pattern=r"^[^{}]*\{name\}[^{}]*$")]
 Template = Annotated[str, Field(min_length=1), AfterValidator(_well_formed)]
 #: One template or several; of several, the first that says exactly what is to be said is used.
 Templates = Annotated[tuple[Template, ...], Strict(False), BeforeValidator(_listed), Field(min_length=1)]
@@ -73,14 +75,16 @@ class SentencePieceCard(Card):
 
 
 class SpeechCard(Card):
-    """Who speaks the language in a synthetic corpus. The voices are accent codes of the synthesiser."""
+    """Who speaks the language in a synthetic corpus. The voices are accent codes of the synthesiser.
+
+    Further synthesisers are files of `sta/data/synthesis`, or `module:Class`, with their accents or voices.
+    """
 
     synthesiser: Literal["espeak"] = "espeak"
     voices: Annotated[Words, Field(min_length=1)]
     test_voices: Words = ()
-    other_engines: dict[Literal["pico"], Annotated[Words, Field(min_length=1)]] = Field(
-        default_factory=dict, description="further synthesisers, for training only: engine -> its accents"
-    )
+    other_engines: Engines = Field(default_factory=dict, description="further synthesisers, for training only")
+    test_engines: Engines = Field(default_factory=dict, description="synthesisers that are never trained on")
     words_per_minute: int = Field(ge=80, le=450)  # what espeak accepts
 
     @model_validator(mode="after")
@@ -88,6 +92,12 @@ class SpeechCard(Card):
         for name, voices in (("voices", self.voices), ("test_voices", self.test_voices)):
             if twice := sorted({voice for voice in voices if voices.count(voice) > 1}):
                 raise ValueError(f"{', '.join(twice)} twice in {name}; name each voice once")
+        return self
+
+    @model_validator(mode="after")
+    def _test_engines_unheard(self) -> SpeechCard:
+        if both := sorted({self.synthesiser, *self.other_engines} & set(self.test_engines)):
+            raise ValueError(f"{both[0]} trains and is in test_engines; an engine of the test must not be trained on")
         return self
 
     @model_validator(mode="after")
@@ -140,6 +150,8 @@ class LanguageCard(Card):
     normaliser: Words
     sentencepiece: SentencePieceCard
     speech: SpeechCard
+    vocaliser: Literal["tashkeel"] | None = Field(None, description="writes vowels into what is spoken")
+    carriers: Annotated[tuple[Carrier, ...], Strict(False)] = Field((), description="sentences about a {name}")
     test_sentence: Word
     garden: GardenGrammar | None = None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
 from importlib import import_module
@@ -26,15 +25,17 @@ from pydantic import (
 
 from sta.config import yamlfile
 from sta.config.cards import CODE, LanguageCard, load_language
+from sta.config.limits import MAX_GUIDANCE
 from sta.config.variants import find_variant, interface, modules_of, read_settings
 from sta.config.yamlfile import AbsolutePath, CardName
-from sta.errors import RecipeError
+from sta.errors import RecipeError, known_names
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
-Compile = Literal["never", "gpu", "always"]
-
+Above0 = Annotated[float, Field(gt=0)]
+Natural = Annotated[int, Field(ge=0)]
+Compile = Literal["never", "gpu", "always"]  # where torch.compile is used
 
 DECODERS, DRAWN_BY = "sta.models.decoders", "vq-diffusion"  # where decoders lie, and the one that draws by default
 CACHE = "cache"  # the folder beside the runs' own that they share
@@ -46,11 +47,33 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, validate_default=True, allow_inf_nan=False)
 
 
+def _in_order(between: tuple[float, float]) -> tuple[float, float]:
+    if between[0] > between[1]:
+        raise ValueError("the first of the two must not be above the second")
+    return between
+
+
+Between = Annotated[tuple[float, float], Field(strict=False), AfterValidator(_in_order)]
+
+
+class SpeechSettings(Strict):
+    """How rows that have a text and no recording are spoken, by the engines of their language's card."""
+
+    engines: dict[str, Above0] = {"espeak": 1.0}  # synthesisers to train on -> share of the rows of a language
+    recordings: AbsolutePath | None = None  # folder with metadata.jsonl (text, language, audio, speaker), taken first
+    vocalise: bool = True  # have the vowels written first where a language card names a vocaliser
+    speeds: Between = (0.7, 1.15)  # factors on the card's words per minute
+    levels: Between = (-12.0, 3.0)  # decibels against speech as it is in Garden
+    rooms: Share = 0.3  # share of training rows that a simulated room is around
+    noise: Share = 0.2  # share of training rows with noise, 5 to 25 dB below the speech
+
+
 class CorpusSettings(Strict):
     """What the settings of every corpus have; its own are in its file, `sta/data/corpora/<name>.py`."""
 
     name: str
-    size: Annotated[int, Field(ge=16, le=512, multiple_of=8)] = Field(64, description="picture side, pixels")
+    size: Annotated[int, Field(ge=16, le=512, multiple_of=8)] = 64  # picture side, pixels
+    speech: SpeechSettings | None = None  # speaks rows without a recording; null: they stay silent
 
     @property
     def knows_attributes(self) -> bool:
@@ -71,32 +94,49 @@ def read_corpus(given: Any, key: str) -> Any:
 class EncoderSettings(Strict):
     """The speech encoder; `backbone` chooses what turns recordings into frames (see sta.models.backbones)."""
 
-    sharing: Literal["pooled", "each"] = Field("pooled", description="one encoder for all languages, or one each")
-    backbone: str | None = Field(None, description="transformers model by name or path, or module:Class; null: log-mel")
+    sharing: Literal["pooled", "each"] = "pooled"  # one encoder for all languages, or one each
+    backbone: str | None = None  # transformers model by name or path, or module:Class; null: log-mel
     freeze_backbone: bool = True
-    backbone_licence: str | None = Field(None, description="the backbone's licence, such as mit, for the model card")
+    backbone_licence: str | None = None  # the backbone's licence, such as mit, for the model card
+    backbone_layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = (
+        None  # the published model's layers that are summed, 0 its input; null: all
+    )
+    frame_pooling: Positive = 1  # neighbouring frames of the published model averaged to one
+    cache_frames: bool = False  # compute a frozen published model's frames once, and train on those
+    frame_copies: Positive = 1  # times that each recording is augmented, each otherwise, and cached
     width: Positive = 192
-    convolutions: Positive = Field(5, description="residual convolutions after the subsampling (log-mel)")
-    layers: Positive = Field(2, description="transformer layers above the CTC head")
+    convolutions: Positive = 5  # residual convolutions after the subsampling (log-mel)
+    layers: Positive = 2  # transformer layers above the CTC head
     heads: Positive = 4
     dropout: Share = 0.0
+    language_embedding: bool = Field(
+        False, description="add a vector of the language that is named, in a pooled encoder"
+    )
+
+    @model_validator(mode="after")
+    def _caches_what_is_frozen(self) -> EncoderSettings:
+        if self.cache_frames and not self.freeze_backbone:
+            raise ValueError("cache_frames keeps frames that never change: set freeze_backbone to true, or it to false")
+        if self.frame_copies > 1 and not self.cache_frames:
+            raise ValueError("frame_copies counts frames that are cached: set cache_frames to true, or it to 1")
+        return self
 
 
 class BottleneckSettings(Strict):
     """The speech information bottleneck: K Gaussian tokens of width C."""
 
-    tokens: Positive = Field(16, description="K")
-    width: Positive = Field(64, description="C")
+    tokens: Positive = 16  # K
+    width: Positive = 64  # C
     layers: Positive = 2
 
 
 class TokenizerSettings(Strict):
     """The VQ tokenizer of pictures."""
 
-    codes: Positive = Field(256, description="V, codebook entries")
+    codes: Positive = 256  # V, codebook entries
     code_width: Positive = 8
     width: Positive = 64
-    factor: Literal[2, 4, 8] = Field(4, description="pixels per code along each side")
+    factor: Literal[2, 4, 8] = 4  # pixels per code along each side
 
 
 class DecoderSettings(Strict):
@@ -108,25 +148,19 @@ class DecoderSettings(Strict):
 class Optimisation(Strict):
     """How one stage is trained. All sizes are global: over every process."""
 
-    task: str | None = Field(None, description="module:Class of a task of your own in the place of the stage's")
+    task: str | None = None  # module:Class of a task of your own in the place of the stage's
     steps: Positive
     batch: Positive
-    lr: Annotated[float, Field(gt=0)] = 1e-3
-    warmup: Annotated[int, Field(ge=0)] = 50
+    lr: Above0 = 1e-3
+    warmup: Natural = 50
     weight_decay: Weight = 0.01
-    max_grad_norm: Annotated[float, Field(gt=0)] = Field(1.0, description="largest gradient norm")
-    ema: Share = Field(0.0, description="decay of the average of the weights; 0: none")
-    workers: Annotated[int, Field(ge=0)] | None = Field(
-        None, description="data-loading processes per rank; by default none, and for a GPU up to 4 of the cores"
-    )
+    max_grad_norm: Above0 = 1.0  # largest gradient norm
+    ema: Share = 0.0  # decay of the average of the weights; 0: none
+    workers: Natural | None = None  # data-loading processes per rank; null: none, for a GPU up to 4 of the cores
     log_every: Positive = 25
     save_every: Positive = 200
-    stall_timeout: Annotated[float, Field(gt=0)] = Field(
-        1800.0, description="seconds without a step after which a process takes itself or another for stuck, and ends"
-    )
-    max_skipped_steps: Annotated[int, Field(ge=0)] = Field(
-        20, description="steps passed over, as their loss or gradient is not finite, before the stage stops"
-    )
+    stall_timeout: Above0 = 1800.0  # seconds without a step after which a process takes the launch for stuck, and ends
+    max_skipped_steps: Natural = 20  # steps passed over, as loss or gradient is not finite, before the stage stops
 
     @field_validator("losses", mode="before", check_fields=False)
     @classmethod
@@ -161,18 +195,14 @@ class TeacherStage(Optimisation):
 
 class TokenizerStage(Optimisation):
     losses: dict[Literal["l1", "mse", "edge", "commit"], Weight] = {"l1": 1.0, "mse": 2.0, "edge": 0.0, "commit": 0.25}
-    unquantised: Share = Field(
-        0.0, description="share of pictures whose latents skip the codebook, for latent diffusion to draw such latents"
-    )
+    unquantised: Share = 0.0  # of the pictures: their latents skip the codebook, for latent diffusion to draw such
 
 
 def _is_loss(name: str) -> str:
     known = [module for module in modules_of("sta.training.losses") if module != "base"]
     if ":" in name or name in known:
         return name
-    close = difflib.get_close_matches(name, known, 1)
-    hint = f", did you mean '{close[0]}'?" if close else ""
-    raise ValueError(f"no such loss{hint} (known: {', '.join(known)}, or module:Class of your own)")
+    raise ValueError(f"no such loss{known_names(name, known, also=', or module:Class of your own')}")
 
 
 LossName = Annotated[str, AfterValidator(_is_loss)]
@@ -181,71 +211,47 @@ LossName = Annotated[str, AfterValidator(_is_loss)]
 class DistillStage(Optimisation):
     """Distillation of speech against the teacher."""
 
-    losses: dict[LossName, Weight] = Field(
-        {
-            "image": 0.2,
-            "text": 0.5,  # of captions in the languages that the teacher reads
-            "text_branch": 1.0,  # takes ctc
-            "ctc": 2.0,  # 0: no CTC head, which transcripts are needed for
-            "caption": 1.0,
-            "concept": 0.0,  # which label, against the teacher's view of all labels; of rows that have one
-            "attributes": 0.0,  # S2IGAN's distinctive loss, for every attribute that a caption names (Garden only)
-            "mood": 1.0,
-            "kl": 1e-4,
-        },
-        description="files of sta/training/losses, or module:Class of your own -> weight; 0 turns one off",
-    )
-    max_seconds: Annotated[float, Field(gt=0)] = Field(
-        12.0, description="seconds of speech above which a recording is left out here; what it says is still read"
-    )
-    negatives: Positive = Field(
-        1024, description="frozen teacher embeddings as negatives; without any there is no loss"
-    )
-    temperature: Annotated[float, Field(gt=0)] = 0.03
-    phrase_warmup: Share = Field(
-        0.3, description="share of the steps, at the start, with short phrases only (Garden only)"
-    )
-    phrase_ratio: Share = Field(0.2, description="share of short phrases in a batch after that (Garden only)")
-    text_ratio: Annotated[float, Field(ge=0)] = Field(
-        1.0, description="written captions that the text branch reads, per recording"
-    )
-    acoustic_dropout: Share = Field(
-        0.3, description="chance that an utterance's acoustic frames are hidden above the CTC"
-    )
-    noise: Share = Field(0.0, description="probability that noise or a telephone is added to an utterance (log-mel)")
-    augment: Weight = Field(1.0, description="strength of vocal-tract, tempo, noise and mask augmentation; 0: none")
-    accent: Share = Field(0.0, description="how far the bands of a syllable are stretched, as vowels differ (log-mel)")
-    gain: Weight = Field(12.0, description="decibels by which a recording's level is changed, at most, up or down")
-    compile: Compile = Field(
-        "never", description="torch.compile the layers of encoder and bottleneck: pays on a GPU, as for the decoder"
-    )
+    losses: dict[LossName, Weight] = {  # files of sta/training/losses, or module:Class of your own; 0 turns one off
+        "image": 0.2,
+        "text": 0.5,  # of captions in the languages that the teacher reads
+        "text_branch": 1.0,  # takes ctc
+        "ctc": 2.0,  # 0: no CTC head, which transcripts are needed for
+        "caption": 1.0,
+        "concept": 0.0,  # which label, against the teacher's view of all labels; of rows that have one
+        "attributes": 0.0,  # S2IGAN's distinctive loss, for every attribute that a caption names (Garden only)
+        "mood": 1.0,
+        "kl": 1e-4,
+    }
+    max_seconds: Above0 = 12.0  # of speech; a longer recording is left out here, and what it says is still read
+    negatives: Positive = 1024  # frozen teacher embeddings as negatives; without any there is no loss
+    temperature: Above0 = 0.03
+    phrase_warmup: Share = 0.3  # share of the steps, at the start, with short phrases only
+    phrase_ratio: Share = 0.2  # share of short phrases in a batch after that
+    text_ratio: Weight = 1.0  # written captions that the text branch reads, per recording
+    acoustic_dropout: Share = 0.3  # chance that an utterance's acoustic frames are hidden above the CTC
+    noise: Share = 0.0  # probability that noise or a telephone is added to an utterance
+    augment: Weight = 1.0  # strength of vocal-tract, tempo, noise and mask augmentation, of samples of speed; 0: none
+    accent: Share = 0.0  # how far the bands of a syllable are stretched, as vowels differ (log-mel)
+    gain: Weight = 12.0  # decibels by which a recording's level is changed, at most, up or down
+    compile: Compile = "never"  # the layers of encoder and bottleneck: pays on a GPU, as for the decoder
 
 
 class DecoderStage(Optimisation):
     """Training of the decoder on speech tokens."""
 
-    losses: dict[str, Weight] = Field(
-        {
-            "draft": 1.0,  # where the decoder has one
-            "kl": 1e-4,
-            "text": 0.1,
-            "caption": 0.0,  # a captioner on the tokens, as in the distill stage
-        },
-        description="weights of these, and of the decoder's own losses",
-    )
-    condition_dropout: Share = Field(0.1, description="chance that the condition is hidden, for guidance")
-    draft_warmup: Share = Field(
-        0.0, description="share of the steps, at the start, that train draft and bottleneck and leave the denoiser out"
-    )
-    text_ratio: Share = Field(0.15, description="share of the batch conditioned through the text branch")
-    phrase_ratio: Share = Field(0.1, description="share of short phrases among the recordings (Garden only)")
-    augment_ratio: Share = Field(
-        0.0, description="share of the recordings encoded with the distill stage's augmentation and noise (log-mel)"
-    )
-    tune_bottleneck: bool = Field(True, description="let the denoising loss reach the bottleneck (encoder frozen)")
-    compile: Compile = Field(
-        "never", description="torch.compile the decoder's layers: pays on a GPU, after up to a minute at each start"
-    )
+    losses: dict[str, Weight] = {  # weights of these, and of the decoder's own losses
+        "draft": 1.0,  # where the decoder has one
+        "kl": 1e-4,
+        "text": 0.1,
+        "caption": 0.0,  # a captioner on the tokens, as in the distill stage
+    }
+    condition_dropout: Share = 0.1  # chance that the condition is hidden, for guidance
+    draft_warmup: Share = 0.0  # share of the steps, at the start, that train draft and bottleneck, not the denoiser
+    text_ratio: Share = 0.15  # share of the batch conditioned through the text branch
+    phrase_ratio: Share = 0.1  # share of short phrases among the recordings (Garden only)
+    augment_ratio: Share = 0.0  # share of the recordings encoded with the distill stage's augmentation (log-mel)
+    tune_bottleneck: bool = True  # let the denoising loss reach the bottleneck (encoder frozen)
+    compile: Compile = "never"  # the decoder's layers: pays on a GPU, after up to a minute at each start
 
 
 class ClassifierStage(Optimisation):
@@ -253,11 +259,7 @@ class ClassifierStage(Optimisation):
 
 
 def _stage(section: str, base: type[Optimisation]) -> Any:
-    """Validate a stage's section by the settings of the task that it names; the built-in tasks' are in this module.
-
-    Args:
-        base: what the settings of another task must extend, since other stages read them.
-    """
+    """Validate a stage's section by the settings of the task that it names, which extend `base` for other stages."""
 
     def validate(given: Any, handler: ValidatorFunctionWrapHandler) -> Any:
         name = given.get("task") if isinstance(given, dict) else None
@@ -286,12 +288,10 @@ class Sampling(Strict):
     """Defaults of drawing, found on validation and written into the release."""
 
     steps: Positive = 12
-    guidance: Annotated[float, Field(ge=1, le=100)] = 2.0
-    tta_samples: Positive = Field(
-        1, description="times a recording is encoded, at speeds from 0.9 to 1.1; the tokens are the mean of all"
-    )
-    truncation: Annotated[float, Field(gt=0, le=1)] = Field(0.9, description="probability mass kept; 1: no truncation")
-    reveal: Literal["posterior", "purity"] = Field("purity", description="which codes a step reveals")
+    guidance: Annotated[float, Field(ge=1, le=MAX_GUIDANCE)] = 2.0
+    tta_samples: Positive = 1  # times a recording is encoded, at speeds from 0.9 to 1.1; the tokens are the mean of all
+    truncation: Annotated[float, Field(gt=0, le=1)] = 0.9  # probability mass kept; 1: no truncation
+    reveal: Literal["posterior", "purity"] = "purity"  # which codes a step reveals
 
 
 #: How a recording may be disturbed; the last four speak it anew, which takes Garden and is left out elsewhere.
@@ -301,26 +301,22 @@ Condition = Literal[
 
 
 class EvaluationSettings(Strict):
-    items: Positive = Field(200, description="recordings drawn per language and split, at most")
-    pictures: Positive = Field(8, description="examples on the page per language")
-    samples: Positive = Field(3, description="drawings of each example")
-    conditions: list[Condition] = Field(
-        default_factory=list, description="disturbances under which the hardest split is drawn again"
-    )
+    items: Positive = 200  # recordings drawn per language and split, at most
+    pictures: Positive = 8  # examples on the page per language
+    samples: Positive = 3  # drawings of each example
+    conditions: list[Condition] = []  # disturbances under which the hardest split is drawn again
 
 
 class Recipe(Strict):
     """One experiment, from the corpus to the report."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
-    seed: Annotated[int, Field(ge=0)] = 0
-    languages: Annotated[list[str], Field(min_length=1, description="codes of packaged language cards, or paths")]
-    language_cards: dict[str, AbsolutePath] = Field(
-        default_factory=dict, description="code -> path, of the languages whose card was given by its path"
-    )
-    teacher: CardName = Field("garden-clip", description="teacher card, by name or path")
+    seed: Natural = 0
+    languages: Annotated[list[str], Field(min_length=1)]  # codes of packaged language cards, or paths
+    language_cards: dict[str, AbsolutePath] = {}  # code -> path, of the languages whose card was given by its path
+    teacher: CardName = "garden-clip"  # teacher card, by name or path
     corpus: Annotated[SerializeAsAny[CorpusSettings], BeforeValidator(lambda given: read_corpus(given, "corpus"))]
-    precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto: bf16 where the machine has it")
+    precision: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 where the machine has it
     encoder: EncoderSettings = EncoderSettings()
     bottleneck: BottleneckSettings = BottleneckSettings()
     tokenizer: TokenizerSettings = TokenizerSettings()
@@ -416,11 +412,7 @@ class Recipe(Strict):
 
 
 def check_multiple(key: str, value: int, of: int, why: str) -> None:
-    """Refuse a width that is not a multiple of a number.
-
-    Raises:
-        ValueError: it is not; says why it has to be.
-    """
+    """Refuse, by a ValueError that says why, a width that is not a multiple of a number."""
     if value % of:
         raise ValueError(f"{key} {value} is not a multiple of {of}, {why}")
 
@@ -435,23 +427,18 @@ def _read_decoder(given: Any) -> Any:
 
 
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe with what it extends and the overrides applied.
+    """Read a recipe, by path or packaged name, with what it extends and the overrides applied.
 
-    Args:
-        name_or_path: a path, or the name of a packaged recipe.
-        overrides: `key=value` with dots in the key, such as `stages.decoder.steps=500`; values are YAML.
-
-    A path of a corpus or card is relative to the file that names it, or to the current directory in an override, and
-    absolute in what is returned.
+    Overrides are `key=value` with dots in the key, such as `stages.decoder.steps=500`; values are YAML. A path of a
+    corpus or card is relative to the file that names it, or to the current directory in an override, and made absolute.
 
     Raises:
         RecipeError: names file, key, value and what would be accepted.
     """
     path = yamlfile.find(name_or_path, "recipes")
-    data, source = _extended(path, ()), str(path)
+    data, source = _extended(path, ()), f"{path} with {', '.join(overrides)}" if overrides else str(path)
     for override in overrides:
         _apply(data, override)
-        source = f"{path} with {', '.join(overrides)}"
     _refuse_renamed(data, source)
     return yamlfile.validate(Recipe, data, source)
 
@@ -460,10 +447,8 @@ def _refuse_renamed(data: Any, source: str, path: tuple[str, ...] = ()) -> None:
     """Refuse a key that an older version knew by another name."""
     for key, value in data.items() if isinstance(data, dict) else ():
         own = (*path, str(key))
-        new = RENAMED_KEYS.get(".".join(own[-2:])) or (
-            RENAMED_KEYS.get(f"*.{key}") if path[:1] == ("stages",) else None
-        )
-        if new is not None:
+        in_stage = f"*.{key}" if path[:1] == ("stages",) else ""
+        if new := RENAMED_KEYS.get(".".join(own[-2:]), RENAMED_KEYS.get(in_stage)):
             here, today = ".".join(own), ".".join((*path, new.rpartition(".")[2]))
             raise RecipeError(f"{source}: key '{here}' is called '{today}' since version 0.2; write that")
         _refuse_renamed(value, source, own)
@@ -471,17 +456,14 @@ def _refuse_renamed(data: Any, source: str, path: tuple[str, ...] = ()) -> None:
 
 def makes_the_same(one: Recipe, other: Recipe) -> bool:
     """Return whether two recipes make the same weights and results, however a stage loads, logs, saves and waits."""
-    return _of_results(one) == _of_results(other)
 
+    def of_results(recipe: Recipe) -> dict[str, Any]:
+        stages = {section: set(RUNTIME_ONLY) for section in Stages.model_fields}
+        return recipe.model_dump(
+            exclude={"stages": stages, "corpus": set(recipe.corpus.card_only), "encoder": {"backbone_licence"}}
+        )
 
-def _of_results(recipe: Recipe) -> dict[str, Any]:
-    said = recipe.model_dump()
-    for stage in said["stages"].values():
-        for name in RUNTIME_ONLY:
-            del stage[name]
-    for section, name in (*(("corpus", name) for name in recipe.corpus.card_only), ("encoder", "backbone_licence")):
-        said[section].pop(name, None)
-    return said
+    return of_results(one) == of_results(other)
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -508,12 +490,8 @@ def _extended(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """Lay `over` on `base`, mapping by mapping; another corpus, decoder or task of a stage replaces its section."""
-    nested = {
-        k: _merge(_kept(k, base[k], v), v)
-        for k, v in over.items()
-        if isinstance(v, dict) and isinstance(base.get(k), dict)
-    }
-    return {**base, **over, **nested}
+    both = {k: v for k, v in over.items() if isinstance(v, dict) and isinstance(base.get(k), dict)}
+    return {**base, **over, **{k: _merge(_kept(k, base[k], v), v) for k, v in both.items()}}
 
 
 def _kept(key: str, base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -524,8 +502,6 @@ def _kept(key: str, base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any
     if key == "decoder" and over.get("kind") not in (None, base.get("kind", DRAWN_BY)):
         known = _decoders().find_decoder(str(over["kind"])).Settings.model_fields
         return {k: v for k, v in base.items() if k in known}
-    if "task" in over and over["task"] != base.get("task"):
-        return {}
     return base
 
 

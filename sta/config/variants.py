@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import pkgutil
 from importlib import import_module
 from typing import Any, TypeVar
 
 from sta.config import yamlfile
-from sta.errors import RecipeError, first_line
+from sta.errors import RecipeError, first_line, known_names
 
 Variant = TypeVar("Variant")
 
@@ -32,10 +31,8 @@ def find_variant(package: str, name: str, base: type[Variant], key: str) -> type
     known_here = module_name in modules_of(package) and "_" not in name
     classes = _classes(f"{package}.{module_name}", base) if known_here else []
     if len(classes) != 1:
-        known = known_variants(package, base)
-        close = difflib.get_close_matches(name, known, 1)
-        hint = f"; did you mean '{close[0]}'?" if close else ""
-        raise RecipeError(f"key '{key}' is '{name}'{hint} (known: {', '.join(known)}, or module:Class of your own)")
+        known = known_names(name, known_variants(package, base), also=", or module:Class of your own")
+        raise RecipeError(f"key '{key}' is '{name}'{known}")
     return classes[0]
 
 
@@ -50,9 +47,6 @@ def read_settings(package: str, base: type[Variant], given: Any, key: str, name_
     Args:
         given: the section, whose `name_key` names the variant (`default` where it does not).
         key: of the section in the recipe, such as `decoder`.
-
-    Raises:
-        RecipeError: there is no such variant, or its settings do not hold; names file, key, value and what would work.
     """
     if not isinstance(given, dict):
         return given

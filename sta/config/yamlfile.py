@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from contextvars import ContextVar
@@ -12,12 +11,10 @@ from typing import Annotated, Any, TypeVar
 import yaml
 from pydantic import BaseModel, BeforeValidator, ValidationError
 
-from sta.errors import RecipeError
+from sta.errors import RecipeError, known_names
 
 Model = TypeVar("Model", bound=BaseModel)
 PACKAGE = Path(__file__).parents[1]
-
-
 #: The file that is being validated, for the errors of its sections.
 _validated: ContextVar[str] = ContextVar("validated", default="the recipe")
 
@@ -49,12 +46,9 @@ class _StrictDumper(yaml.SafeDumper):
     """Quotes whatever `_StrictLoader` would not read back as a string."""
 
 
+_read, _written = _StrictLoader.yaml_implicit_resolvers, yaml.SafeDumper.yaml_implicit_resolvers
 _StrictDumper.yaml_implicit_resolvers = {
-    first: [
-        *_StrictLoader.yaml_implicit_resolvers.get(first, []),
-        *yaml.SafeDumper.yaml_implicit_resolvers.get(first, []),
-    ]
-    for first in {*_StrictLoader.yaml_implicit_resolvers, *yaml.SafeDumper.yaml_implicit_resolvers}
+    first: [*_read.get(first, []), *_written.get(first, [])] for first in {*_read, *_written}
 }
 
 
@@ -75,23 +69,15 @@ def names(folder: str) -> list[str]:
 
 
 def find(name_or_path: str | Path, folder: str) -> Path:
-    """Return the file meant by a path, or by the name of a packaged one: a name has no suffix and no folder.
-
-    Raises:
-        RecipeError: neither exists; names the known ones.
-    """
+    """Return the file meant by a path, or by the name of a packaged one: a name has no suffix and no folder."""
     path = Path(name_or_path)
     if path.is_file() and (path.suffix or "/" in str(name_or_path)):
         return path
     candidate = packaged(folder) / f"{name_or_path}.yaml"
     if candidate.is_file():
         return candidate
-    known = names(folder)
-    close = difflib.get_close_matches(path.stem, known, 1)
-    hint = f"; did you mean '{close[0]}'?" if close else ""
-    raise RecipeError(
-        f"{folder}: no file or name '{name_or_path}'{hint} (known: {', '.join(known)}, or a path to a .yaml)"
-    )
+    known = known_names(path.stem, names(folder), also=", or a path to a .yaml")
+    raise RecipeError(f"{folder}: no file or name '{name_or_path}'{known}")
 
 
 class _Located(str):
@@ -141,11 +127,7 @@ def parse(text: str, source: str) -> Any:
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """Return the mapping in a YAML file.
-
-    Raises:
-        RecipeError: the file cannot be read, is not YAML, or is not a mapping.
-    """
+    """Return the mapping in a YAML file."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -191,10 +173,8 @@ def _sentence(error: ValidationError, model: type[BaseModel], source: str, secti
     key = ".".join(location)
     more = f" (and {count - 1} more)" if count > 1 else ""
     if first["type"] == "extra_forbidden":
-        known = _known_keys(model, first["loc"][:-1])
-        close = difflib.get_close_matches(location[-1], known, 1)
-        hint = f"; did you mean '{close[0]}'?" if close else ""
-        return f"{source}: unknown key '{key}'{hint} (known here: {', '.join(known)}){more}"
+        known = known_names(location[-1], _known_keys(model, first["loc"][:-1]), "known here")
+        return f"{source}: unknown key '{key}'{known}{more}"
     if first["type"] == "missing":
         return f"{source}: key '{key}' is missing{more}"
     message = first["msg"].removeprefix("Value error, ")

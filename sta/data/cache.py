@@ -49,6 +49,11 @@ def writing(final: Path) -> Iterator[None]:
         ) from error
 
 
+def write_json(path: Path, data: object) -> None:
+    """Write a JSON file that is complete or absent."""
+    write_atomically(path, (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file that is complete or absent."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")

@@ -23,9 +23,6 @@ def renew(folder: Path, name: str, data: bytes) -> None:
 
     For that its line goes before it changes, and comes back after. The other lines stay: nothing that was damaged
     becomes right by this.
-
-    Raises:
-        StaError: it cannot be written.
     """
     lines = (folder / SUMS).read_text(encoding="utf-8").splitlines(keepends=True)
     others = [line for line in lines if _named(line) != name]

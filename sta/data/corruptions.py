@@ -30,6 +30,23 @@ def add_noise(wave: Wave, decibels: float, rng: np.random.Generator) -> Wave:
     return np.clip(wave + gain * noise, -1, 1).astype(np.float32)
 
 
+def add_room(wave: Wave, seconds: float, decibels: float, rng: np.random.Generator) -> Wave:
+    """Let a recording resound in a simulated room, at its length and power.
+
+    The impulse response is the direct sound and noise that decays exponentially after it (Polack 1988).
+
+    Args:
+        seconds: in which the reverberation falls by 60 dB (RT60).
+        decibels: the direct sound above the reverberation.
+    """
+    time = np.arange(1, round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
+    tail = rng.standard_normal(len(time)) * 10 ** (-3 * time / seconds)
+    response = np.concatenate([[1.0], tail * 10 ** (-decibels / 20) / np.linalg.norm(tail)])
+    size = 1 << (len(wave) + len(response)).bit_length()  # a power of two, several times faster
+    heard = np.fft.irfft(np.fft.rfft(wave, size) * np.fft.rfft(response, size), size)[: len(wave)]
+    return np.clip(heard * np.sqrt(_power(wave) / max(_power(heard), 1e-20)), -1, 1).astype(np.float32)
+
+
 def telephone(wave: Wave) -> Wave:
     """Through a telephone line: 300 to 3,400 Hz, sampled at 8 kHz in eight bits of mu-law (ITU-T G.711)."""
     narrow = soxr.resample(wave, SAMPLE_RATE, TELEPHONE_RATE)

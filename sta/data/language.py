@@ -24,12 +24,7 @@ SENTENCES = 200
 
 
 def check(name_or_path: str) -> Iterator[str]:
-    """Check a language file and yield one line per thing that holds.
-
-    Raises:
-        RecipeError: names file, key and value, and what would be accepted.
-        VoiceError: the synthesiser lacks a voice.
-    """
+    """Check a language file and yield one line per thing that holds; what does not is a StaError."""
     card, path = load_language(name_or_path), yamlfile.find(name_or_path, "languages")
     yield f"{path}: {card.name} ({card.code}), {card.native_name}, {card.script}, {card.direction}"
     text = _normalised(card, card.test_sentence, path)
@@ -42,7 +37,7 @@ def check(name_or_path: str) -> Iterator[str]:
     yield f"speech: {len(train)} training and {len(test)} test speakers; the test sentence takes {seconds:.1f} s"
     if card.garden is None:
         _check_pieces(card, [text], path)
-        yield "garden: no grammar, so this language trains on folders only"
+        yield "garden: no grammar, so this language trains on other corpora"
         return
     texts = list(_sentences(card, path))
     normalised = [_normalised(card, t, path) for t in texts]

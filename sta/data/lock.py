@@ -6,7 +6,7 @@ import errno
 import os
 import sys
 import time
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 try:
@@ -18,7 +18,7 @@ TAKEN = (errno.EACCES, errno.EAGAIN)  # what systems say of a lock that another 
 PAUSE = 0.5  # seconds
 
 
-class Lock:
+class Lock(AbstractContextManager["Lock"]):
     """The right of one process to make a file or folder, kept in `NAME.lock` beside it while it is held.
 
     A process that is killed loses it at once, though the empty file stays until the next one has had it; what the
@@ -56,9 +56,6 @@ class Lock:
                 self.path.unlink()
             os.close(self.descriptor)
             self.descriptor = None
-
-    def __enter__(self) -> Lock:
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.release()

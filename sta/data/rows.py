@@ -1,10 +1,10 @@
 """The one row schema that every corpus shares, and the prepared corpus on disk that the stages read.
 
-Columns: `id, image, audio, text, language, speaker, mood, label, image_id, split, phrase`. A row always has a picture,
-a language and a split. Without `audio` it serves tokenizer and teacher, without `text` it serves distillation by the
-picture; speaker, mood and label are null where a corpus has none. `phrase` says that the text is a few words, no whole
-caption. A prepared corpus is a folder of Arrow shards, memory-mapped, with `attributes.jsonl` beside them where the
-truth about some pictures is known.
+Columns: `id, image, audio, text, language, speaker, mood, label, image_id, split, style, phrase`. A row always has a
+picture, a language and a split. Without `audio` it serves tokenizer and teacher, without `text` it serves distillation
+by the picture; speaker, mood, label and style (how the picture is drawn) are null where a corpus has none. `phrase`
+says that the text is a few words, no whole caption. A prepared corpus is a folder of Arrow shards, memory-mapped, with
+`attributes.jsonl` beside them where the truth about some pictures is known.
 """
 
 from __future__ import annotations
@@ -31,10 +31,12 @@ from sta.errors import CorpusError
 if TYPE_CHECKING:
     import datasets
 
-SPLITS = ("train", "validation", "test", "seen", "voice", "combination", "both", "swap")
-TEST_SPLITS = ("seen", "voice", "combination", "both", "test")
+#: What training never had: engine: the synthesiser; people: a person's voice; phrase: the text; concept: the label;
+#: style: how the picture is drawn.
+TEST_SPLITS = ("seen", "voice", "combination", "both", "test", "engine", "people", "phrase", "concept", "style")
+SPLITS = ("train", "validation", *TEST_SPLITS, "swap")
 
-TEXTS = ("text", "language", "speaker", "mood", "label", "image_id", "split")
+TEXTS = ("text", "language", "speaker", "mood", "label", "image_id", "split", "style")
 MIXTURE = "mixture.json"  # in the folder of a mixture: how many shards each part has
 
 Row = dict[str, Any]

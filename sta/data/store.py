@@ -11,11 +11,7 @@ from numpy.typing import DTypeLike
 
 
 def new_array(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> np.memmap:
-    """Return a memory-mapped array to fill, its room taken at once: a full disk would kill a process that fills a map.
-
-    Raises:
-        OSError: there is no room for it.
-    """
+    """Return a memory-mapped array to fill, its room taken at once: a full disk kills a process that fills a map."""
     array: np.memmap = np.lib.format.open_memmap(path, "w+", dtype, shape)
     if hasattr(os, "posix_fallocate"):  # not on macOS
         with path.open("r+b") as file:
@@ -42,11 +38,7 @@ class Ragged:
 
     @staticmethod
     def new(folder: Path, lengths: Sequence[int], like: np.ndarray) -> tuple[np.memmap, np.ndarray]:
-        """Return values [sum of lengths, F] of a store to fill, of the type and width of `like`, and offsets [n + 1].
-
-        Raises:
-            OSError: there is no room for them.
-        """
+        """Return values [sum of lengths, F] of a store to fill, of the type and width of `like`, and offsets [n+1]."""
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         np.save(folder / "offsets.npy", offsets)
         return new_array(folder / "values.npy", like.dtype, (int(offsets[-1]), *like.shape[1:])), offsets
@@ -67,11 +59,7 @@ class Ragged:
         values.flush()
 
     def padded(self, items: Sequence[int], multiple: int, longest: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """Return ([B, S, F] padded with zeros to a multiple of `multiple`, lengths [B]).
-
-        Args:
-            longest: S is at least this, as where other ranks hold a longer one.
-        """
+        """Return ([B, S, F] padded with zeros to a multiple of `multiple`, lengths [B]); S is at least `longest`."""
         return pad([self[int(i)] for i in items], multiple, longest)
 
 

@@ -5,9 +5,7 @@ No step strips accents by decomposing to ASCII: that turns Arabic, Hindi or Amha
 
 from __future__ import annotations
 
-import difflib
 import io
-import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
@@ -16,7 +14,8 @@ from pathlib import Path
 import sentencepiece
 
 from sta.config.cards import SentencePieceCard
-from sta.errors import CorpusError, RecipeError
+from sta.data.cache import write_atomically
+from sta.errors import CorpusError, RecipeError, known_names
 
 ARABIC_MARKS = re.compile("[\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06dc\u06df-\u06e8\u06ea-\u06ed]")
 ALEFS = re.compile("[\u0622\u0623\u0625\u0671]")  # with madda, with hamza above or below, wasla
@@ -79,30 +78,17 @@ def digits_to_ascii(text: str) -> str:
 STEPS: dict[str, Callable[[str], str]] = {
     step.__name__: step
     for step in (
-        nfc,
-        lowercase,
-        strip_invisible,
-        strip_punctuation,
-        collapse_spaces,
-        strip_tatweel,
-        strip_diacritics_arabic,
-        unify_alef,
-        digits_to_ascii,
+        nfc, lowercase, strip_invisible, strip_punctuation, collapse_spaces, strip_tatweel, strip_diacritics_arabic,
+        unify_alef, digits_to_ascii,
     )
-}
+}  # fmt: skip
 
 
 def normalise(text: str, steps: Sequence[str]) -> str:
-    """Apply the named steps in order, again until nothing changes, so that normalising twice is normalising once.
-
-    Raises:
-        RecipeError: a step is unknown.
-    """
+    """Apply the named steps in order, again until nothing changes, so that normalising twice is normalising once."""
     for name in steps:
         if name not in STEPS:
-            close = difflib.get_close_matches(name, STEPS, 1)
-            hint = f"; did you mean '{close[0]}'?" if close else ""
-            raise RecipeError(f"language card: unknown normaliser step '{name}'{hint} (known: {', '.join(STEPS)})")
+            raise RecipeError(f"language card: unknown normaliser step '{name}'{known_names(name, STEPS)}")
     previous = None
     while text != previous:
         previous = text
@@ -112,23 +98,13 @@ def normalise(text: str, steps: Sequence[str]) -> str:
 
 
 def train_sentencepiece(
-    texts: Iterable[str],
-    card: SentencePieceCard,
-    path: str | Path,
-    seed: int = 0,
-    setting: str = "sentencepiece.vocab_size",
+    texts: Iterable[str], card: SentencePieceCard, path: Path, seed: int = 0, setting: str = "sentencepiece.vocab_size"
 ) -> Path:
     """Learn pieces from normalised texts and write the model to `path`, whole or not at all.
 
     Texts too few for the card's `vocab_size` give fewer pieces. The pieces have no marks for begin, end or padding;
-    id 0 is the unknown piece. The same texts in the same order give the same file.
-
-    Args:
-        setting: where the `vocab_size` comes from, as an error names it.
-
-    Raises:
-        CorpusError: there is no text.
-        RecipeError: `vocab_size` is too small for the characters of the texts.
+    id 0 is the unknown piece. The same texts in the same order give the same file. `setting` is what an error calls the
+    `vocab_size`, where it is too small for the characters of the texts.
     """
     texts = [t for t in texts if t]
     if not texts:
@@ -137,18 +113,11 @@ def train_sentencepiece(
     sentencepiece.set_random_generator_seed(seed)
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(texts),
-            model_writer=model,
-            vocab_size=card.vocab_size,
-            character_coverage=card.character_coverage,
-            model_type=card.model_type,
-            hard_vocab_limit=False,
+            sentence_iterator=iter(texts), model_writer=model, vocab_size=card.vocab_size, hard_vocab_limit=False,
+            character_coverage=card.character_coverage, model_type=card.model_type, bos_id=-1, eos_id=-1,
             normalization_rule_name="identity",  # the language card has normalised already
-            bos_id=-1,
-            eos_id=-1,
-            num_threads=1,
-            minloglevel=4,
-        )
+            num_threads=1, minloglevel=4,
+        )  # fmt: skip
     except (RuntimeError, OSError) as error:
         characters = set("".join(texts))
         least = len(characters | {" "}) + 1  # a piece for each, for where words begin, and for what is unknown
@@ -157,11 +126,7 @@ def train_sentencepiece(
             f"{len(characters)} different characters; it needs at least {least}: raise {setting}, or lower the "
             f"sentencepiece.character_coverage of a language ({error})"
         ) from error
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
-    unfinished.write_bytes(model.getvalue())
-    unfinished.replace(path)
+    write_atomically(path, model.getvalue())
     return path
 
 
@@ -173,11 +138,7 @@ class Pieces:
 
     @classmethod
     def load(cls, path: str | Path) -> Pieces:
-        """Read a model that `train_sentencepiece` wrote, or what `serialized` gives of a language without text.
-
-        Raises:
-            CorpusError: the file is missing or is no SentencePiece model.
-        """
+        """Read a model that `train_sentencepiece` wrote, or what `serialized` gives of a language without text."""
         try:
             model = Path(path).read_bytes()
             if not model:  # which SentencePiece would take for a model without pieces

@@ -48,11 +48,7 @@ Found = Sample | Unreadable
 
 
 def readable(found: Iterable[Found], report: Path, trusted: bool = False) -> Iterator[Sample]:
-    """Yield the rows that can be read; at their end the others are in `report`, which is there only if there are any.
-
-    Args:
-        trusted: files of rows are known to be whole, and are not read.
-    """
+    """Yield the rows that can be read, or are `trusted` to be; `report` lists the others at the end, if any."""
     aside = []
     for item in found:
         entry = item if isinstance(item, Unreadable) else None if trusted else _check(item)
@@ -89,24 +85,17 @@ def hash_of(source: bytes | str | os.PathLike[str] | None) -> str | None:
         return None
 
 
-def read_report(folder: Path) -> list[Unreadable]:
+def read_report(folder: Path, name: str = REPORT) -> list[Unreadable]:
     """Return the entries of a folder's report; none where there is no report."""
-    return _entries(folder / REPORT)
-
-
-def _entries(path: Path) -> list[Unreadable]:
-    return [Unreadable(**json.loads(line)) for line in read_values(path)]
+    return [Unreadable(**json.loads(line)) for line in read_values(folder / name)]
 
 
 def settle(folder: Path, limits: Sequence[tuple[int, float]], beside: Path) -> None:
-    """Join the shards' reports, and go no further if too much was lost.
+    """Join the shards' reports, and remove the folder with a CorpusError if too much was lost.
 
     Args:
         limits: how many shards a part of the corpus has, and the largest share of its samples that may be lost.
         beside: where the report goes, instead of the folder, if the run stops.
-
-    Raises:
-        CorpusError: more of the samples cannot be read; the folder is gone.
     """
     reports = sorted((folder / "unreadable").glob("*.jsonl"))
     beside.unlink(missing_ok=True)
@@ -116,22 +105,20 @@ def settle(folder: Path, limits: Sequence[tuple[int, float]], beside: Path) -> N
     shard_of, first = Corpus(folder).shard_of, 0
     for shards, limit in limits:
         last = first + shards
-        entries = [entry for report in reports if first <= int(report.stem) < last for entry in _entries(report)]
+        mine = [report.name for report in reports if first <= int(report.stem) < last]
+        entries = [entry for name in mine for entry in read_report(folder / "unreadable", name)]
         kept = int(((shard_of >= first) & (shard_of < last)).sum())
         lost = rows_lost(entries, kept, shards)
         if lost > limit * (lost + kept):
             (folder / REPORT).replace(beside)
             shutil.rmtree(folder)
-            raise _too_much(entries[0], lost, lost + kept, limit, beside)
+            one = entries[0]
+            raise CorpusError(
+                f"{lost} of {lost + kept} samples cannot be read, more than corpus.max_unreadable {limit:g} allows: "
+                f"{beside} lists them, the first is {one.id or one.shard} ({one.reason.rstrip('.')}); mend them, or "
+                "raise corpus.max_unreadable"
+            )
         first = last
-
-
-def _too_much(first: Unreadable, lost: int, total: int, limit: float, beside: Path) -> CorpusError:
-    return CorpusError(
-        f"{lost} of {total} samples cannot be read, more than corpus.max_unreadable {limit:g} allows: {beside} lists "
-        f"them, the first is {first.id or first.shard} ({first.reason.rstrip('.')}); mend them, or raise "
-        "corpus.max_unreadable"
-    )
 
 
 def rows_lost(entries: Sequence[Unreadable], kept: int, shards: int) -> int:

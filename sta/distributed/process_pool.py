@@ -20,20 +20,14 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 def on_cores(bar: Bar, work: Callable[..., int], tasks: Sequence[tuple[Any, ...]], sharers: int = 1) -> None:
     """Run `work(*task)`, which returns the units it did, for each task, one process per core.
 
-    Each has one thread, so that no result depends on how many cores there are.
-
-    Args:
-        sharers: how many on this machine do the same; each takes its part of the cores.
-
-    Raises:
-        StaError: the system has killed one of the processes.
+    Each has one thread, so that no result depends on how many cores there are; `sharers` on this machine do the same.
     """
     workers = max(1, min(len(os.sched_getaffinity(0)) // sharers, len(tasks)))
-    context = multiprocessing.get_context("spawn")
+    ignore = signal.signal, (signal.SIGINT, signal.SIG_IGN)  # the parent decides
     with (
         _environment(dict.fromkeys(THREAD_VARIABLES, "1")),
         bar,
-        ProcessPoolExecutor(workers, context, _ignore_interrupt) as pool,
+        ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), *ignore) as pool,
     ):
         futures = [pool.submit(work, *task) for task in tasks]
         try:
@@ -47,10 +41,6 @@ def on_cores(bar: Bar, work: Callable[..., int], tasks: Sequence[tuple[Any, ...]
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
-
-
-def _ignore_interrupt() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
 
 
 @contextmanager

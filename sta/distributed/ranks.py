@@ -10,13 +10,9 @@ import os
 import pickle
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from sta.errors import StaError
-
-if TYPE_CHECKING:
-    from torch.distributed import Store
 
 SIGNS_OF_LOSS = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited")
 
@@ -45,10 +41,7 @@ def is_main() -> bool:
 def parallel_map(items: Sequence[Item], work: Callable[[Item], Made]) -> Iterator[Made]:
     """Return what `work` makes of each item, in order and on every rank, a round of one item for each rank at a time.
 
-    Every rank must go to the end. What is made is pickled: tensors should be on the CPU.
-
-    Raises:
-        Exception: what `work` raised on the first rank where it did, on every rank.
+    Every rank must go to the end. What is made is pickled: tensors should be on the CPU. An error is one on every rank.
     """
     if not _joined():
         yield from map(work, items)
@@ -57,30 +50,30 @@ def parallel_map(items: Sequence[Item], work: Callable[[Item], Made]) -> Iterato
 
     place, ranks = dist.get_rank(), dist.get_world_size()
     for start in range(0, len(items), ranks):
-        made = [_attempt(work, item) for item in items[start + place : start + ranks : ranks]]
-        for outcome in _unless_failed(_gathered(made)):
-            yield from outcome
+        yield from _together(work, items[start + place : start + ranks : ranks])
 
 
 def run_on_main(do: Callable[[], Made]) -> Made:
     """Return what `do` gives on the main rank, on every rank; an error there is one everywhere."""
     if not _joined():
         return do()
-    mine = [_attempt(lambda _: do(), None)] if is_main() else []
-    made: list[Made] = _unless_failed(_gathered(mine))[0]
-    return made[0]
+    (made,) = _together(lambda _: do(), [None] * is_main())
+    return made
 
 
-@dataclass(frozen=True)
-class _Failure:
-    error: Exception
-
-
-def _attempt(work: Callable[[Item], Made], item: Item) -> Made | _Failure:
+def _together(work: Callable[[Item], Made], mine: Sequence[Item]) -> list[Made]:
+    """Return what every rank makes of its items, in the ranks' order; the first error of any is one on all."""
+    made, fault = list[Made](), None
     try:
-        return work(item)
+        made = [work(item) for item in mine]
     except Exception as error:
-        return _Failure(error)
+        fault = error
+    every = all_gather_object((made, None if fault is None else sendable(fault)))
+    every[rank()] = made, fault  # an error of one's own still knows where it was raised
+    for _, of_rank in every:
+        if of_rank is not None:
+            raise of_rank
+    return [one for made, _ in every for one in made]
 
 
 def sendable(error: Exception) -> Exception:
@@ -103,22 +96,6 @@ def all_gather_object(mine: Any) -> list[Any]:
     return every
 
 
-def _gathered(mine: list[Any]) -> list[list[Any]]:
-    """Return what every rank gives, in their order."""
-    sent = [_Failure(sendable(made.error)) if isinstance(made, _Failure) else made for made in mine]
-    every: list[list[Any]] = all_gather_object(sent)
-    every[rank()] = mine  # an error of one's own still knows where it was raised
-    return every
-
-
-def _unless_failed(every: list[list[Any]]) -> list[list[Any]]:
-    for made in every:
-        for outcome in made:
-            if isinstance(outcome, _Failure):
-                raise outcome.error
-    return every
-
-
 def _joined() -> bool:
     """Return whether there are other ranks that this one can talk to."""
     torch = sys.modules.get("torch")
@@ -130,11 +107,12 @@ def _joined() -> bool:
 
 def claim_error_report() -> bool:
     """Return whether this rank is the first to say why the launch ends; the others say nothing."""
-    store = _store()
-    if store is None:
+    if not _joined():
         return is_main()
+    from sta.private import default_store
+
     try:
-        return store.add("sta/last-word", 1) == 1
+        return default_store().add("sta/last-word", 1) == 1
     except RuntimeError:  # the store is gone, and with it the process that held it
         return False
 
@@ -142,12 +120,3 @@ def claim_error_report() -> bool:
 def is_peer_lost(error: Exception) -> bool:
     """Return whether an error says that another process of the launch is gone."""
     return _joined() and isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS_OF_LOSS)
-
-
-def _store() -> Store | None:
-    """Return what the ranks write notes to each other in, once they have joined."""
-    if not _joined():
-        return None
-    from sta.private import default_store
-
-    return default_store()

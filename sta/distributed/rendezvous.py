@@ -18,10 +18,7 @@ TRY, PAUSE = timedelta(seconds=2), 0.2
 
 
 def meet(rank: int, world: int, patience: timedelta) -> Store:
-    """Return the store of this start's processes.
-
-    Args:
-        patience: how long the others may take to come, and how long each wait on the store may last.
+    """Return the store of this start's processes, for which the others are waited.
 
     Raises:
         TimeoutError: rank 0 did not come.

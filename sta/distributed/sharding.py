@@ -73,11 +73,9 @@ _step: ContextVar[_Step] = ContextVar("step", default=_Step(BatchShard()))  # no
 
 @contextmanager
 def sharded_step(shard: BatchShard, total: int, seed: int) -> Iterator[None]:
-    """Within, the functions of this module take their caller to hold `shard` of a step's batch.
+    """Within, the functions of this module take their caller to hold `shard` of a step's batch of `total` items.
 
-    Args:
-        total: items of the whole batch.
-        seed: of the step's random numbers, the same on every rank.
+    `seed` is of the step's random numbers, the same on every rank.
     """
     token = _step.set(_Step(shard, total, seed))
     try:
@@ -132,10 +130,8 @@ def replicated_integers(below: int, count: int, device: torch.device) -> Tensor:
 def normal_like(x: Tensor) -> Tensor:
     """Draw from the standard normal [B, ...], as x is, from a seed for each item, so that nobody draws for others.
 
-    The shape of an item must be the same on every rank. On the CPU each item's seed is that of a generator. On other
-    devices that would be some launches for each item, thousands in a step: there one hash of seed and place gives the
-    numbers of all items at once. (The whole batch could be drawn in one launch too, but in time and memory that grow
-    with the number of ranks, and frames and activations are large.)
+    The shape of an item must be the same on every rank. On the CPU each item's seed is that of a generator; elsewhere,
+    where that is thousands of launches a step, one hash of seed and place gives the numbers of all items at once.
     """
     seeds = integers(2**62, len(x), device=torch.device("cpu"))
     if runs_ahead(x.device):
@@ -207,9 +203,7 @@ class Dropout(nn.Module):
 def global_mean(total: Tensor, count: Tensor) -> Tensor:
     """Return a rank's part of `total of the whole batch / count of the whole batch`, which the mean over ranks is.
 
-    Args:
-        total: scalar, the sum over what the caller holds.
-        count: scalar, how many it sums; where it is 0 on every rank, the mean is 0.
+    Both are scalars, of what the caller holds; where the count is 0 on every rank, the mean is 0.
     """
     shard, counts = _step.get().shard, count.detach().float()
     if shard.world > 1:

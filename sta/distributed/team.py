@@ -72,7 +72,7 @@ class Team:
     def _is_made(self, lock: Lock) -> bool:
         """Return whether a folder is there, by the first rank's word: if not, that one has its lock now.
 
-        While another launch has it the ranks ask again and again, so that none waits longer than a collective may.
+        The ranks ask again and again while another launch has it: none waits longer than a collective may.
         """
         while True:
             made = self.gather(lock.is_made() if self.shard.rank == 0 else False)[0]
@@ -104,11 +104,7 @@ class Team:
     def each(
         self, title: str, unit: str, total: int, work: Callable[..., int], tasks: Sequence[tuple[Any, ...]]
     ) -> None:
-        """Run `work(*task)`, which returns the units it did, for this rank's shard of the tasks, on its cores.
-
-        Args:
-            total: units of all tasks of all ranks.
-        """
+        """Run `work(*task)`, which returns the units it did, for this rank's shard of the tasks, on its cores."""
         mine = tasks[self.shard.rank :: self.shard.world]
         if mine:
             bar = Bar(title, -(-total // self.shard.world), unit, shown=self.shard.rank == 0)

@@ -31,11 +31,7 @@ RENAMED = {"num_hearings": "num_tta_samples"}  # defaults as version 0.1 called 
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """Read a release's index.
-
-    Raises:
-        WeightsError: there is none, or the defaults of a call in it do not draw.
-    """
+    """Read a release's index, whose defaults of a call must draw."""
     path = folder / INDEX
     if not path.exists():
         raise WeightsError(f"{folder}: not a release, it has no {INDEX}; `sta run RECIPE` makes one")
@@ -56,11 +52,7 @@ def read_index(folder: Path) -> dict[str, Any]:
 def load_parts(folder: Path, index: dict[str, Any], given: Container[str], trusted: bool) -> dict[str, Any]:
     """Load the parts of a release but those that are given, in evaluation mode.
 
-    Args:
-        trusted: whether to import a module because the index names it.
-
-    Raises:
-        WeightsError: a part is missing, broken, or of a class that is not known.
+    `trusted`: a module is imported because the index names it.
     """
     parts: dict[str, Any] = {}
     for name in BASES:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
+from jinja2 import Template
 
 from sta.config.cards import LanguageCard, load_teacher
 from sta.config.recipe import Recipe
@@ -18,48 +19,6 @@ from sta.models.teachers.base import teacher_class
 
 SHOWN = ("attributes", "colours", "exact", "mood", "swap", "r1_speech_to_image", "r10_speech_to_image")
 SHOWN_DISTURBED = ("attributes", "mood", "r1_speech_to_image", "r10_speech_to_image")
-
-CARD = """\
----
-{metadata}---
-
-# {name}
-
-Draws what is said in {languages}: speech in, picture out. A speech encoder that was distilled against the image-text
-model {teacher} gives a few tokens, and {decoder} draws from them.
-
-```python
-from sta import SpeechToImagePipeline
-
-pipe = SpeechToImagePipeline.from_pretrained("path/to/this/folder")
-pipe("said.wav", language="{code}").images[0].save("drawn.png")
-```
-
-## How it was made
-
-`sta run {recipe}` makes it from nothing; `recipe.yaml` beside this card has every setting.
-
-| | |
-|---|---|
-| commit | {commit} |
-| seed | {seed} |
-| data | {data} |
-| licences | {licences} |
-| minutes of training | {minutes} |
-| machine | {machine} |
-
-## What was measured
-
-In percent, with 95 % bootstrap intervals, on {split_meaning}.
-
-{results}
-{ladder}{conditions}
-FID {fid}.
-
-## Limits
-
-It knows the world that it was trained on and nothing else{world}. SHA256SUMS lists every file.
-"""
 
 UNKNOWN = "unknown"
 SPLIT_MEANING = {
@@ -73,22 +32,19 @@ SPLIT_MEANING = {
 def write_card(release: Path, recipe: Recipe, cards: Sequence[LanguageCard], report: Report) -> Path:
     """Write `README.md` to a release from its recipe and its report, and renew the checksums."""
     split = known_first((r.split for r in report.rows), reversed(SPLITS))[0]
-    languages = [c.code for c in cards]
+    languages, training = [c.code for c in cards], report.meta["training"]
     data = open_source(recipe.corpus, {c.code: c for c in cards}, recipe.seed).card()
     licences = licences_of(recipe, data)
-    text = CARD.format(
-        metadata=_metadata(recipe.name, languages, data, licences, report, split), name=recipe.name,
-        languages=" and ".join(c.name for c in cards), code=languages[0],
-        teacher=load_teacher(recipe.teacher).name, decoder=find_decoder(recipe.decoder.kind).title, recipe=recipe.name,
-        commit=_by_stage(report.meta["training"], "commits"), seed=report.meta["seed"],
-        data=data.description, minutes=_minutes(report.meta["training"]),
-        licences="; ".join(f"{part}: {licence or UNKNOWN}" for part, licence in licences.items()),
-        machine=_by_stage(report.meta["training"], "machines"),
-        split_meaning=SPLIT_MEANING.get(split, f"the split '{split}'"),
-        results=_results(report.rows, languages, split), ladder=_ladder(report.rows, languages, split),
-        conditions=_conditions(report.rows, languages, split),
-        fid=next((_fid(r, report) for r in report.rows if r.metric == "fid"), "was not measured"),
-        world=_limits(data, report.rows),
+    classifiers = [r.value for r in report.rows if r.metric == "classifier"]
+    template = Template(Path(__file__).with_suffix(".md").read_text("utf-8"), keep_trailing_newline=True)
+    text = template.render(
+        _tables(report.rows, languages, split), recipe=recipe, cards=cards, languages=languages, report=report,
+        data=data, licences=licences, unknown=UNKNOWN, teacher=load_teacher(recipe.teacher).name,
+        decoder=find_decoder(recipe.decoder.kind).title, split_meaning=SPLIT_MEANING.get(split, f"the split '{split}'"),
+        metadata=_metadata(recipe.name, languages, data, licences, report, split), minutes=_minutes(training),
+        commits=_by_stage(training, "commits"), machines=_by_stage(training, "machines"),
+        fid=next((r for r in report.rows if r.metric == "fid"), None),
+        right=METRICS["classifier"].text(sum(classifiers) / len(classifiers)) if classifiers else None,
     )  # fmt: skip
     renew(release, "README.md", text.encode())
     return release / "README.md"
@@ -124,7 +80,7 @@ def _metadata(
         datasets=[corpus.dataset] if "/" in corpus.dataset else None, eval_results=results or None,
         tags=["speech-to-image", "audio-to-image", "speech", "diffusion"],
     )  # fmt: skip
-    return data.to_yaml() + "\n"
+    return str(data.to_yaml())
 
 
 def _by_stage(training: dict[str, dict[str, Any]], what: str) -> str:
@@ -143,68 +99,29 @@ def _minutes(training: dict[str, dict[str, Any]]) -> str:
     return f"{sum(facts['seconds'] for facts in training.values()) / 60:.0f} ({parts}); the corpus takes more"
 
 
-def _results(rows: Sequence[Row], languages: list[str], split: str) -> str:
-    found = {(r.metric, r.language): r for r in rows if _is(r, "speech", "clean", split)}
-    return _table(
-        ["", *languages, "chance"],
-        [
-            [METRICS[m].meaning, *(_cell(found.get((m, code))) for code in languages), _chance(found, m)]
-            for m in SHOWN
-            if any((m, code) in found for code in languages)
+def _tables(rows: Sequence[Row], languages: Sequence[str], split: str) -> dict[str, list[Any]]:
+    """Return the lines of the card's tables: the system by metrics, all systems, and under disturbances."""
+    own = [r for r in rows if r.split == split]
+    clean = {(r.metric, r.system, r.language): r for r in own if r.condition == "clean"}
+    disturbed = {(r.condition, r.metric, r.language): r for r in own if r.condition != "clean" and r.system == "speech"}
+    columns = [(m, code) for m in SHOWN_DISTURBED if m in (d[1] for d in disturbed) for code in languages]
+
+    def cells(found: Mapping[tuple[str, str, str], Row], keys: Iterable[tuple[str, str, str]]) -> list[str]:
+        return [found[key].text if key in found else "–" for key in keys]
+
+    results = []
+    for metric in SHOWN:
+        keys = [(metric, "speech", code) for code in languages]
+        if there := [clean[key] for key in keys if key in clean]:
+            chance = METRICS[metric].text(there[0].chance)
+            results.append([METRICS[metric].meaning, *cells(clean, keys), chance])
+    systems = known_first((system for metric, system, _ in clean if metric == "attributes"), SYSTEMS)
+    return {
+        "results": results,
+        "ladder": [[SYSTEMS.get(s, s), *cells(clean, (("attributes", s, c) for c in languages))] for s in systems],
+        "conditions": [
+            [name, *cells(disturbed, ((name, *column) for column in columns))]
+            for name in dict.fromkeys(d[0] for d in disturbed) if columns
         ],
-    )
-
-
-def _ladder(rows: Sequence[Row], languages: list[str], split: str) -> str:
-    found = {(r.system, r.language): r for r in rows if r.metric == "attributes" and _is(r, None, "clean", split)}
-    systems = known_first((system for system, _ in found), SYSTEMS)
-    if not systems:
-        return ""
-    lines = [[SYSTEMS.get(s, s), *(_cell(found.get((s, code))) for code in languages)] for s in systems]
-    table = _table(["system", *languages], lines)
-    return f"\nWhere the loss is (attributes right, the same recordings):\n\n{table}\n"
-
-
-def _conditions(rows: Sequence[Row], languages: list[str], split: str) -> str:
-    disturbed = [r for r in rows if r.condition != "clean" and _is(r, "speech", None, split)]
-    found = {(r.condition, r.metric, r.language): r for r in disturbed}
-    names = list(dict.fromkeys(r.condition for r in disturbed))
-    measured = {metric for _, metric, _ in found}
-    shown = [(metric, code) for metric in SHOWN_DISTURBED if metric in measured for code in languages]
-    if not shown:
-        return ""
-    lines = [[name, *(_cell(found.get((name, *column))) for column in shown)] for name in names]
-    heads = ["condition", *(f"{metric}, {code}" for metric, code in shown)]
-    return f"\nDisturbed, or spoken otherwise:\n\n{_table(heads, lines)}\n"
-
-
-def _is(row: Row, system: str | None, condition: str | None, split: str) -> bool:
-    return row.split == split and system in (None, row.system) and condition in (None, row.condition)
-
-
-def _cell(row: Row | None) -> str:
-    return row.text if row else "–"
-
-
-def _chance(found: dict[tuple[str, str], Row], metric: str) -> str:
-    return next((METRICS[metric].text(r.chance) for (m, _), r in found.items() if m == metric), "")
-
-
-def _table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rows = [heads, ["---"] * len(heads), *lines]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in rows)
-
-
-def _fid(row: Row, report: Report) -> str:
-    return f"{row.text} against the same {row.n} test pictures, in {report.meta['fid_extractor']}"
-
-
-def _limits(corpus: DataCard, rows: Sequence[Row]) -> str:
-    right = [r.value for r in rows if r.metric == "classifier"]
-    said = f": {corpus.limits}" if corpus.limits else ""
-    if right:
-        share = METRICS["classifier"].text(sum(right) / len(right))
-        said += (
-            f". The attribute classifier that marks the pictures is right on {share} % of the attributes of real ones"
-        )
-    return said
+        "condition_heads": ["condition", *(f"{metric}, {code}" for metric, code in columns)],
+    }  # fmt: skip

@@ -39,6 +39,8 @@ class LanguagePack:
 def write_packs(folder: Path, packs: Mapping[str, LanguagePack], token_space: str) -> None:
     """Write each language's `<code>/`, and the networks of each group once, to a folder that is not there yet.
 
+    Published models that are frozen lie in files of their own, `frozen-*.safetensors`, one for all groups that have it.
+
     Args:
         packs: by code; those of one group have the same networks.
         token_space: fingerprint of the decoder that reads their tokens.
@@ -51,7 +53,7 @@ def write_packs(folder: Path, packs: Mapping[str, LanguagePack], token_space: st
         (folder / code / "card.json").write_text(pack.card.model_dump_json(indent=2) + "\n", encoding="utf-8")
         (folder / code / "pieces.model").write_bytes(pack.pieces.serialized())
     for group, pack in {pack.group: pack for pack in packs.values()}.items():
-        pack.encoder.save_pretrained(folder / group / "encoder")
+        pack.encoder.save(folder / group / "encoder", folder)
         pack.bottleneck.save_pretrained(folder / group / "bottleneck")
 
 

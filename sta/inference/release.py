@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors.torch import load_file, save_file
 
-from sta.data.cache import build_folder
+from sta.data.cache import build_folder, write_json
 from sta.data.checksums import SUMS, first_fault, write_sums
 from sta.errors import WeightsError
 from sta.inference.packs import LanguagePack
 from sta.inference.pipeline import SpeechToImagePipeline
 from sta.inference.weights import SHIPPED
 from sta.models.decoders.base import find_decoder
-from sta.models.loading import load_network
+from sta.models.loading import in_half, load_network
 from sta.models.vq import VQTokenizer
 
 if TYPE_CHECKING:
@@ -97,7 +97,6 @@ def write_release(workspace: Workspace) -> Path:
     Weights are kept in half precision; on Garden the attribute classifier goes with them, to score pictures.
     """
     from sta.training.stages import stage_names
-    from sta.training.workspace import write_json
 
     def fill(folder: Path) -> None:
         assemble(workspace).save_pretrained(folder)
@@ -120,21 +119,15 @@ def halve(path: Path) -> None:
     Raises:
         WeightsError: a weight is not finite; names the tensor.
     """
-    kept = {}
-    for name, tensor in load_file(path).items():
+    weights = load_file(path)
+    for name, tensor in weights.items():
         if not tensor.isfinite().all():
             raise WeightsError(f"{path}: {name} is not finite; train again with a smaller lr")
-        half = tensor.half() if tensor.is_floating_point() else tensor
-        kept[name] = half if half.isfinite().all() else tensor
-    save_file(kept, path, metadata={"format": "pt"})
+    save_file(in_half(weights), path, metadata={"format": "pt"})
 
 
 def verify(folder: Path) -> None:
-    """Check every file against SHA256SUMS.
-
-    Raises:
-        WeightsError: a file is missing or changed; names it.
-    """
+    """Check every file against SHA256SUMS; a WeightsError names one that is missing or changed."""
     sums = folder / SUMS
     if not folder.is_dir():
         raise WeightsError(f"{folder}: no such folder; name a release, such as runs/garden-mini/release")

@@ -54,12 +54,7 @@ class ReleasePipeline(DiffusionPipeline):
         self.folder: Path | None = None  # where it was loaded from
 
     def pack(self, language: str) -> LanguagePack:
-        """Return the pack of a language.
-
-        Raises:
-            ArgumentError: the language is not one code.
-            WeightsError: the release does not know it; names those it knows.
-        """
+        """Return the pack of a language, or name the languages that there are."""
         if not isinstance(language, str):
             raise ArgumentError(f"language {language!r} is not one code such as 'en'; a batch has one language")
         if language not in self.languages:
@@ -68,11 +63,7 @@ class ReleasePipeline(DiffusionPipeline):
         return self.languages[language]
 
     def add_language(self, folder: str | Path) -> None:
-        """Add a language released for the same token space: its `languages/<code>` folder.
-
-        Raises:
-            WeightsError: a file is missing or broken, or the language speaks another token space.
-        """
+        """Add a language released for the same token space: its `languages/<code>` folder."""
         self.add_pack(read_pack(Path(folder), self.config["token_space"]))
 
     def add_pack(self, pack: LanguagePack) -> None:

@@ -23,14 +23,9 @@ def packaged(path: Path) -> Path:
 
 
 def local(name_or_path: str, **download: Any) -> Path:
-    """Return a release's folder: the path itself, what ships by that name, or where the Hub's files are downloaded to.
+    """Return a release's folder: the path itself, what ships by that name, or where `owner/name` of the Hub lies then.
 
-    Args:
-        name_or_path: on the Hub it is `owner/name`.
-        download: how, as of huggingface_hub's `snapshot_download`.
-
-    Raises:
-        WeightsError: there is no such folder or name, or the Hub cannot be reached.
+    `download` says how, as of huggingface_hub's `snapshot_download`.
     """
     folder = packaged(Path(name_or_path))
     if folder.is_dir():

@@ -1,6 +1,6 @@
 """Augmentation of log-mel features: vocal tract length, accent, tempo, rhythm, blur, colour, noise floor, masks
 (SpecAugment, Park 2019), and what lies between a speaker and a listener: the level and the colour of a microphone,
-noise, a telephone's band.
+noise, a telephone's band. Of samples: speed (Ko et al. 2015), level, noise, a telephone's band.
 
 Lengths are on the host, as they decide shapes, and what decides them is drawn there.
 """
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sta.config.recipe import DistillStage
-from sta.data.audio import LOG_STEPS, Q_MEAN, Q_STD
+from sta.data.audio import LOG_STEPS, Q_MEAN, Q_STD, SAMPLE_RATE
 from sta.distributed import sharding
 from sta.models.layers import length_mask
 
@@ -25,6 +25,8 @@ FLICKER = 0.7  # deviation of the noise from its mean in a band of a frame, natu
 STEEPEST, FLATTEST = -6.0, 2.0  # how noise changes from the lowest band to the highest, natural log of power
 SYLLABLE = 16  # frames between the points where rhythm and vowels change
 TELEPHONE_BANDS = (7, 59)  # of 80: about 300 to 3,400 Hz
+TELEPHONE_HZ = (300, 3_400)
+PINKEST, LOWEST, EVEN = -0.75, 50, 4_000  # noise in samples: its amplitude's power of frequency, most, between two Hz
 HOST = torch.device("cpu")
 
 
@@ -34,14 +36,16 @@ def augment(inputs: Tensor, lengths: Tensor, stage: DistillStage, kind: str) -> 
     Args:
         inputs: of `SpeechEncoder.inputs`.
         lengths: [B], on the host.
-        kind: `feature_kind` of the backbone. Of `samples` [B, T, 1] only the level is changed; what is neither those
-            nor `logmel` [B, S, 80] is left alone.
+        kind: `feature_kind` of the backbone. What is neither `samples` [B, T, 1] nor `logmel` [B, S, 80] is left alone.
 
     Returns:
         The changed inputs and their lengths.
     """
     if kind in ("samples", "logmel"):
         inputs = change_level(inputs, stage.gain, kind == "logmel")
+    if kind == "samples":
+        inputs, lengths = change_speed(inputs, lengths, 0.05 * stage.augment)
+        return noise_samples(inputs, lengths, stage.noise), lengths
     if kind != "logmel":
         return inputs, lengths
     inputs, lengths = augment_mel(inputs, lengths, stage.augment, stage.accent)
@@ -62,6 +66,45 @@ def change_level(inputs: Tensor, most: float, is_mel: bool) -> Tensor:
         return (inputs * 10 ** (decibels / 20)).clamp(-1, 1)
     shifted = (inputs + E_FOLD * math.log(10) / 10 * decibels).clamp(SILENT, FULL)
     return torch.where(inputs > SILENT, shifted, inputs)
+
+
+def change_speed(samples: Tensor, lengths: Tensor, most: float) -> tuple[Tensor, Tensor]:
+    """Play recordings [B, T, 1], lengths [B] on the host, faster or slower by up to a share `most`, pitch and all."""
+    if most == 0:
+        return samples, lengths
+    pace = 1 + most * (2 * sharding.uniform(len(samples), device=HOST) - 1)
+    lengths, last = ((lengths - 1) / pace).long() + 1, lengths - 1
+    longest = sharding.all_reduce_max(max(lengths.tolist()))
+    pace, last = (each.to(samples.device, non_blocking=True)[:, None] for each in (pace, last))
+    place = torch.minimum(torch.arange(longest, device=samples.device) * pace, last)  # [B, T']
+    before, wave = place.long(), samples.squeeze(-1)
+    after = torch.minimum(before + 1, last)
+    return torch.lerp(wave.gather(1, before), wave.gather(1, after), place - before)[..., None], lengths
+
+
+def noise_samples(samples: Tensor, lengths: Tensor, share: float) -> Tensor:
+    """Add stationary coloured noise to some recordings [B, T, 1], and let a few of them come by telephone.
+
+    Args:
+        lengths: [B], on the host.
+        share: chance of a recording to be disturbed; one in five of those comes by telephone.
+    """
+    if share == 0:
+        return samples
+    (b, longest, _), device = samples.shape, samples.device
+    mask = length_mask(lengths.to(device, non_blocking=True), longest)
+    wave = samples.squeeze(-1) * mask
+    place = torch.fft.rfftfreq(longest, 1 / SAMPLE_RATE, device=device)  # [F], in Hz
+    fall = sharding.uniform(b, 1, device=device) * PINKEST * (place / EVEN).clamp(LOWEST / EVEN, 1).log()
+    white = torch.fft.rfft(sharding.normal_like(wave))
+    noise = torch.fft.irfft(white * fall.exp() * (place > LOWEST), longest)
+    level = QUIETEST + (LOUDEST - QUIETEST) * sharding.uniform(b, device=device)
+    power = wave.square().sum(1) / mask.sum(1) * level.exp()
+    noisy = wave + (power / noise.square().mean(1).clamp_min(1e-12)).sqrt()[:, None] * noise
+    line = (place > TELEPHONE_HZ[0]) & (place < TELEPHONE_HZ[1])
+    narrow = torch.fft.irfft(torch.fft.rfft(noisy) * line, longest)
+    noisy = torch.where(sharding.uniform(b, 1, device=device) < 0.2, narrow, noisy).clamp(-1, 1)
+    return torch.where(sharding.uniform(b, 1, 1, device=device) < share, noisy[..., None], samples)
 
 
 def augment_mel(mel: Tensor, lengths: Tensor, strength: float, accent: float = 0.0) -> tuple[Tensor, Tensor]:

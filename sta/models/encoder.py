@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,12 +23,15 @@ from sta.distributed.ahead import runs_ahead
 from sta.errors import WeightsError
 from sta.models.backbones import build_backbone
 from sta.models.layers import TransformerLayer, length_mask, masked_mean, sinusoid_table
+from sta.models.loading import save_beside
 
 Disturbance = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 BLANK = 0
+FROZEN = "acoustics.model"  # the frozen model, among an encoder's weights
 POSITION_SCALE = 0.3
-# Lengths are rounded up, for every new shape is compiled anew on CPU: of recordings, and of what was read in them.
-LENGTH_MULTIPLE, RAGGED_MULTIPLE = 64, 16
+# Lengths are rounded up, for every new shape is compiled anew on CPU: of recordings, of what was read in them, and
+# of cached frames.
+LENGTH_MULTIPLE, RAGGED_MULTIPLE, FRAME_MULTIPLE = 64, 16, 8
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class Stretches:
 
     Attributes:
         x: [B, R, D]. mask: [B, R], True where valid. prosody: [B, D].
-        language: [B], numbers of `languages`, for what a language has of its own; today that is nothing.
+        language: [B], numbers of `languages`, for what a language has of its own.
         ctc_logits, ctc_lengths, joint_logits: as of `EncoderOutput`.
     """
 
@@ -107,6 +111,7 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
         convolutions: of log-mel's backbone.
         backbone: of `describe_backbone`; None is log-mel.
         ctc_head: whether there is one; without one frames are neither merged nor added to, and no caption enters.
+        language_embedding: whether what goes into the context network is told its language.
     """
 
     config_name = "config.json"
@@ -123,6 +128,7 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
         dropout: float = 0.0,
         backbone: dict[str, Any] | None = None,
         ctc_head: bool = True,
+        language_embedding: bool = False,
     ):
         super().__init__()
         pieces = dict(sorted(pieces.items()))  # a saved configuration comes back sorted
@@ -133,6 +139,7 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
         self.ctc_embedding = nn.Linear(vocabulary, width, bias=False) if ctc_head else None
         if self.ctc_embedding is not None:
             nn.init.normal_(self.ctc_embedding.weight)  # what was read must not drown in where it was read
+        self.language = nn.Embedding(len(pieces), width) if language_embedding else None
         self.context = nn.ModuleList(ContextLayer(width, heads, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.prosody = nn.Sequential(nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, width))
@@ -160,6 +167,18 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
     def language_indices(self, languages: Sequence[str]) -> Tensor:
         """Return the numbers [B] of languages given by their codes, on the CPU."""
         return torch.tensor([self.language_index(code) for code in languages], dtype=torch.long)
+
+    def save(self, folder: Path, shared: Path, frozen: nn.Module | None = None) -> None:
+        """Write the encoder to a folder; a frozen published model goes to a file of the folder `shared`, once for all.
+
+        Args:
+            frozen: the model, where only its cached frames are read here.
+        """
+        acoustics, frozen = self.acoustics, frozen or self.acoustics.frozen_part
+        self.acoustics = acoustics.reader()
+        weights = {} if frozen is None else frozen.state_dict(prefix=f"{FROZEN}.")
+        save_beside(self, folder, weights, shared)
+        self.acoustics = acoustics
 
     def features(self, wave: np.ndarray) -> np.ndarray:
         """Return what is cached of a recording float32 [T] at 16 kHz: [S, F]."""
@@ -262,6 +281,8 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
         """Let the stretches of each utterance see one another."""
         x, mask = stretches.x, stretches.mask
         x = x + POSITION_SCALE * sinusoid_table(x.shape[1], x.shape[2], x.device).to(x.dtype)
+        if self.language is not None:
+            x = x + POSITION_SCALE * self.language(stretches.language)[:, None].to(x.dtype)
         for layer in self.context:
             x = layer(x, mask)
         frames = torch.cat([self.norm(x), stretches.prosody.to(x.dtype)[:, None]], 1)

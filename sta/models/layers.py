@@ -118,3 +118,13 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     """Compute the mean over valid frames: x [B, S, D], mask [B, S] -> [B, D]."""
     weights = mask[..., None].to(x.dtype)
     return (x * weights).sum(1) / weights.sum(1).clamp_min(1)
+
+
+def pooled(x: Tensor, lengths: Tensor, count: int) -> Tensor:
+    """Compute the mean of every `count` neighbouring valid frames: x [B, S, D], lengths [B] -> [B, S / count, D]."""
+    if count == 1:
+        return x
+    x = x * length_mask(lengths, x.shape[1])[..., None]
+    x = F.pad(x, (0, 0, 0, -x.shape[1] % count)).unflatten(1, (-1, count)).sum(2)
+    firsts = count * torch.arange(x.shape[1], device=x.device)
+    return x / (lengths[:, None] - firsts).clamp(1, count)[..., None]

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from diffusers.models.modeling_utils import ModelMixin
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
+from sta.data.cache import write_atomically
 from sta.errors import WeightsError, first_line
 
 Network = TypeVar("Network", bound=ModelMixin)
 
-INDEX = "diffusion_pytorch_model.safetensors.index.json"  # of weights that diffusers has split over several files
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+INDEX = f"{WEIGHTS}.index.json"  # of weights that are split over several files
 #: Parts of the names of weights that were saved by version 0.1 -> today's.
 RENAMED_WEIGHTS = {
     r"\bamong\b": "self_attention", r"\breading\b": "cross_attention", r"\bnorm_reading\b": "norm_cross_attention",
@@ -32,13 +36,42 @@ RENAMED_WEIGHTS = {
 RENAMED_SETTINGS = {"group": "patch_size"}
 
 
+def in_half(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights with their floats in half precision, but for tensors that are too large for it."""
+    halves = {name: weight.half() if weight.is_floating_point() else weight for name, weight in weights.items()}
+    return {name: half if half.isfinite().all() else weights[name] for name, half in halves.items()}
+
+
+def half_file(weights: Mapping[str, Tensor]) -> tuple[str, bytes]:
+    """Return weights in half precision as a safetensors file, after sixteen hex digits that name what it holds."""
+    data = save({k: w.cpu().contiguous() for k, w in in_half(weights).items()}, metadata={"format": "pt"})
+    return hashlib.sha256(data).hexdigest()[:16], data
+
+
+def save_beside(network: ModelMixin, folder: Path, frozen: Mapping[str, Tensor], shared: Path) -> None:
+    """Write a network without its frozen weights, which go in half precision to a file of the folder `shared`.
+
+    The file is named after what it holds, so that all networks there that have the same weights have one file.
+
+    Args:
+        network: does not hold the frozen weights any more.
+        frozen: by their names in the network; none: the network is written as ever.
+    """
+    network.save_pretrained(folder)
+    if not frozen:
+        return
+    digits, data = half_file(frozen)
+    path = shared / f"frozen-{digits}.safetensors"
+    if not path.exists():
+        write_atomically(path, data)
+    places = dict.fromkeys(network.state_dict(), WEIGHTS) | dict.fromkeys(frozen, os.path.relpath(path, folder))
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": places}, indent=2, sort_keys=True) + "\n")
+
+
 def load_network(kind: type[Network], folder: Path) -> Network:
     """Load a network in evaluation mode from its folder (config.json and safetensors).
 
     diffusers fills weights that a file lacks with fresh ones and warns; here that is an error.
-
-    Raises:
-        WeightsError: the folder is missing, truncated, or holds another network's weights.
     """
     if not (folder / "config.json").exists():
         raise WeightsError(f"{folder}: holds no {kind.__name__} (no config.json); make it again or copy it whole")
@@ -62,7 +95,7 @@ def load_network(kind: type[Network], folder: Path) -> Network:
 
 
 def _read_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    files = [folder / "diffusion_pytorch_model.safetensors"]
+    files = [folder / WEIGHTS]
     if (folder / INDEX).exists():
         index: dict[str, Any] = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         files = [folder / name for name in sorted(set(index["weight_map"].values()))]

@@ -15,9 +15,9 @@ GIB = 2**30
 #: DeepSpeed has them where a launch file does not say (`reduce_bucket_size`, `stage3_max_live_parameters`).
 BUCKET, LIVE = 500_000_000, 1_000_000_000
 KEPT_FREE = 0.1  # of a GPU, for CUDA's own use, what forward and backward need for a moment, and fragments
-#: Way of sharing -> its launch file of recipes/accelerate; the first that fits is best, as what shares more is slower.
-WAYS = {"no ZeRO": "gpu-8.yaml", "ZeRO-2": "gpu-8-zero2.yaml", "ZeRO-3 + offload": "gpu-8-zero3-offload.yaml"}
 OFFLOAD = "ZeRO-3 + offload"
+#: Way of sharing -> its launch file of recipes/accelerate; the first that fits is best, as what shares more is slower.
+WAYS = {"no ZeRO": "gpu-8.yaml", "ZeRO-2": "gpu-8-zero2.yaml", OFFLOAD: "gpu-8-zero3-offload.yaml"}
 
 
 def states(size: Parameters, processes: int, averaged: bool) -> dict[str, float]:

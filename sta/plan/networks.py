@@ -11,51 +11,30 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from sta.config.recipe import Recipe
-from sta.plan.corpus import Facts
 from sta.training.batch import Batch
-from sta.training.stages import settings_of, task_of
-from sta.training.task import Task
+from sta.training.stages import task_of, weights_of
+from sta.training.task import CorpusFacts
 
-TRIED = (2, 4)  # items; what one more item costs follows from the two
+TRIED = (2, 4)  # items; what more of them cost follows from the two
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """How many numbers a stage's network has.
-
-    Attributes:
-        trainable, frozen: parameters.
-        largest: of the largest layer.
-    """
+    """How many numbers a stage's network has."""
 
     trainable: int
     frozen: int
-    largest: int
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one step takes: linear in the items, `each`, on top of what a step takes anyway, `base`."""
+    """The cost of a step: operations of forward and backward, and the bytes kept between them."""
 
-    base: float
-    each: float
-
-    def of(self, items: float) -> float:
-        """Return the cost of so many items."""
-        return self.base + self.each * items
-
-    def mixed(self, other: Cost, share: float) -> Cost:
-        """Return the mean cost of steps of which a share is as `other`."""
-        return Cost(*((1 - share) * a + share * b for a, b in ((self.base, other.base), (self.each, other.each))))
-
-    @classmethod
-    def through(cls, few: float, more: float) -> Cost:
-        """Return the line through what was measured with the numbers of items in `TRIED`."""
-        each = (more - few) / (TRIED[1] - TRIED[0])
-        return cls(few - TRIED[0] * each, each)
+    flops: float
+    saved: float
 
 
-def count(recipe: Recipe, facts: Facts, stage: str) -> Parameters:
+def count(recipe: Recipe, facts: CorpusFacts, stage: str) -> Parameters:
     """Return the parameters of a stage's network."""
     with torch.device("meta"):
         return counted(task_of(recipe, stage).build_network(recipe, facts, stage))
@@ -63,95 +42,59 @@ def count(recipe: Recipe, facts: Facts, stage: str) -> Parameters:
 
 def counted(module: nn.Module) -> Parameters:
     """Return the parameters of a network; shared ones count once."""
-    trainable = sum(p.numel() for p in module.parameters() if p.requires_grad)
-    frozen = sum(p.numel() for p in module.parameters() if not p.requires_grad)
-    layers = (sum(p.numel() for p in m.parameters(recurse=False)) for m in module.modules())
-    return Parameters(trainable, frozen, max(layers))
+    trainable, frozen = (sum(p.numel() for p in module.parameters() if p.requires_grad is on) for on in (True, False))
+    return Parameters(trainable, frozen)
 
 
-@dataclass(frozen=True)
-class Tried:
-    """One step that was really done: operations of forward and backward, and the bytes kept between them."""
-
-    flops: float
-    saved: float
-
-
-def weights_of(task: type[Task], recipe: Recipe, stage: str) -> Mapping[str, float]:
-    """Return the weight of each loss of a stage."""
-    return getattr(settings_of(recipe, stage), "losses", None) or task.weights
-
-
-def attempt(module: nn.Module, batch: Batch, weights: Mapping[str, float], bf16: bool) -> Tried:
-    """Do one step's forward and backward on the processor, and count."""
+def attempt(module: nn.Module, batch: Batch, weights: Mapping[str, float], bf16: bool) -> Cost:
+    """Do one step's forward and backward on the processor, and count each piece of memory once, and no parameter."""
     module.train()
     torch.manual_seed(0)
-    kept = _Kept(module)
+    kept = {p.untyped_storage().data_ptr(): 0 for p in module.parameters()}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.setdefault(tensor.untyped_storage().data_ptr(), tensor.untyped_storage().nbytes())
+        return tensor
+
     with FlopCounterMode(display=False) as counter:
         with (
-            torch.autograd.graph.saved_tensors_hooks(kept.add, lambda tensor: tensor),
+            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
             torch.autocast("cpu", torch.bfloat16, enabled=bf16),
         ):
             losses = module(batch)
         total: Any = sum(weights[name] * value for name, value in losses.items() if name in weights)
         total.backward()
     module.zero_grad()
-    return Tried(counter.get_total_flops(), kept.bytes)
+    return Cost(counter.get_total_flops(), sum(kept.values()))
 
 
-class _Kept:
-    """Adds up what autograd keeps for the backward pass, each piece of memory once, and no parameter."""
+def step_of(recipe: Recipe, facts: CorpusFacts, stage: str, batch: int, held: int) -> Cost:
+    """Return the operations of a step on `batch` recordings of the mean length, and what `held` of the longest keep.
 
-    def __init__(self, module: nn.Module):
-        self.seen = {p.untyped_storage().data_ptr() for p in module.parameters()}
-        self.bytes = 0
-
-    def add(self, tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self.seen:
-            self.seen.add(storage.data_ptr())
-            self.bytes += storage.nbytes()
-        return tensor
-
-
-@dataclass(frozen=True)
-class Step:
-    """What a stage's step takes, in the number of items: operations at the mean length, memory at the longest."""
-
-    flops: Cost
-    saved: Cost
-
-
-def step_of(recipe: Recipe, facts: Facts, stage: str) -> Step:
-    """Try a stage on noise, with few items of the mean and of the longest length, in the recipe's precision."""
-    task, plain = task_of(recipe, stage), _of_one_group(_unaugmented(recipe), stage)
+    Both are linear in the number of items: few are tried, on noise, in the recipe's precision.
+    """
+    task, plain = task_of(recipe, stage), _plain(recipe, stage)
     module, mean = task.build_network(plain, facts, stage), task.mean_seconds(recipe, facts)
-    weights, bf16 = weights_of(task, recipe, stage), recipe.precision != "fp32"
+    weights, bf16 = weights_of(recipe, stage), recipe.precision != "fp32"
 
-    def costs(seconds: float) -> list[tuple[float, Cost, Cost]]:
-        """Return the share of the steps, operations and memory of each phase."""
-        tried: list[list[tuple[float, Tried]]] = [
-            [(share, attempt(module, batch, weights, bf16)) for share, batch in task.example_phases(
-                plain, facts, stage, size, seconds)] for size in TRIED
-        ]  # fmt: skip
-        return [
-            (few[0], Cost.through(few[1].flops, more[1].flops), Cost.through(few[1].saved, more[1].saved))
-            for few, more in zip(*tried, strict=True)
-        ]
+    def tried(seconds: float) -> list[Cost]:
+        noise = [task.example_batch(plain, facts, stage, items, seconds) for items in TRIED]
+        return [attempt(module, few, weights, bf16) for few in noise]
 
-    (_, flops, saved), *others = costs(mean or 0.0)
-    for share, other, _ in others:
-        flops = flops.mixed(other, share)
-    return Step(flops, costs(facts.longest)[0][2] if mean else saved)
+    usual = tried(mean or 0.0)
+    longest = tried(facts.longest) if mean else usual
+    return Cost(line([cost.flops for cost in usual], batch), line([cost.saved for cost in longest], held))
 
 
-def _unaugmented(recipe: Recipe) -> Recipe:
-    """Return the recipe without augmentation, which keeps nothing for the backward pass and draws lengths at random."""
+def line(costs: list[float], items: float) -> float:
+    """Return the cost of so many items, by what those of `TRIED` cost."""
+    few, more = costs
+    return few + (items - TRIED[0]) * (more - few) / (TRIED[1] - TRIED[0])
+
+
+def _plain(recipe: Recipe, stage: str) -> Recipe:
+    """Return the recipe with one encoder's languages, as a batch has, and without augmentation, which draws lengths."""
     distill = recipe.stages.distill.model_copy(update={"augment": 0.0, "accent": 0.0, "noise": 0.0, "gain": 0.0})
-    return recipe.model_copy(update={"stages": recipe.stages.model_copy(update={"distill": distill})})
-
-
-def _of_one_group(recipe: Recipe, stage: str) -> Recipe:
-    """Return the recipe with the languages of one encoder alone, on which a batch is: the stage's own, or the first."""
-    own = stage.partition("-")[2]
-    return recipe.model_copy(update={"languages": recipe.groups[own or next(iter(recipe.groups))]})
+    languages = recipe.groups[stage.partition("-")[2] or next(iter(recipe.groups))]
+    stages = recipe.stages.model_copy(update={"distill": distill})
+    return recipe.model_copy(update={"languages": languages, "stages": stages})

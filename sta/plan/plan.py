@@ -8,22 +8,22 @@ from dataclasses import dataclass
 
 import torch
 
-from sta.config.cards import TeacherCard, load_teacher
+from sta.config.cards import load_teacher
 from sta.config.recipe import Recipe
 from sta.errors import StaError, WeightsError
 from sta.models.flops import flops_of
 from sta.models.teachers.base import teacher_class
 from sta.plan import memory, storage
-from sta.plan.corpus import Facts
 from sta.plan.networks import TRIED, Parameters, count, step_of
 from sta.training.stages import settings_of, stage_names, task_of
+from sta.training.task import CorpusFacts
 from sta.training.tasks.decoder import kinds_of_frames
 from sta.training.tasks.distill import DistillTask
 
 
 @dataclass(frozen=True)
 class Machines:
-    """The machines to train on: `gpus` in each of `nodes`.
+    """The machines to train on: `gpus` in each of `nodes`, one process on each.
 
     Attributes:
         memory: of one GPU, bytes.
@@ -39,7 +39,7 @@ class Machines:
 
     @property
     def processes(self) -> int:
-        """How many processes train: one on each GPU."""
+        """How many processes train."""
         return self.gpus * self.nodes
 
     def hours(self, flops: float) -> float:
@@ -79,14 +79,10 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """The cost of a recipe.
-
-    Attributes:
-        once: operations of each frozen network on the whole corpus. unknown: why the teacher's are not known.
-    """
+    """The cost of a recipe: `once` of each frozen network on the corpus, `unknown` why not of the teacher."""
 
     recipe: Recipe
-    facts: Facts
+    facts: CorpusFacts
     machines: Machines
     stages: list[StagePlan]
     once: dict[str, float]
@@ -99,24 +95,14 @@ class Plan:
         return sum(stage.flops for stage in self.stages) + sum(self.once.values())
 
 
-def plan_of(recipe: Recipe, facts: Facts, machines: Machines, tick: Callable[[], object] = lambda: None) -> Plan:
-    """Plan every stage that trains.
-
-    Args:
-        tick: called when a stage is planned.
-
-    Raises:
-        StaError: a batch cannot be shared out among so many GPUs.
-    """
-    names = [name for name in stage_names(recipe) if name != "prepare"]
+def plan_of(recipe: Recipe, facts: CorpusFacts, machines: Machines, tick: Callable[[], object] = lambda: None) -> Plan:
+    """Plan every stage that trains; `tick` is called when one is planned."""
+    names = stage_names(recipe)[1:]
     for name in names:
         _check_shares(recipe, name, machines.processes)
-    distills = [name for name in names if name.startswith("distill-")]
-    stages = []
+    distills, stages = [name for name in names if name.startswith("distill-")], []
     with torch.random.fork_rng(devices=[]):
-        for name in names:
-            if name in distills[1:]:
-                continue
+        for name in (name for name in names if name not in distills[1:]):
             stages.append(_plan_stage(recipe, facts, machines, name, len(distills) if name in distills else 1))
             tick()
         once, unknown = _once(recipe, facts)
@@ -127,46 +113,43 @@ def plan_of(recipe: Recipe, facts: Facts, machines: Machines, tick: Callable[[],
 
 def _check_shares(recipe: Recipe, name: str, processes: int) -> None:
     """Refuse what the training loop would refuse."""
-    batch, section = settings_of(recipe, name).batch, name.partition("-")[0]
+    batch, key = settings_of(recipe, name).batch, f"stages.{name.partition('-')[0]}.batch"
     if batch % processes:
-        raise StaError(
-            f"stages.{section}.batch {batch} is not a multiple of {processes} GPUs; give it one, such as "
-            f"stages.{section}.batch={-(-batch // processes) * processes}"
-        )
+        works = -(-batch // processes) * processes
+        raise StaError(f"{key} {batch} is not a multiple of {processes} GPUs; give it one, such as {key}={works}")
     task_of(recipe, name).check_shares(recipe, processes)
 
 
-def _plan_stage(recipe: Recipe, facts: Facts, machines: Machines, name: str, number: int) -> StagePlan:
-    size, step, settings = count(recipe, facts, name), step_of(recipe, facts, name), settings_of(recipe, name)
-    activations = step.saved.of(settings.batch // machines.processes)
+def _plan_stage(recipe: Recipe, facts: CorpusFacts, machines: Machines, name: str, number: int) -> StagePlan:
+    size, settings = count(recipe, facts, name), settings_of(recipe, name)
+    step = step_of(recipe, facts, name, settings.batch, settings.batch // machines.processes)
     states = memory.states(size, machines.processes, bool(settings.ema))
-    needs = {way: kept + activations for way, kept in states.items()}
+    needs = {way: kept + step.saved for way, kept in states.items()}
+    items = task_of(recipe, name).items_of_corpus(recipe, facts, name)
+    passes = None if items is None else settings.steps * settings.batch / items if items else math.nan
     return StagePlan(
-        name, number, size, settings.batch, settings.steps, _passes(recipe, facts, name),
-        step.flops.of(settings.batch), activations, needs, memory.first_fit(needs, machines.memory),
+        name, number, size, settings.batch, settings.steps, passes, step.flops, step.saved, needs,
+        memory.first_fit(needs, machines.memory),
     )  # fmt: skip
 
 
-def _passes(recipe: Recipe, facts: Facts, name: str) -> float | None:
-    settings, items = settings_of(recipe, name), task_of(recipe, name).items_of_corpus(recipe, facts, name)
-    if items is None:
-        return None
-    return settings.steps * settings.batch / items if items else math.nan
-
-
-def _once(recipe: Recipe, facts: Facts) -> tuple[dict[str, float], str | None]:
+def _once(recipe: Recipe, facts: CorpusFacts) -> tuple[dict[str, float], str | None]:
     """Count what the frozen encoders and teacher do with the corpus, of which every GPU does its share."""
-    card = load_teacher(recipe.teacher)
     encoders = len(kinds_of_frames(recipe)) * facts.recordings * _encoder_flops(recipe, facts)
     works, unknown = {"encoders' frames": encoders}, None
+    if recipe.encoder.cache_frames:
+        live = recipe.model_copy(update={"encoder": recipe.encoder.model_copy(update={"cache_frames": False})})
+        times = facts.recordings * recipe.encoder.frame_copies
+        works["frozen backbone's frames"] = times * _encoder_flops(live, facts)
     try:
-        works["teacher's features"] = _teacher_flops(card, facts)
+        works["teacher's features"] = _teacher_flops(recipe, facts)
     except WeightsError as error:
         unknown = str(error)
     return works, unknown
 
 
-def _teacher_flops(card: TeacherCard, facts: Facts) -> float:
+def _teacher_flops(recipe: Recipe, facts: CorpusFacts) -> float:
+    card = load_teacher(recipe.teacher)
     model, length = teacher_class(card).outline(card)
     with torch.device("meta"), torch.no_grad():
         model.eval()
@@ -175,8 +158,8 @@ def _teacher_flops(card: TeacherCard, facts: Facts) -> float:
     return facts.pictures * pictures + facts.rows * captions
 
 
-def _encoder_flops(recipe: Recipe, facts: Facts) -> float:
-    """Of one recording of the mean length."""
+def _encoder_flops(recipe: Recipe, facts: CorpusFacts) -> float:
+    """Count the operations on one recording of the mean length."""
     name = f"distill-{next(iter(recipe.groups))}"
     encoder = DistillTask.build_network(recipe, facts, name).eval().encoder
     batch = DistillTask.example_batch(recipe, facts, name, TRIED[0], facts.seconds)

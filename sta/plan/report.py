@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from sta.data.cache import write_atomically
+from sta.data.cache import write_json
 from sta.metrics.tables import make_table
 from sta.plan import memory
-from sta.plan.corpus import NUMBERED
 from sta.plan.memory import GIB
 from sta.plan.plan import Machines, Plan, StagePlan
+
+NUMBERED = 100  # bytes of a row that a training process holds: numbers, lengths, two epochs' orders; measured on Garden
 
 
 def show(plan: Plan, console: Console) -> None:
@@ -146,19 +145,15 @@ def _advice(stage: StagePlan, machines: Machines) -> Iterator[str]:
         )
 
 
-def as_json(plan: Plan) -> dict[str, Any]:
-    """Return the same numbers: bytes, operations, hours, parameters."""
+def write(plan: Plan, path: Path) -> None:
+    """Write the same numbers as JSON: bytes, operations, hours, parameters."""
     kept, temporary = totals(plan)
     launches = [s.way and launch_file(s.way, plan.machines) for s in plan.stages]
-    return {
+    numbers = {
         "recipe": plan.recipe.name, "languages": len(plan.recipe.languages), "corpus": asdict(plan.facts),
         "machines": asdict(plan.machines), "once": plan.once, "flops": plan.flops,
         "stages": [asdict(s) | {"launch": launch} for s, launch in zip(plan.stages, launches, strict=True)],
         "hours": plan.machines.hours(plan.flops), "disk": [asdict(item) for item in plan.disk], "disk_kept": kept,
         "disk_temporary": temporary, "sentences": [*assumptions(plan), *conclusions(plan)],
     }  # fmt: skip
-
-
-def write(plan: Plan, path: Path) -> None:
-    """Write the plan as JSON, complete or not at all."""
-    write_atomically(path, (json.dumps(as_json(plan), indent=1, ensure_ascii=False) + "\n").encode())
+    write_json(path, numbers)

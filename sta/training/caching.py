@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from sta.data.cache import build_folder
-from sta.data.store import new_array
+from sta.data.store import Ragged, new_array
 from sta.distributed.team import Team
 from sta.progress import Bar
 
@@ -109,6 +110,39 @@ def cache_arrays(
 
     every = [part for of_array in parts.values() for part in of_array]
     return build_parts(folder, lambda: every, join, title, "items", team or Team())
+
+
+def cache_ragged(
+    folder: Path, batches: Callable[[], Sequence[np.ndarray]], make: Callable[[np.ndarray, int], Mapping[str, Tensor]],
+    title: str, team: Team | None,
+) -> Path:  # fmt: skip
+    """Make a `Ragged` of items that are made in batches.
+
+    Args:
+        batches: of numbers of items, asked for only where the folder is not there; the store has their order.
+        make: of a batch and its number `values` [sum of lengths, F] and `lengths`.
+    """
+    parts = cache(lambda: in_parts("frames", batches(), make))
+    return build_parts(
+        folder, parts, lambda partial: _join_ragged(partial, parts()), title, "recordings", team or Team()
+    )
+
+
+def _join_ragged(folder: Path, parts: Sequence[Part]) -> set[str]:
+    """Return the items of all parts as one store, in the order of their numbers."""
+    lengths = np.concatenate([np.load(folder / part.name / "lengths.npy") for part in parts])
+    order = np.argsort(np.concatenate([batch for part in parts for batch in part.batches]))
+    place_of, done = np.argsort(order), 0
+    values = None
+    for part in parts:
+        made, start = np.load(folder / part.name / "values.npy", mmap_mode="r"), 0
+        if values is None:
+            values, offsets = Ragged.new(folder, lengths[order].tolist(), made)
+        for place, length in zip(place_of[done : done + len(part)], lengths[done : done + len(part)], strict=True):
+            values[offsets[place] : offsets[place + 1]] = made[start : start + length]
+            start += length
+        done += len(part)
+    return {"values.npy", "offsets.npy"}
 
 
 def _as_values(make: Callable[[range], Tensor]) -> Callable[[range, int], dict[str, Tensor]]:

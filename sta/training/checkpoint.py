@@ -14,22 +14,13 @@ import shutil
 import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, utils
 from accelerate.checkpointing import save_accelerator_state
-from accelerate.utils import (
-    OPTIMIZER_NAME,
-    SAFE_WEIGHTS_NAME,
-    DistributedType,
-    broadcast_object_list,
-    clean_state_dict_for_safetensors,
-    recursively_apply,
-    save,
-)
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -49,7 +40,7 @@ def all_of(folder: Path) -> list[tuple[int, Path]]:
     return [(int(path.name.partition("-")[2]), path) for path in sorted(found, reverse=True)]
 
 
-class Checkpoints:
+class Checkpoints(AbstractContextManager["Checkpoints"]):
     """The checkpoints that one stage writes; all ranks call the same methods in the same order.
 
     Training waits while a checkpoint is copied into the main memory, which takes as much of it again (from a GPU up to
@@ -60,12 +51,10 @@ class Checkpoints:
 
     def __init__(self, accelerator: Accelerator, folder: Path, faults: Faults):
         self.accelerator, self.folder, self.faults = accelerator, folder, faults
+        self.is_deepspeed = accelerator.distributed_type == utils.DistributedType.DEEPSPEED
         self.snapshot = Snapshot()
         self.beside = ThreadPoolExecutor(1, "checkpoint")
         self.pending: Future[None] | None = None
-
-    def __enter__(self) -> Checkpoints:
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         self.beside.shutdown(wait=True)
@@ -73,15 +62,12 @@ class Checkpoints:
             self.wait()
 
     def save(self, step: int, loss: float | None, phase_changed: bool = True) -> None:
-        """Save everything that the next step depends on.
+        """Save everything that the next step depends on; a TrainingError where this or the last one is not written.
 
         Args:
             step: how many are done.
             loss: what the steps since the last checkpoint came to; the one with the lowest is kept beside the newest.
-            phase_changed: whether the task's `turn` is past; losses before and after it are not compared.
-
-        Raises:
-            TrainingError: this checkpoint, or the one before it, cannot be written.
+            phase_changed: whether the task's `phase_change_step` is past; losses before and after are not compared.
         """
         self.wait()
         partial = self.folder / f"step-{step:07d}.partial"
@@ -98,17 +84,14 @@ class Checkpoints:
             processes, kind = self.accelerator.num_processes, self.accelerator.distributed_type.value
             state = {"step": step, "processes": processes, "kind": kind, "loss": loss, "phase_changed": phase_changed}
             self.pending = self.beside.submit(self._put_in_place, partial, state, files)
-        elif not self._is_deepspeed():
+        elif not self.is_deepspeed:
             with self._told(partial, clears=False):  # the main rank is writing there now
                 self.faults.strike("save", step)
-
-    def _is_deepspeed(self) -> bool:
-        return bool(self.accelerator.distributed_type == DistributedType.DEEPSPEED)
 
     def _write_now(self, partial: Path, step: int) -> dict[str, Any]:
         """Write what only this rank has; returns the files that are to be written beside the steps that follow."""
         accelerator = self.accelerator
-        if self._is_deepspeed():
+        if self.is_deepspeed:
             accelerator.save_state(str(partial))
             self.faults.strike("save", step)
             return {}
@@ -119,20 +102,12 @@ class Checkpoints:
         return self.snapshot.take(files_of(accelerator))
 
     def look(self) -> None:
-        """Stop where the last checkpoint turns out not to be written, rather than at the next one.
-
-        Raises:
-            TrainingError: see `wait`.
-        """
+        """Stop where the last checkpoint turns out not to be written, rather than at the next one."""
         if self.pending is not None and self.pending.done():
             self.wait()
 
     def wait(self) -> None:
-        """Return when the last checkpoint is in its place; the other ranks do not wait.
-
-        Raises:
-            TrainingError: it cannot be written.
-        """
+        """Return when the last checkpoint is in its place; the other ranks do not wait."""
         pending, self.pending = self.pending, None
         if pending is not None:
             pending.result()
@@ -141,7 +116,7 @@ class Checkpoints:
         step, final = state["step"], partial.with_suffix("")
         with self._told(partial):
             for name, content in files.items():
-                save(content, partial / name, safe_serialization=name.endswith(".safetensors"))
+                utils.save(content, partial / name, safe_serialization=name.endswith(".safetensors"))
             if files:
                 self.faults.strike("save", step)
             (partial / "state.json").write_text(json.dumps(state), encoding="utf-8")
@@ -162,11 +137,7 @@ class Checkpoints:
             yield
         except torch.OutOfMemoryError:
             raise
-        except (
-            OSError,
-            RuntimeError,
-            SafetensorError,
-        ) as error:  # torch and safetensors have their own for a full disk
+        except (OSError, RuntimeError, SafetensorError) as error:  # the latter two of a full disk too
             if ranks.is_peer_lost(error):  # under DeepSpeed the ranks meet while they save
                 raise
             if clears:
@@ -186,7 +157,7 @@ class Snapshot:
     def take(self, content: Any) -> Any:
         """Return the same dicts and lists, whose tensors later steps do not change."""
         given: list[Tensor] = []
-        recursively_apply(lambda tensor: given.append(tensor.detach()), content)
+        utils.recursively_apply(lambda tensor: given.append(tensor.detach()), content)
         if [(t.shape, t.dtype) for t in given] != [(c.shape, c.dtype) for c in self.copies]:
             self.copies = [torch.empty(t.shape, dtype=t.dtype, pin_memory=t.is_cuda) for t in given]
         for copy, tensor in zip(self.copies, given, strict=True):
@@ -194,7 +165,7 @@ class Snapshot:
         if any(tensor.is_cuda for tensor in given):
             torch.cuda.synchronize()
         copies = iter(self.copies)
-        return recursively_apply(lambda _: next(copies), content)
+        return utils.recursively_apply(lambda _: next(copies), content)
 
 
 def files_of(accelerator: Accelerator) -> dict[str, Any]:
@@ -204,9 +175,9 @@ def files_of(accelerator: Accelerator) -> dict[str, Any]:
     for number, model in enumerate(models):
         weights = accelerator.get_state_dict(model, unwrap=False)
         # tensors of two names have one in it
-        files[_numbered(SAFE_WEIGHTS_NAME, number)] = clean_state_dict_for_safetensors(weights)
+        files[_numbered(utils.SAFE_WEIGHTS_NAME, number)] = utils.clean_state_dict_for_safetensors(weights)
     for number, optimizer in enumerate(optimizers):
-        files[_numbered(f"{OPTIMIZER_NAME}.bin", number)] = optimizer.state_dict()
+        files[_numbered(f"{utils.OPTIMIZER_NAME}.bin", number)] = optimizer.state_dict()
     for number, custom in enumerate(others):
         files[f"custom_checkpoint_{number}.pkl"] = custom.state_dict()
     return files
@@ -249,19 +220,8 @@ def _to_disk(path: Path) -> None:
 
 
 def restore(accelerator: Accelerator, folder: Path) -> int:
-    """Load the newest checkpoint whose files are what was written, on all ranks; the step it was saved after, or 0.
-
-    Raises:
-        TrainingError: no checkpoint is whole, or it does not fit this recipe or this number of processes.
-    """
-    chosen: list[tuple[int, Path] | str | None] = [None]
-    if accelerator.is_main_process:
-        chosen = [_newest_whole(folder)]
-    if accelerator.num_processes > 1:
-        broadcast_object_list(chosen)
-    found = chosen[0]
-    if isinstance(found, str):
-        raise TrainingError(found)
+    """Load the newest checkpoint whose files are what was written, on all ranks; the step it was saved after, or 0."""
+    found = ranks.run_on_main(lambda: _newest_whole(folder))
     if found is None:
         return 0
     step, checkpoint = found
@@ -269,11 +229,8 @@ def restore(accelerator: Accelerator, folder: Path) -> int:
     return step
 
 
-def _newest_whole(folder: Path) -> tuple[int, Path] | str | None:
-    """Return the newest whole checkpoint, None if there is none at all, or what is wrong with all there are.
-
-    Those that are passed over are renamed, so that they take no whole one's place.
-    """
+def _newest_whole(folder: Path) -> tuple[int, Path] | None:
+    """Return the newest whole checkpoint, if any; those passed over are renamed, to take no whole one's place."""
     found, spoilt = all_of(folder), list[Path]()
     for step, path in found:
         fault = first_fault(path)
@@ -283,7 +240,9 @@ def _newest_whole(folder: Path) -> tuple[int, Path] | str | None:
             return step, path
         print(f"sta: {fault[0]}: {fault[1]}; this checkpoint is passed over", file=sys.stderr)
         spoilt.append(path)
-    return f"{folder}: none of its checkpoints is whole; remove the folder to start the stage again" if found else None
+    if found:
+        raise TrainingError(f"{folder}: none of its checkpoints is whole; remove the folder to start the stage again")
+    return None
 
 
 def _load(accelerator: Accelerator, checkpoint: Path) -> None:

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sta.config.recipe import Recipe
-from sta.models.backbones import backbone_class
-from sta.models.encoder import LENGTH_MULTIPLE
+from sta.models.backbones import backbone_class, backbone_of
+from sta.models.backbones.pretrained import FRAMES_PER_SECOND, frame_width
+from sta.models.encoder import FRAME_MULTIPLE, LENGTH_MULTIPLE
 from sta.training.task import CorpusFacts
 
 FRAMES_A_PIECE = 1.3  # stretches that the CTC head of a finished run reads per piece: 1.26 in English, 1.48 in Arabic
@@ -20,7 +21,8 @@ LIKE = 1.07  # the longest recording of a batch of like lengths against their me
 def frames_read(recipe: Recipe, facts: CorpusFacts, seconds: float) -> int:
     """Return the frames of an utterance that a trained encoder gives: of each stretch it read, and one of prosody."""
     if not recipe.stages.distill.losses.get("ctc"):
-        return round((25 if recipe.encoder.backbone is None else 50) * seconds) + 1
+        rate = 25 if recipe.encoder.backbone is None else FRAMES_PER_SECOND / recipe.encoder.frame_pooling
+        return round(rate * seconds) + 1
     return round(FRAMES_A_PIECE * facts.pieces_a_second * seconds) + 1
 
 
@@ -53,7 +55,13 @@ def speech(
     recipe: Recipe, facts: CorpusFacts, size: int, seconds: float, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
     """Return speech features [B, S, F] that change as often as a caption has pieces, and their lengths."""
+    seconds = min(seconds, recipe.stages.distill.max_seconds)
+    if recipe.encoder.cache_frames:
+        length = round(FRAMES_PER_SECOND / recipe.encoder.frame_pooling * seconds)
+        shape = (size, padded(LIKE * length + FRAME_MULTIPLE // 2, 1), frame_width(backbone_of(recipe.encoder)))
+        frames = rng.standard_normal(shape, np.float32).astype(np.float16)
+        return torch.from_numpy(frames), torch.full((size,), length)
     backbone = backbone_class(recipe.encoder.backbone)
-    length = round(min(seconds, recipe.stages.distill.max_seconds) * backbone.features_per_second)
+    length = round(seconds * backbone.features_per_second)
     found = [backbone.example_features(rng, in_batch(length), facts.pieces_a_second) for _ in range(size)]
     return torch.from_numpy(np.stack(found)), torch.full((size,), length)

@@ -12,12 +12,13 @@ import json
 import os
 import re
 import signal
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from sta.data.jsonlines import read_values
 from sta.errors import TrainingError
 
 VARIABLE = "STA_FAULT"
@@ -38,6 +39,7 @@ KINDS = {
     "full": ("save",),
     "torn": ("rename",),
 }
+SIGNALS = {"kill": "SIGKILL", "term": "SIGTERM", "freeze": "SIGSTOP"}
 QUIET = ("nan",)  # kinds that whoever is struck has to ask for
 OF_RANK_0 = ("rename", "prune")  # points that the other ranks do not come to
 _PATTERN = re.compile(r"(?P<kind>\w+)@(?P<point>\w+):(?P<number>\d+)(,\s*rank:(?P<rank>\d+))?")
@@ -58,103 +60,58 @@ class Fault:
 
 
 def parse_faults(text: str) -> list[Fault]:
-    """Return the faults that a text names.
-
-    Raises:
-        TrainingError: it names none, or one that there is not; says which there are.
-    """
+    """Return the faults that a text names; a TrainingError about another says which there are."""
     return [_parse(part.strip()) for part in text.split(";") if part.strip()]
 
 
 def _parse(text: str) -> Fault:
     match = _PATTERN.fullmatch(text)
-    if match and match["point"] in KINDS.get(match["kind"], ()):
-        rank = None if match["rank"] is None else int(match["rank"])
-        if rank and match["point"] in OF_RANK_0:
-            raise TrainingError(
-                f"{VARIABLE}: '{text}' would never strike: leave ',rank:{rank}' out at {match['point']}"
-            )
-        return Fault(match["kind"], match["point"], int(match["number"]), rank)
-    known = "; ".join(f"{kind}@{'|'.join(points)}:NUMBER" for kind, points in KINDS.items())
-    raise TrainingError(f"{VARIABLE}: '{text}' is no fault; there are {known}; and ',rank:R' for one rank alone")
+    if not match or match["point"] not in KINDS.get(match["kind"], ()):
+        known = "; ".join(f"{kind}@{'|'.join(points)}:NUMBER" for kind, points in KINDS.items())
+        raise TrainingError(f"{VARIABLE}: '{text}' is no fault; there are {known}; and ',rank:R' for one rank alone")
+    rank = None if match["rank"] is None else int(match["rank"])
+    if rank and match["point"] in OF_RANK_0:
+        raise TrainingError(f"{VARIABLE}: '{text}' would never strike: leave ',rank:{rank}' out at {match['point']}")
+    return Fault(match["kind"], match["point"], int(match["number"]), rank)
 
 
 class Faults:
-    """The faults that are still to strike this rank.
+    """The faults, of all, that are still to strike this rank; the file `record` says which have struck."""
 
-    Args:
-        faults: all of them.
-        record: the file that says which have struck; None keeps none.
-        rank: this process.
-    """
-
-    def __init__(self, faults: Sequence[Fault] = (), record: Path | None = None, rank: int = 0):
+    def __init__(self, faults: Sequence[Fault] = (), record: Path = Path("faults.jsonl"), rank: int = 0):
+        lines = [json.loads(line) for line in read_values(record)] if faults else []
+        struck = {line["fault"] for line in lines if line["rank"] == rank}
         self.rank, self.record = rank, record
-        struck = self._struck() if faults else ()
         self.waiting = [f for f in faults if f.rank in (None, rank) and str(f) not in struck]
 
-    @classmethod
-    def named(cls, record: Path, rank: int) -> Faults:
-        """Those that the environment names.
-
-        Raises:
-            TrainingError: it names one that there is not.
-        """
-        return cls(parse_faults(os.environ.get(VARIABLE, "")), record, rank)
-
-    def _struck(self) -> Collection[str]:
-        if self.record is None or not self.record.exists():
-            return ()
-        lines = [json.loads(line) for line in self.record.read_text(encoding="utf-8").splitlines()]
-        return {line["fault"] for line in lines if line["rank"] == self.rank}
-
     def strike(self, point: str, number: int, folder: Path | None = None) -> None:
-        """Do what is due at a point; `folder` is the checkpoint's there. Where nothing is due, nothing happens.
-
-        Raises:
-            OSError: the disk is full.
-            torch.OutOfMemoryError: the memory is.
-        """
-        for fault in self._due(point, number, [kind for kind in KINDS if kind not in QUIET]):
-            if fault.kind == "kill":
-                os.kill(os.getpid(), signal.SIGKILL)
-            elif fault.kind == "term":
-                os.kill(os.getpid(), signal.SIGTERM)
-            elif fault.kind == "freeze":
-                os.kill(os.getpid(), signal.SIGSTOP)
-            elif fault.kind == "oom":
-                raise torch.OutOfMemoryError(f"{VARIABLE}: {fault}")
-            elif fault.kind == "full":
-                raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}, as {VARIABLE} asks")
-            elif fault.kind == "torn":
-                assert folder is not None
-                _tear(folder)
+        """Do what is due at a point, if anything is; `folder` is the checkpoint's there."""
+        fault = self._due(point, number, [kind for kind in KINDS if kind not in QUIET])
+        if fault is None:
+            return
+        if fault.kind in SIGNALS:
+            os.kill(os.getpid(), getattr(signal, SIGNALS[fault.kind]))
+        elif fault.kind == "oom":
+            raise torch.OutOfMemoryError(f"{VARIABLE}: {fault}")
+        elif fault.kind == "full":
+            raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}, as {VARIABLE} asks")
+        elif folder is not None:  # torn, as by a disk that lost its power
+            largest = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+            os.truncate(largest, largest.stat().st_size // 2)
 
     def asks(self, kind: str, point: str, number: int) -> bool:
         """Return whether a fault that nobody but the caller can make is due, such as a loss that is no number."""
-        return bool(self._due(point, number, [kind]))
+        return self._due(point, number, [kind]) is not None
 
-    def _due(self, point: str, number: int, kinds: Sequence[str]) -> list[Fault]:
-        if not self.waiting:
-            return []
-        due = [f for f in self.waiting if (f.point, f.number) == (point, number) and f.kind in kinds][:1]
-        for fault in due:
-            self.waiting.remove(fault)
-            self._note(fault)
-        return due
-
-    def _note(self, fault: Fault) -> None:
-        """Write down that a fault strikes, before it does."""
-        if self.record is None:
-            return
-        self.record.parent.mkdir(parents=True, exist_ok=True)
-        with self.record.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"fault": str(fault), "rank": self.rank}) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-
-
-def _tear(folder: Path) -> None:
-    """Cut the largest file of a folder in half, as a disk does that lost its power."""
-    largest = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
-    os.truncate(largest, largest.stat().st_size // 2)
+    def _due(self, point: str, number: int, kinds: Sequence[str]) -> Fault | None:
+        """Return the fault that is due, once it is written down."""
+        for fault in self.waiting:
+            if (fault.point, fault.number) == (point, number) and fault.kind in kinds:
+                self.waiting.remove(fault)
+                self.record.parent.mkdir(parents=True, exist_ok=True)
+                with self.record.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({"fault": str(fault), "rank": self.rank}) + "\n")
+                    file.flush()
+                    os.fsync(file.fileno())
+                return fault
+        return None

@@ -7,6 +7,7 @@ of processes does what one would do, up to rounding.
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import sys
@@ -26,7 +27,7 @@ from sta.signals import SIGNALS, deferred_signals
 from sta.training import checkpoint, zero
 from sta.training.batch import Batch
 from sta.training.checkpoint import Checkpoints
-from sta.training.faults import Faults
+from sta.training.faults import VARIABLE, Faults, parse_faults
 from sta.training.record import Log, MicroBatches, Skipped
 from sta.training.runtime import loading_processes, stop_anywhere
 from sta.training.step import Outcome, Trainer
@@ -77,6 +78,13 @@ def _steps(
                 break
 
 
+def check_batch(stage: str, settings: Optimisation, accelerator: Accelerator) -> None:
+    """Refuse a batch that the processes cannot share out evenly."""
+    if settings.batch % accelerator.num_processes:
+        processes = f"{accelerator.num_processes} processes"
+        raise TrainingError(f"stage {stage}: batch {settings.batch} is not a multiple of {processes}")
+
+
 def train(task: Task, settings: Optimisation, folder: Path, seed: int, accelerator: Accelerator) -> Path:
     """Train a task from its newest checkpoint, or the start, to its last step; returns `folder/final`.
 
@@ -89,9 +97,8 @@ def train(task: Task, settings: Optimisation, folder: Path, seed: int, accelerat
     if final.exists():
         return final
     shard, main = BatchShard(accelerator.process_index, accelerator.num_processes), accelerator.is_main_process
-    if settings.batch % shard.world:
-        raise TrainingError(f"stage {task.name}: batch {settings.batch} is not a multiple of {shard.world} processes")
-    faults = Faults.named(folder / "log" / "faults.jsonl", shard.rank)
+    check_batch(task.name, settings, accelerator)
+    faults = Faults(parse_faults(os.environ.get(VARIABLE, "")), folder / "log" / "faults.jsonl", shard.rank)
     parts = MicroBatches(task.name, folder / "log", settings.batch // shard.world)
     trainer = Trainer(task, settings, seed, accelerator, faults, parts.count)
     first = checkpoint.restore(accelerator, folder / "checkpoints")
@@ -144,12 +151,7 @@ def train(task: Task, settings: Optimisation, folder: Path, seed: int, accelerat
 
 
 def _halve(parts: MicroBatches, task: Task, step: int, trainer: Trainer, error: torch.OutOfMemoryError) -> Batches:
-    """Do the step in smaller parts, as every step from now on; where it cannot be done again here, after a restart.
-
-    Raises:
-        TrainingError: a part is one item already, it cannot be shared out further, there are other processes, or a
-            part of the step is done.
-    """
+    """Do the step in smaller parts, as every step from now on; where it cannot be done again here, after a restart."""
     accelerator = trainer.accelerator
     smaller = [task.batch(step, part) for part in trainer.shard.split(parts.halved())]
     parts.halve()

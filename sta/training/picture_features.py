@@ -18,10 +18,7 @@ from sta.training.workspace import Workspace, fingerprint
 
 
 def pictures_as(workspace: Workspace, target: Target, device: torch.device) -> np.ndarray:
-    """Return every picture as the tokenizer gives it, memory-mapped.
-
-    Codes are int64 [pictures, N]; latents, before they are quantised, float16 [pictures, d, h, w].
-    """
+    """Return what the tokenizer gives: codes int64 [pictures, N], or latents float16 [pictures, d, h, w]."""
     return np.load(cache_pictures(workspace, target, device) / f"{target}.npy", mmap_mode="r")
 
 

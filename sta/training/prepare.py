@@ -13,25 +13,17 @@ import numpy as np
 
 from sta.config.cards import MARKS, SentencePieceCard
 from sta.config.recipe import Recipe
+from sta.data import parts
+from sta.data.cache import write_json
 from sta.data.corpora.base import CorpusShard
-from sta.data.parts import (
-    ITEMS_PER_PART,
-    extract_features,
-    lengths_of,
-    load_images,
-    make_part,
-    make_tasks,
-    parts_of,
-    pieces_of,
-    remove_parts,
-)
 from sta.data.store import Ragged, new_array
 from sta.data.text import Pieces, train_sentencepiece
 from sta.data.unreadable import REPORT, read_report, rows_lost
 from sta.distributed.team import Team
 from sta.errors import CorpusError
 from sta.models.backbones import backbone_class
-from sta.training.workspace import Workspace, write_json
+from sta.training.losses.base import reads_pieces
+from sta.training.workspace import Workspace
 
 SUMMARY = "prepare.json"
 MIN_SURVIVAL, CAPTIONS_READ = 0.99, 1_000_000
@@ -79,7 +71,7 @@ def _build_corpus(workspace: Workspace, team: Team, final: Path) -> None:
     source = workspace.source
 
     def fill(partial: Path) -> None:
-        shards = source.shards()
+        shards = source.spoken_shards()
         tasks = [(shard, number, partial) for number, shard in enumerate(shards)]
         team.each(f"corpus {workspace.recipe.corpus.name}", "rows", sum(map(len, shards)), CorpusShard.write, tasks)
 
@@ -87,11 +79,7 @@ def _build_corpus(workspace: Workspace, team: Team, final: Path) -> None:
 
 
 def check_captions(workspace: Workspace) -> None:
-    """Refuse a language without captions where something is to learn from them, and a normaliser that empties them.
-
-    Raises:
-        CorpusError: names the language and what would work.
-    """
+    """Refuse a language without captions where something is to learn from them, and a normaliser that empties them."""
     corpus, readers = workspace.corpus, text_readers(workspace.recipe)
     if workspace.teacher_class.trained_here and not corpus.has_text[corpus.select("train")].any():
         raise CorpusError(
@@ -130,11 +118,12 @@ def text_readers(recipe: Recipe) -> list[str]:
 
 
 def train_pieces(workspace: Workspace, folder: Path) -> None:
-    """Train the pieces of each language on its captions; one without any has none."""
+    """Train the pieces of each language on its captions; one without any has none, and where nothing reads them all."""
+    is_read = reads_pieces(workspace.recipe)
     for code, card in workspace.cards.items():
         rows = workspace.corpus.select("train", code)
         rows = _some(rows[workspace.corpus.has_text[rows]])
-        if not len(rows):
+        if not len(rows) or not is_read:
             (folder / f"{code}.model").write_bytes(Pieces().serialized())
             continue
         setting = f"sentencepiece.vocab_size of language card '{code}'"
@@ -165,12 +154,12 @@ def _build_features(workspace: Workspace, team: Team) -> None:
     total, features = len(workspace.corpus), backbone_class(workspace.recipe.encoder.backbone).cached_features
 
     def fill(partial: Path) -> None:
-        tasks = make_tasks(extract_features, workspace.corpus.folder, range(total), partial, features)
-        team.each("extracting features", "recordings", total, make_part, tasks)
+        tasks = parts.make_tasks(parts.extract_features, workspace.corpus.folder, range(total), partial, features)
+        team.each("extracting features", "recordings", total, parts.make_part, tasks)
 
     def join(partial: Path) -> None:
-        Ragged.write(partial, pieces_of(partial), lengths_of(partial))
-        remove_parts(partial)
+        Ragged.write(partial, parts.pieces_of(partial), parts.lengths_of(partial))
+        parts.remove_parts(partial)
 
     team.build(workspace.prepared["features"], fill, join)
 
@@ -181,15 +170,15 @@ def _build_pixels(workspace: Workspace, team: Team, folder: Path) -> None:
     rows = workspace.corpus.image_index[1].tolist()
 
     def fill(partial: Path) -> None:
-        tasks = make_tasks(load_images, workspace.corpus.folder, rows, partial, size)
-        team.each("seeing the pictures", "pictures", len(rows), make_part, tasks)
+        tasks = parts.make_tasks(parts.load_images, workspace.corpus.folder, rows, partial, size)
+        team.each("seeing the pictures", "pictures", len(rows), parts.make_part, tasks)
 
     def join(partial: Path) -> None:
         values = new_array(partial / "values.npy", np.uint8, (len(rows), size, size, 3))
-        for number, part in enumerate(parts_of(partial)):
+        for number, part in enumerate(parts.parts_of(partial)):
             seen = np.load(part, mmap_mode="r")
-            values[number * ITEMS_PER_PART : number * ITEMS_PER_PART + len(seen)] = seen
+            values[number * parts.ITEMS_PER_PART : number * parts.ITEMS_PER_PART + len(seen)] = seen
         values.flush()
-        remove_parts(partial)
+        parts.remove_parts(partial)
 
     team.build(folder, fill, join)

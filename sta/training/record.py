@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from sta.data.cache import write_atomically
+from sta.data.cache import write_atomically, write_json
+from sta.data.jsonlines import read_values
 from sta.errors import TrainingError
 
 
-class Log:
+class Log(AbstractContextManager["Log"]):
     """metrics.jsonl and TensorBoard of one stage; a resumed stage forgets the steps it does again."""
 
     def __init__(self, folder: Path, first: int, shown: bool):
@@ -26,15 +28,12 @@ class Log:
             return
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "metrics.jsonl"
-        lines = [_parsed(line) for line in path.read_text().splitlines()] if path.exists() else []
+        lines = [_parsed(line) for line in read_values(path)]
         kept = [line for line in lines if line is not None and line["step"] <= first]
         self.spent = kept[-1]["seconds"] if kept else 0.0
         write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self.file = path.open("a")
         self.board = SummaryWriter(str(folder), purge_step=first)
-
-    def __enter__(self) -> Log:
-        return self
 
     def __exit__(self, *error: object) -> None:
         if self.shown:
@@ -79,7 +78,7 @@ class Skipped:
 
     def __init__(self, stage: str, folder: Path, first: int, allowed: int, writes: bool):
         self.stage, self.path, self.allowed, self.writes = stage, folder / "skipped.jsonl", allowed, writes
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+        lines = read_values(self.path)
         self.lines = [line for line in lines if json.loads(line)["step"] <= first]
         if writes and len(self.lines) < len(lines):
             self._write()
@@ -90,11 +89,7 @@ class Skipped:
         return {"skipped": len(self.lines)} if self.lines else {}
 
     def add(self, step: int, fault: str, items: list[str]) -> None:
-        """Record a step.
-
-        Raises:
-            TrainingError: there are more than allowed.
-        """
+        """Record a step; a TrainingError where there are more than allowed."""
         self.lines.append(json.dumps({"step": step + 1, "why": fault, "items": items}, ensure_ascii=False))
         if self.writes:
             self._write()
@@ -110,11 +105,7 @@ class Skipped:
 
 
 class MicroBatches:
-    """parts.json of one stage: in how many parts each rank does its share of a batch, so that it fits the memory.
-
-    Args:
-        share: items of a batch that a rank holds, which the parts divide.
-    """
+    """The file that says in how many parts each rank does its share of a batch, so that it fits the memory."""
 
     def __init__(self, stage: str, folder: Path, share: int):
         self.stage, self.path, self.shard = stage, folder / "micro_batches.json", share
@@ -122,11 +113,7 @@ class MicroBatches:
         self.count = kept if share % kept == 0 else 1
 
     def halved(self) -> int:
-        """Return how many parts there are once they are smaller.
-
-        Raises:
-            TrainingError: they are single items already, or their number has no half.
-        """
+        """Return how many parts there are once they are smaller; a TrainingError where they cannot be."""
         if (self.shard // self.count) % 2:
             raise TrainingError(
                 f"stage {self.stage}: out of memory with {self.shard // self.count} of the batch's items at a time, "
@@ -137,4 +124,4 @@ class MicroBatches:
     def halve(self) -> None:
         """Take smaller parts from now on."""
         self.count = self.halved()
-        write_atomically(self.path, json.dumps({"parts": self.count}).encode())
+        write_json(self.path, {"parts": self.count})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
 
@@ -39,12 +40,13 @@ def bf16_autocast(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bf16(device.type))
 
 
-def join() -> PartialState:
-    """Return the processes of this launch, joined at the first call; without a launcher this process alone.
+def forked_rng(device: torch.device) -> AbstractContextManager[None]:
+    """Let what is drawn within leave torch's random numbers alone, those of the host and of one device."""
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])  # type: ignore[no-any-return]
 
-    Raises:
-        TrainingError: the launcher started more processes than accelerate sees, so each would work alone.
-    """
+
+def join() -> PartialState:
+    """Return the processes of this launch, joined at the first call; without a launcher this process alone."""
     how = {}
     if ranks.world_size() > 1:
         backend = "cuda:nccl,cpu:gloo" if torch.cuda.is_available() else "gloo"
@@ -80,11 +82,7 @@ def is_bf16(precision: str) -> bool:
 
 
 def start(precision: str = "auto") -> Accelerator:
-    """Return an Accelerator for this process, alone or under any launcher, with a recipe's precision.
-
-    Raises:
-        TrainingError: see `join`.
-    """
+    """Return an Accelerator for this process, alone or under any launcher, with a recipe's precision."""
     join()
     mixed, deepspeed = is_bf16(precision), _under_deepspeed()
     accelerator = Accelerator(

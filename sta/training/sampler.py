@@ -15,12 +15,7 @@ LANES = 192
 
 @dataclass(frozen=True)
 class Mixing:
-    """How often items of each part of a mixture are drawn.
-
-    Attributes:
-        parts: the number of each item's part.
-        weights: of each part.
-    """
+    """How often items of each part of a mixture are drawn: the number of each item's part, and each part's weight."""
 
     parts: np.ndarray
     weights: Sequence[float]

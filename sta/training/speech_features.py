@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
 
@@ -15,10 +14,11 @@ from sta.data.store import Ragged
 from sta.distributed.team import Team
 from sta.models.augment import augment
 from sta.models.bottleneck import SpeechBottleneck
-from sta.models.encoder import LENGTH_MULTIPLE, EncoderOutput, SpeechEncoder
+from sta.models.encoder import EncoderOutput, SpeechEncoder
 from sta.models.loading import load_network
-from sta.training.caching import Part, build_parts, in_parts
-from sta.training.runtime import bf16_autocast, step_seed
+from sta.training.caching import cache_ragged
+from sta.training.runtime import bf16_autocast, forked_rng, step_seed
+from sta.training.speech_inputs import SpeechInputs, open_inputs, training_rows
 from sta.training.workspace import Workspace, fingerprint
 
 
@@ -36,10 +36,10 @@ def batches_by_length(features: Ragged, rows: np.ndarray, size: int = 64) -> lis
 
 
 def encode_rows(
-    encoder: SpeechEncoder, workspace: Workspace, rows: np.ndarray, disturbed: bool = False
+    encoder: SpeechEncoder, workspace: Workspace, inputs: SpeechInputs, rows: np.ndarray, disturbed: bool = False
 ) -> EncoderOutput:
-    """Encode some rows, clean or augmented as in distillation."""
-    features, lengths = workspace.features.padded(list(rows), LENGTH_MULTIPLE)
+    """Encode some rows, as their inputs are or augmented as in distillation."""
+    features, lengths = inputs.padded(inputs.first_of(rows))
     languages, stage = workspace.corpus.column("language"), workspace.recipe.stages.distill
     disturb = partial(augment, stage=stage, kind=encoder.acoustics.feature_kind) if disturbed else None
     return encoder.encode(features, lengths, [languages[row] for row in rows], disturb)
@@ -72,42 +72,27 @@ def cache_frames(
         stage = workspace.recipe.stages.distill
         name = key_of([encoder_name, stage.augment, stage.accent, stage.noise, stage.gain, workspace.recipe.seed])
         folder = workspace.cache / f"disturbed-frames-{name}"
-    encoder = cache(lambda: load_speech(workspace, group)[0].to(device))
-    batches = cache(lambda: batches_by_length(workspace.features, group_rows(workspace, group)))
+
+    @cache
+    def speech() -> tuple[SpeechEncoder, SpeechInputs]:
+        encoder = load_speech(workspace, group)[0].to(device)
+        return encoder, open_inputs(workspace, encoder, device)
+
+    def batches() -> list[np.ndarray]:
+        return batches_by_length(workspace.features, group_rows(workspace, group))
 
     def encode(rows: np.ndarray, number: int) -> dict[str, Tensor]:
-        network = encoder()  # before the seed, as loading draws too
+        network, inputs = speech()  # before the seed, as loading draws too
         torch.manual_seed(step_seed(workspace.recipe.seed, "frames", number, 0))
         with bf16_autocast(device):
-            out = encode_rows(network, workspace, rows, disturbed)
+            out = encode_rows(network, workspace, inputs, rows, disturbed)
         return {"values": out.frames[out.mask].half(), "lengths": out.mask.sum(1)}
 
-    parts = cache(lambda: in_parts("frames", batches(), encode))
     title = f"{'disturbed ' * disturbed}frames of {group}"
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        return build_parts(
-            folder, parts, lambda partial: _join_frames(partial, parts()), title, "recordings", team or Team()
-        )
-
-
-def _join_frames(folder: Path, parts: Sequence[Part]) -> set[str]:
-    """Return the frames of all parts as one store, in the order of the rows."""
-    lengths = np.concatenate([np.load(folder / part.name / "lengths.npy") for part in parts])
-    order = np.argsort(np.concatenate([batch for part in parts for batch in part.batches]))
-    place_of, done = np.argsort(order), 0
-    values = None
-    for part in parts:
-        made, start = np.load(folder / part.name / "values.npy", mmap_mode="r"), 0
-        if values is None:
-            values, offsets = Ragged.new(folder, lengths[order].tolist(), made)
-        for place, length in zip(place_of[done : done + len(part)], lengths[done : done + len(part)], strict=True):
-            values[offsets[place] : offsets[place + 1]] = made[start : start + length]
-            start += length
-        done += len(part)
-    return {"values.npy", "offsets.npy"}
+    with forked_rng(device):
+        return cache_ragged(folder, batches, encode, title, team)
 
 
 def group_rows(workspace: Workspace, group: str) -> np.ndarray:
     """Return the training rows with a recording in the languages that an encoder serves, in order."""
-    rows = np.concatenate([workspace.corpus.select("train", code) for code in workspace.recipe.groups[group]])
-    return np.sort(rows[workspace.corpus.has_audio[rows]])
+    return training_rows(workspace, workspace.recipe.groups[group])

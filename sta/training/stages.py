@@ -6,6 +6,7 @@ import json
 import platform
 import shutil
 import subprocess
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from importlib import metadata
@@ -17,7 +18,8 @@ from accelerate import Accelerator
 
 from sta.config.recipe import Optimisation, Recipe, Stages, dump_recipe, load_recipe, makes_the_same
 from sta.config.variants import find_variant
-from sta.data.cache import write_atomically
+from sta.data.cache import write_atomically, write_json
+from sta.data.jsonlines import read_values
 from sta.data.lock import Lock
 from sta.distributed import ranks
 from sta.distributed.sharding import BatchShard
@@ -30,6 +32,7 @@ from sta.training.task import Task
 from sta.training.workspace import Workspace
 
 RECIPE, ENVIRONMENT = "recipe.yaml", "environment.json"
+TAKEN = "{}: this folder holds a run of another recipe; change `name=...`, choose another --out, or remove it"
 
 
 def stage_names(recipe: Recipe) -> list[str]:
@@ -41,23 +44,22 @@ def stage_names(recipe: Recipe) -> list[str]:
 
 
 def task_of(recipe: Recipe, stage: str) -> type[Task]:
-    """Return what a stage, or all stages of a section, are done by; each one's code is imported when it is asked for.
-
-    Raises:
-        RecipeError: the recipe names a task that there is not.
-    """
+    """Return what a stage, or all stages of a section, are done by; its code is imported when it is asked for."""
     section = stage.partition("-")[0]
     name = getattr(recipe.stages, section).task or section
     return find_variant("sta.training.tasks", name, Task, f"stages.{section}.task")  # type: ignore[type-abstract]
 
 
+def weights_of(recipe: Recipe, stage: str) -> Mapping[str, float]:
+    """Return the weight of each loss of a stage, by its settings or else its task."""
+    losses: Mapping[str, float] | None = getattr(settings_of(recipe, stage), "losses", None)
+    return losses or vars(task_of(recipe, stage)).get("weights", {})
+
+
 def open_run(recipe: Recipe, out: Path) -> Workspace:
     """Make the run's folder with the recipe as resolved and what it runs on; every process of a launch calls this.
 
-    A folder in which another recipe made nothing is taken over.
-
-    Raises:
-        RecipeError: the folder holds a run of another recipe.
+    A folder in which another recipe made nothing is taken over; a run of another recipe is a RecipeError.
     """
     runtime.join()
     workspace = Workspace(recipe, out)
@@ -66,57 +68,39 @@ def open_run(recipe: Recipe, out: Path) -> Workspace:
 
 
 def _make_folder(workspace: Workspace) -> None:
-    _check_names(workspace)
+    for section in Stages.model_fields:  # what is not there is refused before a folder is made
+        task_of(workspace.recipe, section).check(workspace.recipe)
+    workspace.source.check()
     path = workspace.folder / RECIPE
-    if path.exists() and not _makes_the_same(path, workspace.recipe):
-        if not _holds_nothing(workspace.folder):
-            raise _of_another_recipe(path)
+    if _is_of_another_recipe(workspace):
+        if not all(_is_nothing(left) for left in workspace.folder.iterdir()):
+            raise RecipeError(TAKEN.format(path))
         for left in workspace.folder.iterdir():
             shutil.rmtree(left) if left.is_dir() else left.unlink()
     said = dump_recipe(workspace.recipe).encode()
     if not path.exists() or path.read_bytes() != said:
         write_atomically(path, said)
-    write_atomically(workspace.folder / ENVIRONMENT, json.dumps(environment(), indent=2).encode())
-
-
-def _of_another_recipe(path: Path) -> RecipeError:
-    return RecipeError(
-        f"{path}: this folder holds a run of another recipe; change `name=...`, choose another --out, or remove it"
-    )
-
-
-def _holds_nothing(folder: Path) -> bool:
-    """Return whether a run's folder has no checkpoint, no result and nobody at work."""
-    return all(_is_nothing(path) for path in folder.iterdir())
+    write_json(workspace.folder / ENVIRONMENT, environment())
 
 
 def _is_nothing(path: Path) -> bool:
-    """Return whether a file or folder of a run's folder is there before anything has been made."""
+    """Return whether a file or folder of a run's folder is there before anything is made, and nobody is at work."""
     if path.is_dir():
-        return all(p.name == "log" or p.suffix == ".lock" or _is_empty(p) for p in path.iterdir())
+        left = (p for p in path.iterdir() if p.name != "log" and p.suffix != ".lock")
+        return not any(not p.is_dir() or any(p.iterdir()) for p in left)
     if path.suffix == ".lock":
         with Lock(path.with_suffix("")) as lock:
             return lock.take()
     return path.name in (RECIPE, ENVIRONMENT) or path.suffix == ".partial"
 
 
-def _is_empty(path: Path) -> bool:
-    return path.is_dir() and not any(path.iterdir())
-
-
-def _makes_the_same(path: Path, recipe: Recipe) -> bool:
-    """Return whether a run's recipe is as good as this; settings that came after it was written have their defaults."""
+def _is_of_another_recipe(workspace: Workspace) -> bool:
+    """Return whether a folder has a run of another recipe; settings that came after that was written are defaults."""
+    path = workspace.folder / RECIPE
     try:
-        return makes_the_same(load_recipe(path), recipe)
+        return path.exists() and not makes_the_same(load_recipe(path), workspace.recipe)
     except RecipeError:  # cut short, or of a version that had other settings
-        return False
-
-
-def _check_names(workspace: Workspace) -> None:
-    """Refuse a recipe that names what is not there, before a folder is made."""
-    for section in Stages.model_fields:
-        task_of(workspace.recipe, section).check(workspace.recipe)
-    workspace.source.check()
+        return True
 
 
 def environment() -> dict[str, object]:
@@ -143,12 +127,10 @@ def provenance(workspace: Workspace) -> dict[str, dict[str, Any]]:
     """Return of each stage that was trained: its seconds, and the commits and machines of its starts."""
     found = {}
     for path in sorted(workspace.folder.glob("*/log/metrics.jsonl")):
-        record = path.with_name("environment.jsonl")  # runs from before it was kept have none
-        lines = record.read_text(encoding="utf-8").splitlines() if record.exists() else []
-        starts = [json.loads(line) for line in lines]
+        starts = [json.loads(line) for line in read_values(path.with_name("environment.jsonl"))]
         machines = [f"{s['device']}, {s['processes']} x {s['threads']} threads" for s in starts]
         found[path.parent.parent.name] = {
-            "seconds": json.loads(path.read_text(encoding="utf-8").splitlines()[-1])["seconds"],
+            "seconds": json.loads(read_values(path)[-1])["seconds"],
             "commits": list(dict.fromkeys(s["commit"] for s in starts)),
             "machines": list(dict.fromkeys(machines)),
         }
@@ -165,12 +147,7 @@ def _processor() -> str:
 
 
 def run_stage(workspace: Workspace, name: str) -> Path:
-    """Do one stage unless it is done; every process of a launch calls this.
-
-    Raises:
-        RecipeError: no such stage; names those of the recipe. Or another recipe has taken the folder over.
-        TrainingError: another launch trains it now.
-    """
+    """Do one stage unless it is done, or another launch trains it now; every process of a launch calls this."""
     known = stage_names(workspace.recipe)
     if name not in known:
         raise RecipeError(f"stage '{name}' is not one of this recipe's: {', '.join(known)}")
@@ -198,9 +175,9 @@ def run_stage(workspace: Workspace, name: str) -> Path:
 
 def _take(lock: Lock, workspace: Workspace) -> bool:
     """Take a stage's lock, with which no other recipe takes the run's folder over; it may have done so before."""
-    taken, path = lock.take(), workspace.folder / RECIPE
-    if path.exists() and not _makes_the_same(path, workspace.recipe):
-        raise _of_another_recipe(path)
+    taken = lock.take()
+    if _is_of_another_recipe(workspace):
+        raise RecipeError(TAKEN.format(workspace.folder / RECIPE))
     return taken
 
 

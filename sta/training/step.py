@@ -199,11 +199,7 @@ class Trainer:
         return torch.tensor(0.0 if norm is None else float(norm), device=self.accelerator.device)
 
     def _step(self, optimizers: Sequence[torch.optim.Optimizer], sound: Tensor) -> None:
-        """Step some optimizers, whose own state takes memory in the first.
-
-        Raises:
-            TrainingError: there is not enough, which smaller parts of a batch do not help.
-        """
+        """Step some optimizers, whose own state takes memory in the first; smaller parts do not help there."""
         self.updated = True
         try:
             for optimizer in optimizers:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
@@ -23,51 +24,48 @@ from sta.training.optimizers import build_optimizer
 from sta.training.workspace import Workspace
 
 
-class CorpusFacts(Protocol):
-    """What is known of a corpus before there is one: what networks and batches of noise are sized by.
+@dataclass(frozen=True, kw_only=True)
+class CorpusFacts:
+    """A corpus in numbers: what networks, batches of noise and plans are sized by before it is there.
 
     Attributes:
+        source: how this is known, in words.
         pieces: language -> pieces of its SentencePiece model.
-        recordings, pictures: of training; of all splits.
-        seconds, longest: of the speech in a recording.
-        pieces_a_second: of a caption, for a second of its speech.
-        moods: how many are named. attributes: attribute -> number of its values.
+        recordings: of training, all languages. others: of validation and test.
+        pictures: of all splits.
+        seconds, longest: of the speech in a recording, without the silence around it. raw: with it.
+        full, phrase: as seconds, of full captions and of short phrases alone; phrase is 0 where there are none.
+        pieces_a_second: of a caption, for a second of its speech; Garden has 6.7 in English and 2.8 in Arabic.
+        moods: how many are named. attributes: attribute -> its values, the unsaid one among them.
+        picture_bytes: of the file that each row holds; 0 where rows hold paths. holds_audio: whether they hold sound.
+        rate: recordings made and encoded per second on one core of this machine; None where nothing is made.
     """
 
-    @property
-    def pieces(self) -> dict[str, int]:
-        """Return language -> pieces."""
+    source: str
+    pieces: dict[str, int]
+    recordings: int = 0
+    others: int = 0
+    pictures: int = 0
+    seconds: float = 0.0
+    longest: float = 0.0
+    raw: float = 0.0
+    full: float = 0.0
+    phrase: float = 0.0
+    pieces_a_second: float = 4.5
+    moods: int = 0
+    attributes: dict[str, int] = field(default_factory=dict)
+    picture_bytes: float = 0.0
+    holds_audio: bool = False
+    rate: float | None = None
 
     @property
-    def recordings(self) -> int:
-        """Return the recordings of training."""
-
-    @property
-    def pictures(self) -> int:
-        """Return the pictures of all splits."""
-
-    @property
-    def seconds(self) -> float:
-        """Return the mean seconds of speech."""
-
-    @property
-    def longest(self) -> float:
-        """Return the most seconds of speech."""
-
-    @property
-    def pieces_a_second(self) -> float:
-        """Return the pieces for a second of speech."""
-
-    @property
-    def moods(self) -> int:
-        """Return how many moods are named."""
-
-    @property
-    def attributes(self) -> dict[str, int]:
-        """Return attribute -> number of values."""
+    def rows(self) -> int:
+        """Recordings of all splits."""
+        return self.recordings + self.others
 
     def mean_seconds(self, phrases: float) -> float:
         """Return the mean seconds of speech where a share `phrases` is of short phrases."""
+        return self.full + phrases * (self.phrase - self.full) if self.phrase else self.full
 
 
 class Update(Protocol):
@@ -113,11 +111,7 @@ class Task(ABC):
 
     @classmethod  # noqa: B027
     def check(cls, recipe: Recipe) -> None:
-        """Refuse a recipe that this task cannot train, before anything is made.
-
-        Raises:
-            RecipeError: says what would work.
-        """
+        """Refuse, by a RecipeError, a recipe that this task cannot train, before anything is made."""
 
     @classmethod  # noqa: B027
     def fill_caches(cls, workspace: Workspace, name: str, device: torch.device, team: Team) -> None:
@@ -130,28 +124,13 @@ class Task(ABC):
 
     @classmethod
     def build_network(cls, recipe: Recipe, facts: CorpusFacts, name: str) -> nn.Module:
-        """Return the untrained `module` of the stage `name`, for who has no corpus.
-
-        Raises:
-            RecipeError: the task does not say how.
-        """
+        """Return the untrained `module` of the stage `name`, for who has no corpus."""
         raise RecipeError(f"stage {name}: {cls.__name__} has no `build_network`, without which it cannot be planned")
 
     @classmethod
     def example_batch(cls, recipe: Recipe, facts: CorpusFacts, name: str, size: int, seconds: float) -> Batch:
-        """Return a batch of noise of the shapes that the stage trains on: `size` items, each of `seconds` of speech.
-
-        Raises:
-            RecipeError: the task does not say how.
-        """
+        """Return a batch of noise of the shapes that the stage trains on: `size` items, each of `seconds` of speech."""
         raise RecipeError(f"stage {name}: {cls.__name__} has no `example_batch`, without which it cannot be planned")
-
-    @classmethod
-    def example_phases(
-        cls, recipe: Recipe, facts: CorpusFacts, name: str, size: int, seconds: float
-    ) -> list[tuple[float, Batch]]:
-        """Return (share of the steps, a batch of noise as theirs) for each phase of the training, the last first."""
-        return [(1.0, cls.example_batch(recipe, facts, name, size, seconds))]
 
     @classmethod
     def mean_seconds(cls, recipe: Recipe, facts: CorpusFacts) -> float | None:
@@ -165,11 +144,7 @@ class Task(ABC):
 
     @classmethod  # noqa: B027
     def check_shares(cls, recipe: Recipe, shares: int) -> None:
-        """Refuse a batch of which one of so many shares would lack something.
-
-        Raises:
-            StaError: says what to raise.
-        """
+        """Refuse, by a StaError, a batch of which one of so many shares would lack something."""
 
     # ---- while it trains ------------------------------------------------------------------------------------------
 

@@ -14,14 +14,10 @@ LOOKS = 10  # in a time of patience
 
 
 class Watchdog:
-    """Ends this process with exit code `STALLED` where `seen` was not called for too long while the block runs.
+    """Ends this process with exit code `STALLED` where `seen` was not called for `patience` seconds within the block.
 
     A launcher takes the other ranks down with it, and starts all of them again where it is set to. A rank that waits
     for another inside a collective operation cannot be woken in any other way.
-
-    Args:
-        patience: seconds.
-        what: the stage, for the message.
     """
 
     def __init__(self, patience: float, what: str):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +12,7 @@ import numpy as np
 from sta.config.cards import LanguageCard, TeacherCard, load_teacher
 from sta.config.recipe import CACHE, Recipe
 from sta.data.audio import MARGIN
-from sta.data.cache import key_of, write_atomically
+from sta.data.cache import key_of
 from sta.data.checksums import file_hash
 from sta.data.corpora.base import CorpusSource, open_source
 from sta.data.rows import Corpus
@@ -23,8 +22,9 @@ from sta.distributed.sharding import IGNORE_INDEX
 from sta.errors import CorpusError, StaError
 from sta.models.backbones import backbone_class
 from sta.models.teachers.base import Teacher, teacher_class
+from sta.training.losses.base import reads_pieces
 
-CORPUS_VERSION = 2  # raised when the same recipe would build another corpus
+CORPUS_VERSION = 3  # raised when the same recipe would build another corpus
 
 UNSAID = 0  # the value of an attribute that a caption does not name
 
@@ -59,11 +59,7 @@ class Workspace:
         return self.folder / name
 
     def final(self, name: str) -> Path:
-        """Return what stage `name` left.
-
-        Raises:
-            StaError: it has not run yet.
-        """
+        """Return what stage `name` left, if it has run."""
         path = self.stage(name) / "final"
         if not path.exists():
             raise StaError(f"{path}: not there; run stage '{name}' first (sta run does all stages in order)")
@@ -111,18 +107,14 @@ class Workspace:
             own["teacher's pieces"] = self.cache / f"pieces-teacher-{teacher.pieces}"
         return {
             "corpus": self.cache / "corpus",
-            "pieces": self.cache / "pieces",
+            "pieces": self.cache / ("pieces" if reads_pieces(self.recipe) else "no-pieces"),
             "features": self.cache / f"features-{kind}-margin-{1000 * MARGIN:.0f}ms",
             "pixels": self.cache / f"pixels-{self.recipe.corpus.size}",
             **own,
         }
 
     def made(self, what: str) -> Path:
-        """Return a folder of `prepared`.
-
-        Raises:
-            CorpusError: it is not there.
-        """
+        """Return a folder of `prepared`, if it is there."""
         path = self.prepared[what]
         if not path.exists():
             raise CorpusError(f"{path}: not there; stage 'prepare' makes what is missing (sta run does all stages)")
@@ -161,11 +153,7 @@ class Workspace:
 
     @cached_property
     def attributes(self) -> NamedAttributes:
-        """What every row's caption names, its kind among it.
-
-        Raises:
-            StaError: the corpus does not know it.
-        """
+        """Return what every row's caption names, its kind among it, of a corpus that knows."""
         if not self.corpus.truths:
             raise StaError(f"{self.cache}: this corpus does not know what its captions name")
         truths = [self.corpus.truths.get(i) for i in self.corpus.column("id")]
@@ -201,8 +189,3 @@ def fingerprint(folder: Path) -> str:
     """Return sixteen hex digits of the weights and configurations below a folder; they name caches and token spaces."""
     files = sorted(p for p in folder.rglob("*") if p.suffix in (".safetensors", ".json", ".model"))
     return key_of([[str(p.relative_to(folder)), file_hash(p)] for p in files])
-
-
-def write_json(path: Path, data: object) -> None:
-    """Write a file that is complete or absent."""
-    write_atomically(path, (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())

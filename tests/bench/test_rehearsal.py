@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from sta.bench import rehearsal
 from sta.bench.rehearsal import ALONE, differences, rehearse
 from sta.cli.main import main
 from sta.config.recipe import load_recipe
@@ -54,15 +54,7 @@ def test_a_training_that_forgets_is_found_out(
         "step.step_seed = lambda *a, **k: os.getpid()\n"
         "sys.argv[0] = 'sta.train'; runpy.run_module('sta.train', run_name='__main__')"
     )
-    from sta.bench import rehearsal
-
-    build = rehearsal._Run.__init__
-
-    def forget(run: rehearsal._Run, *parts: Any) -> None:
-        build(run, *parts)
-        run.command = ["-c", forgetful, *run.command[2:]]
-
-    monkeypatch.setattr(rehearsal._Run, "__init__", forget)
+    monkeypatch.setattr(rehearsal, "PROGRAM", ("-c", forgetful))
     options = ["--stage", "tokenizer", "--kills", "1", "--launch", ALONE, "--out", str(out)]
     assert main(["rehearse", "garden-tiny", *SHORT, "stages.tokenizer.unquantised=0.5", *options]) == 2
     said = capfd.readouterr().err

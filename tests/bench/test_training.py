@@ -10,10 +10,9 @@ import torch
 from torch import nn
 
 from sta.bench import scaling, training
-from sta.bench.flops import PEAKS, peak_named, peak_of
 from sta.bench.operations import Operations, operations_report, operations_table
 from sta.bench.scaling import bench_scaling
-from sta.bench.training import BARE, HAND, LOOP, MEMORY, _rows, training_table
+from sta.bench.training import BARE, HAND, LOOP, MEMORY, PEAKS, _rows, peak_named, training_table
 from sta.cli.main import main
 from sta.config.recipe import Optimisation, load_recipe
 from sta.errors import StaError
@@ -49,7 +48,6 @@ def test_the_peak_is_of_the_gpu_that_is_named(name: str, tflops: float | None) -
 
 def test_each_known_gpu_is_found_by_its_own_name() -> None:
     assert {name: peak_named(name) for name in PEAKS} == {name: tflops * 1e12 for name, tflops in PEAKS.items()}
-    assert peak_of(torch.device("cpu")) is None
 
 
 def test_what_is_divided_by_what() -> None:

@@ -20,6 +20,8 @@ from sta.cli.doctor import launch_options
 from sta.cli.main import main
 from sta.config import yamlfile
 from sta.config.recipe import dump_recipe, load_recipe
+from sta.config.variants import known_variants
+from sta.data.synthesis.base import ENGINES, Synthesiser
 from sta.errors import AudioError, WeightsError
 from sta.inference.release import parts_of
 from sta.training.stages import stage_names
@@ -328,7 +330,7 @@ def test_speak_is_the_same_again(sta: Sta) -> None:
     [
         (("a bird", "--language", "en", "--voice", "nobody"), ("'nobody'", "en-us+f1")),
         (("a bird", "--language", "en", "--mood", "bored"), ("'bored'", "neutral", "fearful")),
-        (("a bird", "--language", "tlh"), ("'tlh'", "ar, en")),
+        (("a bird", "--language", "tlh"), ("'tlh'", "known: ar,")),
         (("a bird", "--language", "en", "--out", "file/a.wav"), ("file/a.wav", "cannot be written")),
         (("a bird", "--language", "en", "--out", ""), ("is a folder",)),
         (("a bird", "--language", "en", "--seed", "-1"), ("--seed",)),
@@ -487,7 +489,7 @@ def test_language_check_refuses(sta: Sta, tmp_path: Path) -> None:
         assert said.err.startswith("sta: ")
         assert said.err.count("\n") == 1
         assert all(word in said.err for word in words), said.err
-    refused(sta("language", "check", "tlh"), "'tlh'", "ar, en")
+    refused(sta("language", "check", "tlh"), "'tlh'", "known: ar,")
     refused(sta("language"), "COMMAND")
 
 
@@ -518,7 +520,21 @@ def test_doctor_says_what_is_missing(sta: Sta, monkeypatch: pytest.MonkeyPatch) 
 def test_doctor_knows_the_other_engines(sta: Sta, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sta.data.synthesis.pico.find_spec", lambda name: object())
     said = [line for line in sta("doctor").out.splitlines() if line.startswith("other voices")]
-    assert said == ["other voices: English (en), 32 to train, of pico"]
+    assert "other voices: English (en), 32 to train, of pico" in said
+    assert "other voices: French (fr), 16 to train, of pico" in said
+
+
+def test_doctor_lists_the_engines(sta: Sta, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("STA_MODELS", str(tmp_path))
+    said = [line for line in sta("doctor").out.splitlines() if line.startswith("engine")]
+    assert len(said) == len(known_variants(ENGINES, Synthesiser)) >= 6
+    assert said[0].startswith("engine: espeak, espeakng-loader ")
+    assert said[1] == (
+        "engine: flite is missing: flite is not installed, so the unheard engine is left out; `apt-get install flite` "
+        "brings it"
+    )
+    assert said[2].startswith("engine: kokoro is missing: ")
 
 
 def test_help(sta: Sta) -> None:

@@ -5,6 +5,7 @@ import yaml
 
 from sta.config import yamlfile
 from sta.config.cards import EVERY_FORM, LanguageCard, OpenClipCard, load_language, load_teacher, released_language
+from sta.data.synthesis.espeak import speakers
 from sta.data.text import STEPS, normalise
 from sta.errors import RecipeError
 
@@ -45,6 +46,23 @@ def test_language_loads_and_keeps_its_own_text(code: str) -> None:
     assert yamlfile.validate(LanguageCard, card.model_dump(mode="json"), "dumped") == card
 
 
+@pytest.mark.parametrize("code", LANGUAGES)
+def test_language_has_carriers_and_voices_for_the_test(code: str) -> None:
+    card = load_language(code)
+    assert 8 <= len(set(card.carriers)) == len(card.carriers) <= 12
+    said = [normalise(carrier.format(name="NAME"), card.normaliser) for carrier in card.carriers]
+    assert len(set(said)) == len(said), "no two may differ in what the normaliser takes away"
+    train, test = speakers(card.speech.voices, card.speech.test_voices)
+    assert len(train) >= 23
+    assert len(test) >= 9
+    assert not {"kokoro", "piper", "flite"} & set(card.speech.other_engines)
+
+
+def test_eight_languages_are_there_and_three_have_an_engine_that_nobody_trains_on() -> None:
+    assert set(LANGUAGES) >= {"en", "ar", "fr", "es", "ru", "de", "ca", "ro"}
+    assert {code for code in LANGUAGES if load_language(code).speech.test_engines} >= {"en", "fr", "es"}
+
+
 @pytest.mark.parametrize("name", TEACHERS)
 def test_teacher_loads(name: str) -> None:
     card = load_teacher(name)
@@ -72,8 +90,9 @@ def test_a_card_of_an_older_release_holds(code: str) -> None:
     """The release that ships was made by version 0.1, whose cards had phrases too; a card of today has none."""
     text = (ROOT / "sta" / "pretrained" / "garden" / "languages" / code / "card.json").read_text(encoding="utf-8")
     assert '"phrases"' in text
-    card = released_language(text)
-    assert card == load_language(code)
+    card, today = released_language(text), load_language(code)
+    speech = today.speech.model_copy(update={"test_engines": {}})
+    assert card == today.model_copy(update={"speech": speech, "carriers": (), "vocaliser": None})
     assert released_language(card.model_dump_json()) == card
     with pytest.raises(ValueError, match="phrases"):
         LanguageCard.model_validate_json(text)
@@ -99,6 +118,11 @@ def test_plain_word_serves_every_form(tmp_path: Path) -> None:
         ("voices: [sw]", "voices: [sw], voces: [sw]", ["'speech.voces'", "did you mean 'voices'?", "test_voices"]),
         ("voices: [sw]", "voices: [sw], test_voices: [sw]", ["'speech'", "sw in both voices and test_voices"]),
         ("voices: [sw]", "voices: []", ["'speech.voices'", "at least 1"]),
+        ("voices: [sw]", "voices: [sw], test_engines: {espeak: [sw]}", ["espeak trains and is in test_engines"]),
+        ("voices: [sw]", "voices: [sw], other_engines: {vits: []}", ["'speech.other_engines.vits'", "at least 1"]),
+        ("code: sw", "code: sw\ncarriers: [picha ya]", ["'carriers.0'", "picha ya"]),
+        ("code: sw", "code: sw\ncarriers: ['picha ya {nam}']", ["'carriers.0'", "{nam}"]),
+        ("code: sw", "code: sw\nvocaliser: tashkil", ["'vocaliser'", "'tashkeel'"]),
         ("code: sw", "code: Swahili", ["'code'", "'Swahili'"]),
         ("words_per_minute: 170", "words_per_minute: 9000", ["'speech.words_per_minute'", "9000", "450"]),
     ],

@@ -31,6 +31,7 @@ from sta.models.bottleneck import SpeechBottleneck
 from sta.models.layers import sinusoids
 from sta.models.vq import VQTokenizer
 from sta.training.losses.base import similarity_distillation
+from tests.config.test_cards import SWAHILI
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted(p.stem for p in (ROOT / "recipes").glob("*.yaml"))
@@ -119,7 +120,7 @@ def test_no_is_a_language_and_1e_3_a_number(tmp_path: Path) -> None:
             "name: gardn",
             [
                 "'corpus.name' is 'gardn'; did you mean 'garden'?",
-                "known: folder, garden, mixture, parquet, or module:Class",
+                "known: emoji, folder, garden, mixture, parquet, tuxpaint, or module:Class",
             ],
         ),
         ("name: small", "name: Not a name", ["'name' is 'Not a name'"]),
@@ -293,7 +294,10 @@ def test_without_negatives_there_is_no_loss(small: Path) -> None:
     assert "key 'stages.distill.negatives' is 0: input should be greater than 0" in said
 
 
-NEEDED = {"garden": "", "folder": ", root: here", "parquet": ", shards: here", "mixture": ", parts: []"}
+NEEDED = {
+    "garden": "", "folder": ", root: here", "parquet": ", shards: here", "mixture": ", parts: []", "tuxpaint": "",
+    "emoji": ", root: here",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("corpus", known_variants("sta.data.corpora", CorpusSource))
@@ -493,19 +497,6 @@ def test_paths_in_the_parts_of_a_mixture_are_relative_to_the_recipe(
         path, "corpus={name: mixture, parts: [{corpus: {name: garden}}, {corpus: {name: folder, root: x, rot: x}}]}"
     )
     assert "unknown key 'corpus.parts.1.corpus.rot'; did you mean 'root'?" in said
-
-
-SWAHILI = """
-code: sw
-name: Swahili
-native_name: Kiswahili
-script: Latn
-direction: ltr
-normaliser: [nfc, lowercase]
-sentencepiece: {vocab_size: 300}
-speech: {voices: [sw], words_per_minute: 170}
-test_sentence: ndege mdogo
-"""
 
 
 @pytest.mark.parametrize("name", ["./sw.yaml", "./languages/my-own.yaml", "languages/my-own.yaml", "my-own.yaml"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sta.config.limits import SAMPLE_RATE
-from sta.data.corruptions import CORRUPTIONS, Wave, add_noise, at_speed, leading_pause, telephone
+from sta.data.corruptions import CORRUPTIONS, Wave, add_noise, add_room, at_speed, leading_pause, telephone
 
 
 def tone(frequency: float, seconds: float = 1.0, level: float = 0.3) -> Wave:
@@ -91,3 +91,14 @@ def test_every_disturbance_is_a_recording_again(name: str) -> None:
     assert once.dtype == np.float32
     assert np.isfinite(once).all()
     assert not np.array_equal(once, wave)
+
+
+def test_a_room_keeps_length_and_level_and_resounds() -> None:
+    wave = np.concatenate([tone(440, 0.5), np.zeros(8000, np.float32)])
+    rooms = [add_room(wave, seconds, 5, np.random.default_rng(0)) for seconds in (0.2, 0.6)]
+    assert all(len(room) == len(wave) and room.dtype == np.float32 for room in rooms)
+    assert [power(room) for room in rooms] == pytest.approx([power(wave)] * 2, rel=1e-3)
+    after = [power(room[8000 + 1600 : 8000 + 3200]) for room in rooms]
+    assert after[1] > 10 * after[0] > 0, "a longer reverberation lasts longer"
+    np.testing.assert_array_equal(rooms[0], add_room(wave, 0.2, 5, np.random.default_rng(0)))
+    assert not np.array_equal(rooms[0], add_room(wave, 0.2, 5, np.random.default_rng(1)))

@@ -9,6 +9,8 @@ from sta.config.recipe import DistillStage
 from sta.models.augment import (
     E_FOLD,
     FULL,
+    LOUDEST,
+    QUIETEST,
     SILENT,
     SYLLABLE,
     TELEPHONE_BANDS,
@@ -17,7 +19,9 @@ from sta.models.augment import (
     augment,
     augment_mel,
     change_level,
+    change_speed,
     noise_mel,
+    noise_samples,
 )  # fmt: skip
 from sta.models.layers import length_mask
 
@@ -206,7 +210,7 @@ def test_a_level_stays_within_what_the_features_hold(mel: float, end: float) -> 
 def test_samples_are_multiplied() -> None:
     torch.manual_seed(0)
     wave = torch.linspace(-0.9, 0.9, 32)[None, :, None].expand(50, 32, 1)
-    stage = DistillStage(steps=1, batch=50, gain=6.0)
+    stage = DistillStage(steps=1, batch=50, gain=6.0, augment=0.0)
     heard, lengths = augment(wave, torch.full((50,), 32), stage, "samples")
     assert lengths.tolist() == [32] * 50
     factors = heard[:, 16] / wave[:, 16]
@@ -217,3 +221,45 @@ def test_samples_are_multiplied() -> None:
 
 def test_without_a_gain_the_level_is_left_alone(mel: torch.Tensor) -> None:
     assert change_level(mel, 0.0, is_mel=True) is mel
+
+
+def test_speed_changes_samples_and_their_lengths_alike() -> None:
+    """A slow tone has the pitch that its new length says, and nothing comes from behind its end."""
+    torch.manual_seed(0)
+    lengths = torch.tensor([4_000, 3_000, 2_000])
+    time = torch.arange(4_000) / 4_000
+    wave = torch.sin(2 * torch.pi * 20 * time).expand(3, -1).clone()
+    wave[~length_mask(lengths, 4_000)] = 5.0
+    changed, sizes = change_speed(wave[..., None], lengths, 0.2)
+    assert changed.shape == (3, int(sizes.max()), 1)
+    ratio = sizes / lengths
+    assert (ratio - 1).abs().max() > 0.02
+    assert ((ratio > 1 / 1.21) & (ratio < 1 / 0.79)).all()
+    for row, n in enumerate(sizes.tolist()):
+        place = torch.linspace(0, (int(lengths[row]) - 1) / 4_000, n)
+        step = 2 * torch.pi * 20 / 4_000  # a length is a whole number of samples
+        torch.testing.assert_close(changed[row, :n, 0], torch.sin(2 * torch.pi * 20 * place), atol=step, rtol=0)
+    assert change_speed(wave[..., None], lengths, 0.0)[1] is lengths
+
+
+def test_noise_is_added_to_a_share_of_the_samples_at_levels_about_their_own() -> None:
+    torch.manual_seed(0)
+    lengths = torch.full((400,), 1_600)
+    wave = 0.05 * torch.randn(400, 2_000, 1)
+    heard = noise_samples(wave, lengths, 0.5)
+    moved = (heard != wave).flatten(1).any(1)
+    assert 0.4 < moved.float().mean() < 0.6
+    error = (heard - wave)[moved, :1_600].square().mean((1, 2))
+    ratio = (error / wave[moved, :1_600].square().mean((1, 2))).log()
+    assert ratio.min() > QUIETEST - 0.5
+    assert ratio.max() < LOUDEST + 0.7, "a telephone takes from the recording too"
+    assert ratio.std() > 1
+    assert noise_samples(wave, lengths, 0.0) is wave
+
+
+def test_a_telephone_lets_its_band_through() -> None:
+    torch.manual_seed(0)
+    wave = 0.05 * torch.randn(200, 4_000, 1)
+    power = torch.fft.rfft(noise_samples(wave, torch.full((200,), 4_000), 1.0).squeeze(-1)).abs().square()
+    above = power[:, 900:].mean(1) / power[:, 100:800].mean(1)  # 4 Hz apart
+    assert 0.1 < (above < 1e-3).float().mean() < 0.3, "one in five"

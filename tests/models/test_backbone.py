@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -23,15 +24,18 @@ from transformers import (
 )
 from transformers.integrations import HfDeepSpeedConfig, deepspeed
 
+from sta.config.recipe import load_recipe
 from sta.errors import RecipeError, WeightsError
-from sta.models.backbones import backbone_class, build_backbone, describe_backbone
+from sta.models.backbones import backbone_class, build_backbone, check_backbone, describe_backbone
 from sta.models.backbones.log_mel import LogMelBackbone
 from sta.models.backbones.pretrained import PretrainedBackbone, _classes
 from sta.models.backbones.spectrum import kaldi_mel, whisper_mel
 from sta.models.backbones.waveform import _PaddedNorm
 from sta.models.encoder import SpeechEncoder
 from sta.models.layers import length_mask
+from sta.models.loading import load_network
 from sta.private import whisper_parts
+from tests import tiny_whisper
 
 #: Layer norm over channels, as in the large models.
 WAVEFORM: dict[str, Any] = {
@@ -47,12 +51,6 @@ SEW = {"squeeze_factor": 2, "feat_extract_norm": "group"}
 W2V_BERT: dict[str, Any] = {
     "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
     "feature_projection_input_dim": 160, "conv_depthwise_kernel_size": 5, "layerdrop": 0.1,
-}  # fmt: skip
-WHISPER: dict[str, Any] = {
-    "d_model": 16, "encoder_layers": 2, "decoder_layers": 1, "encoder_attention_heads": 2,
-    "decoder_attention_heads": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "max_source_positions": 50,
-    "max_target_positions": 8, "vocab_size": 20, "num_mel_bins": 16, "pad_token_id": 0, "bos_token_id": 1,
-    "eos_token_id": 2, "decoder_start_token_id": 1, "encoder_layerdrop": 0.1,
 }  # fmt: skip
 #: name -> model type and settings.
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -79,7 +77,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "w2v-bert-rotary": ("wav2vec2-bert", W2V_BERT | {"position_embeddings_type": "rotary"}),
     "w2v-bert-relative": ("wav2vec2-bert", W2V_BERT | {"position_embeddings_type": "relative"}),
     "w2v-bert-adapter": ("wav2vec2-bert", W2V_BERT | ADAPTER),
-    "whisper": ("whisper", WHISPER),
+    "whisper": ("whisper", tiny_whisper.SETTINGS),
 }
 KINDS = list(FAMILIES)
 WAVEFORM_KINDS = [kind for kind, (name, _) in FAMILIES.items() if name not in ("whisper", "wav2vec2-bert")]
@@ -147,7 +145,9 @@ def test_it_has_the_published_weights(published: dict[str, Path], kind: str) -> 
     made, theirs = build(published[kind]).model.state_dict(), part.state_dict()
     assert made.keys() == {name for name in theirs if not name.startswith("adapter.")}
     for name, value in made.items():
-        assert theirs[name].equal(value), name
+        assert theirs[name].half().float().equal(value), f"{name}, in the half precision in which it is kept"
+    made = build(published[kind], frozen=False).model.state_dict()
+    assert all(theirs[name].equal(value) for name, value in made.items())
 
 
 @pytest.mark.parametrize("filler", [0.0, 0.7])
@@ -228,7 +228,7 @@ def test_the_norm_over_time_keeps_one_of_its_inputs_for_the_backward_pass(dtype:
 @pytest.mark.parametrize("kind", WAVEFORM_KINDS)
 @torch.no_grad()
 def test_a_clip_alone_is_heard_as_the_published_model_hears_it(published: dict[str, Path], kind: str) -> None:
-    made, samples = build(published[kind]), waves(9_000)[0].squeeze(-1)
+    made, samples = build(published[kind], frozen=False), waves(9_000)[0].squeeze(-1)
     wave = (samples - samples.mean()) / (samples.var(unbiased=False) + 1e-7).sqrt() if made.normalise else samples
     theirs = model(kind).eval()
     wanted = theirs(wave, output_hidden_states=True).hidden_states
@@ -241,7 +241,7 @@ def test_a_clip_alone_is_heard_as_the_published_model_hears_it(published: dict[s
 @pytest.mark.parametrize("kind", ["w2v-bert", "w2v-bert-adapter"])
 @torch.no_grad()
 def test_w2v_bert_is_given_what_its_feature_extractor_gives(published: dict[str, Path], kind: str) -> None:
-    made = build(published[kind])
+    made = build(published[kind], frozen=False)
     samples, lengths = waves(SECOND, 9_000)
     clips = [w[:n, 0].numpy() for w, n in zip(samples, lengths.tolist(), strict=True)]
     given = SeamlessM4TFeatureExtractor()(clips, sampling_rate=SECOND, return_tensors="pt")
@@ -273,7 +273,7 @@ def test_whisper_is_given_what_its_feature_extractor_gives() -> None:
 @torch.no_grad()
 def test_whisper_with_a_whole_window_is_as_published(published: dict[str, Path]) -> None:
     """A second is all that the tiny one's table has room for."""
-    made, samples = build(published["whisper"]), waves(SECOND - 200)[0].squeeze(-1)
+    made, samples = build(published["whisper"], frozen=False), waves(SECOND - 200)[0].squeeze(-1)
     mel = WhisperFeatureExtractor(feature_size=16, chunk_length=1)(
         samples.numpy(), sampling_rate=SECOND, return_tensors="pt"
     )
@@ -324,6 +324,106 @@ def test_the_layers_are_weighted(published: dict[str, Path]) -> None:
         first = made(*waves(8_000))[0]
         made.layer_weights.copy_(torch.tensor([9.0, 0, 0]))
         assert not made(*waves(8_000))[0].allclose(first, atol=1e-3)
+
+
+# ---- some of its layers, pooled, kept and stored apart -----------------------------------------------------------
+
+
+def some_layers(folder: Path, layers: list[int] | None = None, pooling: int = 2) -> Any:
+    torch.manual_seed(1)
+    made = build_backbone(describe_backbone(str(folder), True, layers=layers, pooling=pooling), 12)
+    made.load_published(str(folder))
+    return made.eval()
+
+
+@pytest.mark.parametrize("layers", [None, [1, 2], [1]])
+@pytest.mark.parametrize("kind", ["hubert-base", "w2v-bert", "whisper"])
+@torch.no_grad()
+def test_what_reads_kept_frames_gives_what_the_whole_gives(
+    published: dict[str, Path], kind: str, layers: list[int] | None
+) -> None:
+    made = some_layers(published[kind], layers)
+    samples, lengths = waves(SECOND, 9_064, 5_003, filler=0.7)
+    kept, counts = made.layer_frames(samples, lengths)
+    assert (kept.dtype, kept.shape[2]) == (torch.half, 16 * (3 if layers is None else len(layers)))
+    whole, expected = made(samples, lengths)
+    assert counts.equal(expected)
+    reader = made.reader()
+    assert {n for n, _ in reader.named_parameters()} == {n for n, p in made.named_parameters() if p.requires_grad}
+    kept[~length_mask(counts, kept.shape[1])] = 9.0  # padding is not read
+    read, _ = reader(reader.inputs(kept), counts)
+    for row, count in enumerate(counts.tolist()):  # half precision has 11 bits, and a norm follows
+        torch.testing.assert_close(read[row, :count], whole[row, :count], atol=5e-3, rtol=5e-3)
+        alone, _ = made(samples[row : row + 1, : lengths[row]], lengths[row : row + 1])
+        torch.testing.assert_close(whole[row, :count], alone[0, :count], atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_layers_and_pooling_are_those_of_the_whole(published: dict[str, Path]) -> None:
+    samples, lengths = waves(SECOND, 9_064)
+    every, counts = some_layers(published["whisper"], None, 1).states(samples, lengths)
+    (some,), halved = some_layers(published["whisper"], [1]).states(samples, lengths)
+    assert halved.tolist() == [(n + 1) // 2 for n in counts.tolist()]
+    for row, n in enumerate(counts.tolist()):
+        parts = every[1][row, :n].split(2)
+        torch.testing.assert_close(some[row, : len(parts)], torch.stack([part.mean(0) for part in parts]))
+
+
+def test_whisper_keeps_no_layer_that_is_not_summed(published: dict[str, Path]) -> None:
+    below, whole = (some_layers(published["whisper"], layers) for layers in ([0, 1], [0, 2]))
+    assert (len(whisper_parts(below.model)[3]), len(whisper_parts(whole.model)[3])) == (1, 2)
+
+
+def test_layers_that_there_are_not_are_refused(published: dict[str, Path]) -> None:
+    with pytest.raises(RecipeError, match=r"encoder.backbone_layers \[1, 3\]: '.*' has states 0 to 2"):
+        describe_backbone(str(published["whisper"]), True, layers=[1, 3])
+
+
+@pytest.mark.parametrize("setting", ["cache_frames=true", "backbone_layers=[1]", "frame_pooling=2"])
+def test_layers_of_a_backbone_without_any_are_refused(setting: str) -> None:
+    settings = load_recipe("garden-tiny", [f"encoder.{setting}"]).encoder
+    with pytest.raises(
+        RecipeError, match="encoder.backbone null: cache_frames, backbone_layers and frame_pooling take"
+    ):
+        check_backbone(settings)
+
+
+def test_frames_of_a_model_that_is_trained_cannot_be_kept() -> None:
+    said = ["encoder.backbone=some/model", "encoder.freeze_backbone=false", "encoder.cache_frames=true"]
+    with pytest.raises(RecipeError, match="cache_frames keeps frames that never change: set freeze_backbone to true"):
+        load_recipe("garden-tiny", said)
+
+
+def test_copies_of_nothing_are_refused() -> None:
+    with pytest.raises(RecipeError, match="frame_copies counts frames that are cached: set cache_frames to true"):
+        load_recipe("garden-tiny", ["encoder.backbone=some/model", "encoder.frame_copies=2"])
+
+
+@pytest.mark.parametrize("kind", ["hubert-base", "whisper"])
+@torch.no_grad()
+def test_encoders_on_one_frozen_model_store_it_once_in_half_precision(
+    published: dict[str, Path], kind: str, tmp_path: Path
+) -> None:
+    description = describe_backbone(str(published[kind]), True, layers=[1, 2], pooling=2)
+    for code in ("en", "ar"):
+        made = SpeechEncoder({code: 5}, width=12, layers=1, heads=2, backbone=description, ctc_head=False).eval()
+        made.acoustics.load_published(str(published[kind]))
+        made.save(tmp_path / code / "encoder", tmp_path)
+        assert isinstance(made.acoustics, PretrainedBackbone), "it goes on as it was"
+        again = load_network(SpeechEncoder, tmp_path / code / "encoder")
+        before, after = made.state_dict(), again.state_dict()
+        assert before.keys() == after.keys()
+        assert all(value.equal(after[name]) for name, value in before.items())
+        assert {value.dtype for value in after.values() if value.is_floating_point()} == {torch.float32}
+        own = load_file(tmp_path / code / "encoder" / "diffusion_pytorch_model.safetensors")
+        assert not [name for name in own if name.startswith("acoustics.model")]
+    (shared,) = tmp_path.glob("*.safetensors")
+    weights = load_file(shared)
+    assert {value.dtype for value in weights.values() if value.is_floating_point()} == {torch.half}
+    assert weights.keys() == {name for name in after if name.startswith("acoustics.model.")}
+    shared.unlink()
+    with pytest.raises(WeightsError, match=f"{shared.name}"):
+        load_network(SpeechEncoder, tmp_path / "en" / "encoder")
 
 
 # ---- under DeepSpeed ------------------------------------------------------------------------------------------

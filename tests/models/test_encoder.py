@@ -366,3 +366,16 @@ def test_whether_there_is_a_ctc_head_is_saved_with_the_weights(tmp_path: Path) -
     again = SpeechEncoder.from_pretrained(tmp_path)
     assert again.ctc is None
     assert again.vocabulary == 6
+
+
+@torch.no_grad()
+def test_an_encoder_may_be_told_the_language() -> None:
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"width": 16, "convolutions": 1, "layers": 1, "heads": 2, "ctc_head": False}
+    told, untold = (
+        SpeechEncoder({"en": 5, "ar": 7}, **sizes, language_embedding=is_told).eval() for is_told in (True, False)
+    )
+    inputs, lengths = torch.randn(1, 64, 80), torch.tensor([64])
+    frames = [[e(inputs, lengths, torch.tensor([number])).frames for number in (0, 1)] for e in (told, untold)]
+    assert not frames[0][0].allclose(frames[0][1], atol=1e-3)
+    assert frames[1][0].equal(frames[1][1])

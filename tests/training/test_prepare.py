@@ -172,7 +172,7 @@ def test_pictures_are_read_in_lanes(ready: Workspace) -> None:
 @pytest.mark.parametrize("world", [1, 2, 4])
 def test_recordings_are_heard_once_an_epoch_and_by_the_rank_of_their_lane(ready: Workspace, world: int) -> None:
     """Long ones and short ones alike; of nine shards, each rank reads those of its lanes."""
-    task = DistillTask(ready, "pooled", unseen(ready))
+    task = DistillTask(ready, "pooled", unseen(ready), torch.device("cpu"))
     train, shard_of = ready.corpus.select("train"), ready.corpus.shard_of
     size = task.stage.batch
     heard, read = [], [set[int]() for _ in range(world)]
@@ -202,7 +202,7 @@ def distilling(ready: Workspace) -> Callable[[float], DistillTask]:
         stages = stages.model_copy(update={"distill": stages.distill.model_copy(update={"max_seconds": longest})})
         workspace = Workspace(ready.recipe.model_copy(update={"stages": stages}), ready.out)
         workspace.cache = ready.cache
-        return DistillTask(workspace, "pooled", unseen(workspace))
+        return DistillTask(workspace, "pooled", unseen(workspace), torch.device("cpu"))
 
     return task
 
@@ -243,7 +243,7 @@ def test_captions_without_a_piece_are_whole_numbers_too(ready: Workspace) -> Non
         def captions(self, rows: np.ndarray) -> list[list[int]]:
             return [[] for _ in rows]
 
-    task = DistillTask(ready, "pooled", unseen(ready, Wordless))
+    task = DistillTask(ready, "pooled", unseen(ready, Wordless), torch.device("cpu"))
     batch = task.batch(0, BatchShard())
     assert batch.targets["ctc"]["pieces"].dtype == batch.targets["caption"]["pieces"].dtype == torch.long
     assert all(value.isfinite() for value in task.module(batch).values())

@@ -18,6 +18,7 @@ from sta.distributed.team import Team
 from sta.models.bottleneck import SpeechBottleneck
 from sta.training import caching, speech_features
 from sta.training.runtime import bf16_autocast, step_seed
+from sta.training.speech_inputs import SpeechInputs
 from tests.conftest import tiny_encoder
 
 CPU = torch.device("cpu")
@@ -106,7 +107,7 @@ def _frames_one_by_one(workspace: Any, folder: Path, disturbed: bool) -> dict[st
     for number, rows in enumerate(BATCHES):
         torch.manual_seed(step_seed(workspace.recipe.seed, "frames", number, 0))
         with bf16_autocast(CPU):
-            out = speech_features.encode_rows(encoder, workspace, rows, disturbed)
+            out = speech_features.encode_rows(encoder, workspace, SpeechInputs(workspace.features), rows, disturbed)
         heard |= {int(row): f[m].half().numpy() for row, f, m in zip(rows, out.frames, out.mask, strict=True)}
     folder.mkdir()
     pieces = [heard[row] for row in sorted(heard)]
@@ -135,11 +136,11 @@ def test_frames_that_a_stop_left_are_kept(
     encode = speech_features.encode_rows
     heard: list[list[int]] = []
 
-    def stopping(encoder: Any, workspace: Any, rows: np.ndarray, *how: Any) -> Any:
+    def stopping(encoder: Any, workspace: Any, inputs: Any, rows: np.ndarray, *how: Any) -> Any:
         if rows is BATCHES[2] and len(heard) == 2:
             raise KeyboardInterrupt
         heard.append(rows.tolist())
-        return encode(encoder, workspace, rows, *how)
+        return encode(encoder, workspace, inputs, rows, *how)
 
     with monkeypatch.context() as patch:
         patch.setattr(speech_features, "encode_rows", stopping)

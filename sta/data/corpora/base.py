@@ -11,9 +11,10 @@ of its pictures is `CorpusSettings.knows_attributes`, and what it can do with th
 from __future__ import annotations
 
 import json
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import ClassVar, Protocol
@@ -27,6 +28,7 @@ from sta.config.variants import find_variant
 from sta.data.cache import write_atomically
 from sta.data.row_checks import check_rows
 from sta.data.rows import Corpus, Row, Sample, Truth, payload, write_shard
+from sta.data.speech import Speech
 from sta.data.unreadable import REPORT, Found, readable, settle
 from sta.errors import CorpusError
 
@@ -67,6 +69,23 @@ class CorpusShard(ABC):
             yield sample.row
         if truths:
             write_atomically(folder / "attributes" / f"{number:05d}.jsonl", "".join(truths).encode())
+
+
+@dataclass(frozen=True)
+class SpokenShard(CorpusShard):
+    """A shard whose written rows are spoken."""
+
+    shard: CorpusShard
+    speech: Speech
+    trusted: bool = False
+
+    def __len__(self) -> int:
+        return len(self.shard)
+
+    def samples(self) -> Iterator[Found]:
+        """Yield the rows; those with a text and no recording have one."""
+        for found in self.shard.samples():
+            yield replace(found, row=self.speech.speak(found.row)) if isinstance(found, Sample) else found
 
 
 class World(Protocol):
@@ -184,6 +203,7 @@ class CorpusSource(ABC):
         weights: of the parts that its rows come from, in proportion to how often training draws from each.
         max_unreadable: share of samples that cannot be read above which preparation stops.
         alone: it has to have all that a stage needs, which a part of a mixture need not.
+        speech: what speaks its written rows; None: nothing does.
     """
 
     Settings: ClassVar[type[CorpusSettings]] = CorpusSettings
@@ -195,17 +215,28 @@ class CorpusSource(ABC):
 
     def __init__(self, settings: CorpusSettings, cards: Mapping[str, LanguageCard], seed: int):
         self.settings, self.cards, self.seed = settings, cards, seed
+        self.speech = Speech(settings.speech, cards, seed) if settings.speech else None
 
     def check(self) -> None:  # noqa: B027 - a corpus that names nothing has nothing to look for
         """Refuse settings that name what is not there, before a folder is made; raises a `StaError`."""
 
     def version(self) -> object:
-        """Return what tells this state of the corpus from any other, without reading it whole; JSON-like."""
-        return self.settings.model_dump(mode="json", exclude=set(self.settings.card_only))
+        """Return what tells this state of the corpus from any other, without reading it whole; JSON-like.
+
+        Raises:
+            RecipeError: an engine that has to speak is missing.
+        """
+        own = self.settings.model_dump(mode="json", exclude={"speech", *self.settings.card_only})
+        return {**own, "speech": self.speech.version()} if self.speech else own
 
     @abstractmethod
     def shards(self) -> Sequence[CorpusShard]:
         """Return its pieces, in the order of its rows; the same in every process."""
+
+    def spoken_shards(self) -> Sequence[CorpusShard]:
+        """Return its pieces with their written rows spoken, if the settings ask for that."""
+        speech, shards = self.speech, self.shards()
+        return [SpokenShard(shard, speech, shard.trusted) for shard in shards] if speech else shards
 
     def finish(self, partial: Path) -> None:
         """Join what all shards left in a folder, and refuse a corpus that lost too much or lacks what a stage needs.
@@ -235,7 +266,7 @@ class CorpusSource(ABC):
         if not rows:
             raise CorpusError(f"corpus {self.settings.name}: no row of it can be read")
         known_by = f"from {len(shards)} shards and the first {len(rows)} rows"
-        return outline_of(rows, rows, sum(map(len, shards)) / len(rows), known_by)
+        return outline_of(rows, rows, sum(map(len, shards)) / len(rows), known_by, self.speech)
 
     def card(self) -> DataCard:
         """Return what a model card says of it."""
@@ -243,15 +274,20 @@ class CorpusSource(ABC):
         return DataCard(name, name.lower(), f"{name}, pictures of {self.settings.size} px", {f"corpus {name}": None})
 
 
-def outline_of(rows: Sequence[Row], sample: Sequence[Row], times: float, known_by: str) -> Outline:
-    """Count rows, of which the corpus holds `times` as many."""
+def outline_of(
+    rows: Sequence[Row], sample: Sequence[Row], times: float, known_by: str, speech: Speech | None = None
+) -> Outline:
+    """Count rows, of which the corpus holds `times` as many; those of the sample are spoken, if something speaks."""
+    started, speaks = time.perf_counter(), speech.speaks if speech else lambda row: False
+    sample = [speech.speak(row) for row in sample] if speech else sample
+    seconds = time.perf_counter() - started if speech else None
     train = [row["split"] == "train" for row in rows]
-    spoken = [payload(row.get("audio")) is not None for row in rows]
+    spoken = [payload(row.get("audio")) is not None or speaks(row) for row in rows]
     recordings = sum(t and s for t, s in zip(train, spoken, strict=True))
     return Outline(
         known_by, round(times * recordings), round(times * (sum(spoken) - recordings)),
         round(times * len({row["image_id"] for row in rows})),
-        len({row.get("mood") for row, t in zip(rows, train, strict=True) if t} - {None}), {}, list(sample),
+        len({row.get("mood") for row, t in zip(rows, train, strict=True) if t} - {None}), {}, list(sample), seconds,
     )  # fmt: skip
 
 

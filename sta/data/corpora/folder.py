@@ -1,8 +1,8 @@
 """The corpus that users bring: a folder with `metadata.jsonl`, one object per row.
 
-Keys: image, language; audio and text where there are any; optional id, speaker, mood, label, image_id, split (train,
-validation or test). Paths are relative to the folder. Where a row names no split, one is drawn by the hash of its
-picture's name, so that a picture's recordings stay together.
+Keys: image, language; audio and text where there are any; optional id, speaker, mood, label, style, image_id, split
+(train, validation or test). Paths are relative to the folder. Where a row names no split, one is drawn by the hash of
+its picture's name, so that a picture's recordings stay together.
 """
 
 from __future__ import annotations
@@ -67,14 +67,10 @@ class FolderSource(UserSource):
         """Count all rows, and take some of them from all over the manifest."""
         rows = [sample.row for sample in self.read_manifest()]
         some = rows[:: -(-len(rows) // most)]
-        return outline_of(rows, some, 1.0, f"from {self.manifest} and {len(some)} of its rows")
+        return outline_of(rows, some, 1.0, f"from {self.manifest} and {len(some)} of its rows", self.speech)
 
     def read_manifest(self) -> list[Sample]:
-        """Read the rows that `metadata.jsonl` describes, with absolute paths and a split each.
-
-        Raises:
-            CorpusError: the manifest is missing or empty, or a line does not hold; names file, line, key and value.
-        """
+        """Read the rows that `metadata.jsonl` describes, with absolute paths and a split each."""
         manifest = self.manifest
         try:
             lines = read_lines(manifest)
@@ -91,7 +87,8 @@ class FolderSource(UserSource):
                     "differ (that of a row without one is its audio)"
                 )
         if self.alone:  # before hours are spent on reading files
-            spoken = np.array([sample.row["audio"] is not None for sample in samples], bool)
+            speaks = self.speech.speaks if self.speech else lambda row: False
+            spoken = np.array([s.row["audio"] is not None or speaks(s.row) for s in samples], bool)
             check_rows(str(manifest), lambda name: _column(samples, name), spoken, list(self.cards))
         return samples
 
@@ -159,6 +156,7 @@ class _Line(BaseModel):
     speaker: str | None = None
     mood: str | None = None
     label: str | None = None
+    style: str | None = None
     image_id: str | None = None
     split: str | None = None
 

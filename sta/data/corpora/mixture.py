@@ -40,21 +40,21 @@ class Part(Strict):
 
 
 class MixtureSettings(CorpusSettings):
-    """Several corpora as one; a part that gives no `size` has that of the whole."""
+    """Several corpora as one; a part that gives no `size` or `speech` has that of the whole."""
 
     parts: Annotated[list[Part], Field(min_length=1)]
 
     @model_validator(mode="before")
     @classmethod
     def _read_parts(cls, given: Any) -> Any:
-        """Validate the corpus of each part by what it names, in the size of the whole if it gives none."""
+        """Validate the corpus of each part by what it names, in size and speech of the whole if it gives none."""
         if not isinstance(given, dict) or not isinstance(given.get("parts"), list):
             return given
-        size = {"size": given["size"]} if "size" in given else {}
+        whole = {key: given[key] for key in ("size", "speech") if key in given}
         parts = [dict(part) if isinstance(part, dict) else part for part in given["parts"]]
         for number, part in enumerate(parts):
             if isinstance(part, dict) and isinstance(part.get("corpus"), dict):
-                part["corpus"] = read_corpus({**size, **part["corpus"]}, f"corpus.parts.{number}.corpus")
+                part["corpus"] = read_corpus({**whole, **part["corpus"]}, f"corpus.parts.{number}.corpus")
         return {**given, "parts": parts}
 
     @property
@@ -71,6 +71,7 @@ class MixtureSource(CorpusSource):
 
     def __init__(self, settings: MixtureSettings, cards: Mapping[str, LanguageCard], seed: int):
         super().__init__(settings, cards, seed)
+        self.speech = None  # each part has its own
         self.sources = [part.source(cards, seed) for part in settings.parts]
         self.weights = tuple(part.weight for part in settings.parts)
         self.by_shards = any(source.by_shards for source in self.sources)
@@ -94,7 +95,7 @@ class MixtureSource(CorpusSource):
     def parts(self) -> list[list[PartShard]]:
         """The shards of each part."""
         return [
-            [PartShard(f"{number}/", shard, shard.trusted) for shard in source.shards()]
+            [PartShard(f"{number}/", shard, shard.trusted) for shard in source.spoken_shards()]
             for number, source in enumerate(self.sources)
         ]
 

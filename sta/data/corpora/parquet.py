@@ -30,7 +30,7 @@ from sta.errors import CorpusError
 
 NEEDED = ("image", "language")
 FILES = ("audio", "image")
-WORDS = ("text", "language", "id", "speaker", "mood", "label", "image_id", "split")
+WORDS = ("text", "language", "id", "speaker", "mood", "label", "style", "image_id", "split")
 ROWS_AT_ONCE = 32
 READ_AT_ONCE = 1 << 20  # bytes; without it a whole column of a row group is read, which may be gigabytes
 TORN = (OSError, pa.ArrowException, UnicodeDecodeError)
@@ -60,11 +60,7 @@ class ParquetSource(UserSource):
         self.shards()
 
     def shards(self) -> list[ParquetShard]:
-        """Return the shards that the settings mean.
-
-        Raises:
-            CorpusError: there are none.
-        """
+        """Return the shards that the settings mean."""
         pattern = self.place / "*.parquet" if self.place.is_dir() else self.place
         found = sorted(glob.glob(str(pattern), recursive=True))
         paths = [Path(path).resolve() for path in found if Path(path).is_file()]
@@ -85,11 +81,7 @@ class ParquetSource(UserSource):
 
 @dataclass(frozen=True)
 class ParquetShard(CorpusShard):
-    """One shard.
-
-    Attributes:
-        name: of the shard among the others, as the report and the ids of rows without one have it.
-    """
+    """One shard; the report, and the ids of rows without one, have its `name`."""
 
     path: Path
     name: str
@@ -104,11 +96,7 @@ class ParquetShard(CorpusShard):
             return 0
 
     def samples(self) -> Iterator[Found]:
-        """Yield the rows, and what is lost.
-
-        Raises:
-            CorpusError: a column is missing or of a type that it cannot have, or a row names another language or split.
-        """
+        """Yield the rows, and what is lost."""
         try:
             file = pq.ParquetFile(self.path, buffer_size=READ_AT_ONCE, page_checksum_verification=True)
         except TORN as error:

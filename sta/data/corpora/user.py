@@ -39,11 +39,7 @@ class UserSettings(CorpusSettings):
 
 
 class UserSource(CorpusSource):
-    """A corpus of recordings and pictures that a user has.
-
-    Attributes:
-        place: the path that the settings name.
-    """
+    """A corpus of recordings and pictures that a user has at a `place`, the path that the settings name."""
 
     settings: UserSettings
     place: Path

@@ -9,17 +9,23 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import metadata
+from typing import ClassVar
 
 import numpy as np
+import soxr
 from numpy.typing import NDArray
 
+from sta.config.limits import SAMPLE_RATE
 from sta.config.variants import find_variant
-from sta.errors import VoiceError
+from sta.errors import NoSoundError, VoiceError
 
 Wave = NDArray[np.float32]
 
+ENGINES = "sta.data.synthesis"  # where they lie
 LEVEL = 10 ** (-21 / 20)  # root mean square of every speaker's recordings at volume 1: the middle of espeak's voices
 PITCH_OCTAVE = 60  # steps of espeak's pitch scale that double the frequency, about
+NEURAL_PACE, PACES = 165, (0.5, 2.0)  # a neural voice's own words a minute on espeak's scale; factors that it bears
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,17 @@ class Delivery:
 
 
 class Synthesiser(ABC):
-    """Anything that can speak: the same arguments always give the same samples."""
+    """Anything that can speak: the same arguments always give the same samples.
+
+    Attributes:
+        packages: those that it needs, by their names on the package index.
+    """
+
+    packages: ClassVar[tuple[str, ...]] = ()
+
+    def version(self) -> str:
+        """Return what changes when its sounds may; raises `VoiceError` where it is not installed."""
+        return " ".join(f"{package} {installed(package)}" for package in self.packages)
 
     @abstractmethod
     def voices(self, accents: Sequence[str]) -> list[Voice]:
@@ -72,7 +88,15 @@ def synthesiser(name: str) -> Synthesiser:
         RecipeError: there is none of that name.
         VoiceError: it is not installed.
     """
-    return find_variant("sta.data.synthesis", name, Synthesiser, "speech.synthesiser")()
+    return find_variant(ENGINES, name, Synthesiser, "speech.synthesiser")()
+
+
+def installed(package: str) -> str:
+    """Return the version of a package; raises `VoiceError`, which says what installs it."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        raise VoiceError(f"{package} is not installed; `pip install {package}` brings it") from None
 
 
 def octaves(pitch: float) -> float:
@@ -83,7 +107,23 @@ def octaves(pitch: float) -> float:
 def require_words(text: str, voice: Voice) -> None:
     """Refuse a text that is blank with a `VoiceError`."""
     if not text.strip():
-        raise VoiceError(f"there is no text for the voice {voice.name} to speak; give at least a word.")
+        raise NoSoundError(f"there is no text for the voice {voice.name} to speak; give at least a word.")
+
+
+def neural_pace(words_per_minute: int, delivery: Delivery) -> float:
+    """Return the factor on a neural voice's own speed."""
+    return float(np.clip(words_per_minute * delivery.rate / NEURAL_PACE, *PACES))
+
+
+def finish(wave: Wave, rate: float, text: str, voice: Voice, delivery: Delivery) -> Wave:
+    """Bring what an engine said of a text, [T] at `rate`, to 16 kHz and to the level of its delivery.
+
+    Raises:
+        NoSoundError: it is silent.
+    """
+    if not wave.any():
+        raise NoSoundError(f"the voice {voice.name} has no sound for the text {text!r}; give words of its language.")
+    return shape_level(soxr.resample(wave, rate, SAMPLE_RATE) if rate != SAMPLE_RATE else wave, delivery)
 
 
 def shape_level(wave: Wave, delivery: Delivery) -> Wave:

@@ -18,11 +18,9 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import soxr
 from numpy.typing import NDArray
 
-from sta.config.limits import SAMPLE_RATE
-from sta.data.synthesis.base import Delivery, Synthesiser, Voice, Wave, require_words, shape_level
+from sta.data.synthesis.base import Delivery, Synthesiser, Voice, Wave, finish, require_words
 from sta.errors import VoiceError
 
 #: espeak variants that speakers are made of; each is a vocal tract of its own. Left out are whispers, robots, croaks,
@@ -52,6 +50,7 @@ def speakers(accents: Sequence[str], test_accents: Sequence[str]) -> tuple[list[
 
 ESPEAK_RATE = 22_050
 RETRIEVAL, UTF8, POSITION_CHARACTER = 2, 1, 1
+TIED_IPA = 0x02 | 0x80 | ord("^") << 8  # of espeak_TextToPhonemes: IPA, with this tie
 PARAMETERS = {"rate": 1, "volume": 2, "pitch": 3, "range": 4, "gap": 7}
 SLOWEST, FASTEST = 80, 450
 EDGE_SECONDS = 0.05
@@ -68,6 +67,8 @@ class Espeak(Synthesiser):
     which makes the samples a function of the arguments alone and leaves nothing for a fork to inherit.
     """
 
+    packages = ("espeakng-loader",)
+
     def voices(self, accents: Sequence[str]) -> list[Voice]:
         """Return every accent in every variant."""
         return [speaker(accent, variant) for accent in accents for variant in TRAIN_VARIANTS + TEST_VARIANTS]
@@ -75,8 +76,7 @@ class Espeak(Synthesiser):
     def speak(self, text: str, voice: Voice, delivery: Delivery, words_per_minute: int) -> Wave:
         """Say a text; raises `VoiceError` where there is nothing to say."""
         require_words(text, voice)
-        if "\0" in text:
-            raise VoiceError(f"the text {text!r} holds a NUL character, where espeak would stop; remove it.")
+        require_no_nul(text)
         settings = {
             "rate": round(np.clip(words_per_minute * voice.rate * delivery.rate, SLOWEST, FASTEST)),
             "volume": 100,
@@ -85,9 +85,13 @@ class Espeak(Synthesiser):
             "gap": delivery.pause,
         }
         samples = trim(synthesise(text, engine_voice(voice), settings))
-        if not len(samples):
-            raise VoiceError(f"the voice {voice.name} has no sound for the text {text!r}; give words of its language.")
-        return shape_level(soxr.resample(samples.astype(np.float32) / 32768, ESPEAK_RATE, SAMPLE_RATE), delivery)
+        return finish(samples.astype(np.float32) / np.float32(32768), ESPEAK_RATE, text, voice, delivery)
+
+
+def require_no_nul(text: str) -> None:
+    """Refuse a text of which espeak would read a part only."""
+    if "\0" in text:
+        raise VoiceError(f"the text {text!r} holds a NUL character, where espeak would stop; remove it.")
 
 
 def speaker(accent: str, variant: str) -> Voice:
@@ -184,6 +188,21 @@ def synthesise(text: str, name: str, settings: dict[str, int]) -> NDArray[np.int
         data = text.encode()
         engine.espeak_Synth(data, ctypes.c_size_t(len(data) + 1), 0, POSITION_CHARACTER, 0, UTF8, None, None)
     return np.frombuffer(b"".join(pieces), np.int16)
+
+
+def phonemes(text: str, accent: str) -> list[str]:
+    """Return the sounds of a text clause by clause, as espeak reads it: IPA, `^` between letters of one sound."""
+    require_no_nul(text)
+    clauses = []
+    with _lock, fresh_engine() as engine:
+        engine.espeak_SetVoiceByName(language_file(accent).encode())
+        read = engine.espeak_TextToPhonemes
+        read.restype, read.argtypes = ctypes.c_char_p, (ctypes.POINTER(ctypes.c_void_p), ctypes.c_int, ctypes.c_int)
+        data = ctypes.create_string_buffer(text.encode())
+        rest = ctypes.c_void_p(ctypes.addressof(data))
+        while rest.value:
+            clauses.append(read(ctypes.byref(rest), UTF8, TIED_IPA).decode())
+    return [clause for clause in clauses if clause.strip()]
 
 
 @contextmanager

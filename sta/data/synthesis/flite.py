@@ -13,10 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import soundfile
-import soxr
 
-from sta.config.limits import SAMPLE_RATE
-from sta.data.synthesis.base import Delivery, Synthesiser, Voice, Wave, octaves, shape_level
+from sta.data.synthesis.base import Delivery, Synthesiser, Voice, Wave, finish, octaves
 from sta.errors import VoiceError
 
 TIMEOUT = 60
@@ -42,6 +40,10 @@ SPEAKERS = {
 class Flite(Synthesiser):
     """The `flite` command, one process per utterance."""
 
+    def version(self) -> str:
+        """Return where it is; raises `VoiceError` where it is not installed."""
+        return command()
+
     def voices(self, accents: Sequence[str]) -> list[Voice]:
         """Return its speakers of English."""
         others = [a for a in accents if a.split("-")[0] != "en"]
@@ -59,7 +61,8 @@ class Flite(Synthesiser):
             "int_f0_target_mean": speaker.pitch * octaves(delivery.pitch),
             "int_f0_target_stddev": speaker.deviation * delivery.range / 50,
         }
-        return shape_level(_run(text, voice.variant, features), delivery)
+        samples, rate = _run(text, voice.variant, features)
+        return finish(samples, rate, text, voice, delivery)
 
 
 def command() -> str:
@@ -74,8 +77,8 @@ def command() -> str:
     return found
 
 
-def _run(text: str, voice: str, features: dict[str, float]) -> Wave:
-    """Return float32 [T] at 16 kHz, at flite's own level."""
+def _run(text: str, voice: str, features: dict[str, float]) -> tuple[Wave, int]:
+    """Return float32 [T] at flite's own level, and its rate."""
     settings = [part for key, value in features.items() for part in ("--setf", f"{key}={value:.4f}")]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "speech.wav"
@@ -83,8 +86,6 @@ def _run(text: str, voice: str, features: dict[str, float]) -> Wave:
         try:
             subprocess.run(arguments, check=True, capture_output=True, timeout=TIMEOUT)
             samples, rate = soundfile.read(path, dtype="float32")
+            return samples, rate
         except (subprocess.SubprocessError, OSError, soundfile.SoundFileError) as error:
             raise VoiceError(f"flite could not say {text!r} in the voice {voice}: {error}") from error
-    if not len(samples) or not samples.any():
-        raise VoiceError(f"flite's voice {voice} has no sound for the text {text!r}; give English words.")
-    return soxr.resample(samples, rate, SAMPLE_RATE) if rate != SAMPLE_RATE else samples

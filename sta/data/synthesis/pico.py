@@ -1,4 +1,4 @@
-"""SVOX Pico, a second engine for English: speakers whose sounds espeak does not make, to train on.
+"""SVOX Pico, a second engine for six accents: speakers whose sounds espeak does not make, to train on.
 
 It has one speaker per accent. Others are made of her by playing faster or slower than recorded, which shortens or
 lengthens the vocal tract, while the engine speaks slower or faster to make up for it. Its intonation cannot be made
@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 
 import numpy as np
-import soxr
 
 from sta.config.limits import SAMPLE_RATE
-from sta.data.synthesis.base import Delivery, Synthesiser, Voice, Wave, octaves, require_words, shape_level
+from sta.data.synthesis.base import Delivery, Synthesiser, Voice, Wave, finish, octaves, require_words
 from sta.errors import VoiceError
 
-ACCENTS = {"en-us": "en-US", "en-gb": "en-GB"}
-WORDS_PER_MINUTE = {"en-us": 160, "en-gb": 157}  # at the engine's own rate, on espeak's scale
+ACCENTS = {"en-us": "en-US", "en-gb": "en-GB", "de": "de-DE", "es": "es-ES", "fr-fr": "fr-FR", "it": "it-IT"}
+#: At the engine's own rate, on espeak's scale.
+WORDS_PER_MINUTE = {"en-us": 160, "en-gb": 157, "de": 164, "es": 132, "fr-fr": 160, "it": 158}
 HABITS = (38, 62)  # two speakers of every vocal tract: a lower and a higher voice, on espeak's scale of pitch
 TRACTS = (76, 80, 84, 88, 92, 96, 100, 106)  # playing speed in percent: less is a longer vocal tract
 DEEPER = 2.6  # pitch goes with this power of the playing speed: longer vocal tracts have deeper voices
@@ -33,12 +33,14 @@ class Pico(Synthesiser):
         VoiceError: it is not installed; says how to.
     """
 
+    packages = ("ttspico",)
+
     def __init__(self) -> None:
         if find_spec("ttspico") is None:
             raise VoiceError("pico is not installed; `pip install ttspico` brings it (it needs a C compiler)")
 
     def voices(self, accents: Sequence[str]) -> list[Voice]:
-        """Return its speakers of English."""
+        """Return its speakers of these accents."""
         unknown = [a for a in accents if a not in ACCENTS]
         if unknown:
             raise VoiceError(f"pico has no accent {unknown[0]!r}; known are: {', '.join(ACCENTS)}.")
@@ -62,9 +64,7 @@ class Pico(Synthesiser):
             rate=round(np.clip(100 * wanted / speed, *RATES)),
             pitch=round(np.clip(100 * speed ** (DEEPER - 1) * octaves(voice.pitch - 50 + delivery.pitch), *PITCHES)),
         )  # fmt: skip
-        if not samples.any():
-            raise VoiceError(f"pico's voice {voice.name} has no sound for the text {text!r}; give English words.")
-        return shape_level(soxr.resample(samples, round(SAMPLE_RATE * speed), SAMPLE_RATE), delivery)
+        return finish(samples, round(SAMPLE_RATE * speed), text, voice, delivery)
 
 
 def _synthesise(text: str, language: str, rate: int, pitch: int) -> Wave:

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import importlib
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sta.errors import RecipeError
 from sta.models.backbones.base import SpeechBackbone
 from sta.models.backbones.log_mel import LogMelBackbone
 from sta.models.backbones.pretrained import PretrainedBackbone, class_for
 
-__all__ = ["SpeechBackbone", "backbone_class", "build_backbone", "describe_backbone"]
+if TYPE_CHECKING:
+    from sta.config.recipe import EncoderSettings
+
+__all__ = ["SpeechBackbone", "backbone_class", "backbone_of", "build_backbone", "check_backbone", "describe_backbone"]
 
 
 def backbone_class(name: str | None) -> type[SpeechBackbone]:
@@ -32,17 +35,43 @@ def backbone_class(name: str | None) -> type[SpeechBackbone]:
     return _imported(name) if _is_entry_point(name) else PretrainedBackbone
 
 
-def describe_backbone(name: str | None, frozen: bool) -> dict[str, Any] | None:
+def describe_backbone(name: str | None, frozen: bool, **layers: Any) -> dict[str, Any] | None:
     """Return what `build_backbone` builds the named backbone from; it is saved in the encoder's configuration.
 
+    Args:
+        name, frozen: as of a recipe's encoder.
+        layers: `layers` and `pooling` of one that has layers.
+
     Raises:
-        RecipeError: `module:Class` names no `SpeechBackbone`.
+        RecipeError: `module:Class` names no `SpeechBackbone`, or the model has no such layers.
         WeightsError: there is no such model on disk or on the Hub, or no backbone takes it.
     """
     if name is None:
         return None
     own = {"class": name} if _is_entry_point(name) else {}
-    return own | backbone_class(name).describe(name, frozen)
+    return own | backbone_class(name).describe(name, frozen, **layers)
+
+
+def backbone_of(settings: EncoderSettings) -> dict[str, Any] | None:
+    """Return the description of the backbone that a recipe's encoder has; see `describe_backbone`."""
+    check_backbone(settings)
+    layers = {"layers": settings.backbone_layers, "pooling": settings.frame_pooling}
+    own = layers if backbone_class(settings.backbone).has_layers else {}
+    return describe_backbone(settings.backbone, settings.freeze_backbone, **own)
+
+
+def check_backbone(settings: EncoderSettings) -> None:
+    """Refuse settings of a transformers model for another backbone.
+
+    Raises:
+        RecipeError: says which they are.
+    """
+    of_layers = settings.cache_frames or settings.backbone_layers is not None or settings.frame_pooling > 1
+    if of_layers and not backbone_class(settings.backbone).has_layers:
+        raise RecipeError(
+            f"encoder.backbone {settings.backbone or 'null'}: cache_frames, backbone_layers and frame_pooling take a "
+            "model of transformers, such as openai/whisper-base"
+        )
 
 
 def build_backbone(description: dict[str, Any] | None, width: int, **log_mel: Any) -> SpeechBackbone:

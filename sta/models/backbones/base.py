@@ -22,11 +22,13 @@ class SpeechBackbone(nn.Module, ABC):
         feature_kind: names what `cached_features` returns; backbones of one kind share a cache.
         features_per_second: its rows in a second of speech.
         augments: whether `inputs` are scaled log-mel, to which the augmentation of the distill stage applies.
+        has_layers: whether a recipe may choose layers, pool their frames and cache them, as of transformers' models.
     """
 
     feature_kind: ClassVar[str]
     features_per_second: ClassVar[int]
     augments: ClassVar[bool] = False
+    has_layers: ClassVar[bool] = False
 
     @staticmethod
     @abstractmethod
@@ -55,6 +57,15 @@ class SpeechBackbone(nn.Module, ABC):
         The CTC loss reads lengths on the host, which waits for the device where only that knows them.
         """
         return None
+
+    @property
+    def frozen_part(self) -> nn.Module | None:
+        """What never changes and is stored apart, once for all encoders that have it; None: nothing."""
+        return None
+
+    def reader(self) -> SpeechBackbone:
+        """Return the backbone without its frozen part, with the same trainable parts."""
+        return self
 
     @classmethod
     def describe(cls, name: str, frozen: bool) -> dict[str, Any]:

@@ -31,8 +31,12 @@ class WhisperBackbone(PretrainedBackbone):
         """Return logits of a bell around six tenths of the depth."""
         return -((torch.linspace(0, 1, layers + 1) - 0.6) / 0.25).square()
 
+    def adapt_model(self) -> None:
+        """Drop the layers above the last one that is summed."""
+        del whisper_parts(self.model)[3][max(self.layers) :]
+
     def hidden_states(self, wave: Tensor, lengths: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Return the states of all layers [B, S, C], the last after the final norm, and their lengths [B]."""
+        """Return the states of the layers [B, S, C], the last of all after the final norm, and their lengths [B]."""
         first, second, table, layers, norm = whisper_parts(self.model)
         config, training = self.model.config, self.model.training
         most = config.max_source_positions
@@ -45,4 +49,6 @@ class WhisperBackbone(PretrainedBackbone):
         states = [x]
         for layer in layers:
             states.append(layer(states[-1], mask))
-        return (*states[:-1], norm(states[-1])), lengths
+        if len(layers) == config.encoder_layers:
+            states[-1] = norm(states[-1])
+        return tuple(states), lengths

@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sta.config.recipe import DistillStage
+from sta.config.recipe import DistillStage, Recipe
 from sta.config.variants import find_variant
 from sta.models.bottleneck import SpeechCondition
 from sta.models.encoder import EncoderOutput
@@ -123,10 +123,12 @@ class DistillLoss(nn.Module, ABC):
     Attributes:
         on_captions: whether the text branch, which reads captions in the place of recordings, is to have it too.
         branch: whether its own outputs are of recordings, or of written captions.
+        reads_pieces: whether it asks the corpus for `captions`; pieces are trained only where something does.
     """
 
     on_captions: ClassVar[bool] = False
     branch: ClassVar[Literal["speech", "text"]] = "speech"
+    reads_pieces: ClassVar[bool] = False
 
     def __init__(self, sizes: DistillSizes, settings: DistillStage):
         super().__init__()
@@ -159,11 +161,7 @@ class DistillLoss(nn.Module, ABC):
 
 
 def build_losses(sizes: DistillSizes, settings: DistillStage) -> dict[str, DistillLoss]:
-    """Return the losses of a recipe that weigh something and apply, by name, in its order.
-
-    Raises:
-        RecipeError: there is no such loss; names the known ones.
-    """
+    """Return the losses of a recipe that weigh something and apply, by name, in its order."""
     kinds = {name: find_loss(name) for name, weight in settings.losses.items() if weight}
     losses = {name: kind(sizes, settings) for name, kind in kinds.items() if kind.applies(sizes, settings)}
     for loss in losses.values():
@@ -175,6 +173,15 @@ def find_loss(name: str) -> type[DistillLoss]:
     """Return the class of a loss: `text_branch` is that of text_branch.py, `module:Class` is imported."""
     variant = name if ":" in name else name.replace("_", "-")
     return find_variant("sta.training.losses", variant, DistillLoss, f"stages.distill.losses.{name}")  # type: ignore[type-abstract]
+
+
+def reads_pieces(recipe: Recipe) -> bool:
+    """Return whether a stage reads captions as SentencePiece pieces; tasks of others may."""
+    stages = recipe.stages
+    if any(getattr(stages, name).task for name in ("distill", "decoder")):
+        return True
+    read = any(find_loss(name).reads_pieces for name, weight in stages.distill.losses.items() if weight)
+    return read or bool(getattr(stages.decoder, "losses", {}).get("caption"))
 
 
 def similarity_distillation(student: Tensor, target: Tensor, bank: Tensor, temperature: float) -> Tensor:

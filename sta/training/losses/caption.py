@@ -20,6 +20,7 @@ class CaptionLoss(DistillLoss):
     """
 
     on_captions = True
+    reads_pieces = True
 
     def __init__(self, sizes: DistillSizes, settings: DistillStage):
         super().__init__(sizes, settings)

@@ -20,6 +20,8 @@ class CTCLoss(DistillLoss):
     0 where there is no caption; weights [B], 1 / pieces.
     """
 
+    reads_pieces = True
+
     def targets(self, corpus: DistillCorpus, rows: np.ndarray) -> dict[str, Any]:
         """Return the captions' pieces and their counts."""
         captions, known = corpus.captions(rows), corpus.has_text(rows).astype(np.float32)

@@ -173,6 +173,8 @@ def build_module(
 ) -> _Denoising:
     """Build the stage's network on the distilled encoders and bottlenecks of every group; the decoder is untrained."""
     any_one = next(iter(bottlenecks.values())).config
+    for encoder in encoders.values():  # whose frames are cached
+        encoder.acoustics = encoder.acoustics.reader()
     torch.manual_seed(recipe.seed)
     settings, stage = recipe.decoder, recipe.stages.decoder
     space = TokenSpace(any_one.tokens, any_one.width, any_one.embedding_width)
@@ -285,14 +287,6 @@ class DecoderTask(Task):
             pieces, lengths = pieces_to_frames(read, range(len(read)))
             batch = replace(batch, text_pieces=pieces, text_lengths=lengths)
         return batch
-
-    @classmethod
-    def example_phases(
-        cls, recipe: Recipe, facts: CorpusFacts, name: str, size: int, seconds: float
-    ) -> list[tuple[float, Batch]]:
-        """Return the batch, and one without pictures for the share of steps that train the draft alone."""
-        batch, first = cls.example_batch(recipe, facts, name, size, seconds), recipe.stages.decoder.draft_warmup
-        return [(1 - first, batch), (first, replace(batch, x0=None))] if first else [(1.0, batch)]
 
     @classmethod
     def mean_seconds(cls, recipe: Recipe, facts: CorpusFacts) -> float:

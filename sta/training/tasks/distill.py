@@ -20,9 +20,10 @@ from sta.distributed.sharding import IGNORE_INDEX, BatchShard
 from sta.distributed.team import Team
 from sta.errors import StaError, TrainingError
 from sta.models.augment import augment
-from sta.models.backbones import describe_backbone
+from sta.models.backbones import backbone_class, backbone_of, build_backbone, check_backbone
+from sta.models.backbones.pretrained import PretrainedBackbone
 from sta.models.bottleneck import SpeechBottleneck
-from sta.models.encoder import LENGTH_MULTIPLE, SpeechEncoder, pieces_to_frames
+from sta.models.encoder import SpeechEncoder, pieces_to_frames
 from sta.training import examples
 from sta.training.batch import Batch
 from sta.training.concepts import Concepts, concepts_of
@@ -38,6 +39,7 @@ from sta.training.losses.base import (
 )
 from sta.training.sampler import ShuffledSampler, build_sampler
 from sta.training.speech_features import caption_pieces, group_rows
+from sta.training.speech_inputs import cache_backbone, open_inputs
 from sta.training.task import CorpusFacts, Task, compile_layers, compiles
 from sta.training.teacher_features import cache_teacher, check_teacher_reads, teacher_features, teacher_reads
 from sta.training.workspace import Workspace
@@ -66,7 +68,8 @@ class DistillBatch(Batch):
     """Recordings, and what the losses want to know of them.
 
     Attributes:
-        features: uint8 [B, S, 80] log-mel, or int16 [B, T, 1] samples; zero beyond each length.
+        features: uint8 [B, S, 80] log-mel, int16 [B, T, 1] samples or float16 [B, S, L*C] frames of a frozen backbone;
+            zero beyond each length.
         lengths: int64 [B], on the host, as lengths decide shapes.
         language: int64 [B], numbers of `SpeechEncoder.languages`.
         targets: loss -> what it wants to know: tensors [B, ...], or of the step, such as [M, E].
@@ -138,7 +141,7 @@ def build_module(recipe: Recipe, sizes: DistillSizes, backbone: dict[str, Any] |
     torch.manual_seed(recipe.seed)
     encoder = SpeechEncoder(
         dict(sizes.pieces), settings.width, settings.convolutions, settings.layers, settings.heads, settings.dropout,
-        backbone, ctc_head=bool(stage.losses.get("ctc")),
+        backbone, bool(stage.losses.get("ctc")), settings.language_embedding,
     )  # fmt: skip
     bottleneck = SpeechBottleneck(settings.width, sizes.embedding_width, between.tokens, between.width, between.layers)
     return Distillation(encoder, bottleneck, build_losses(sizes, stage), stage)
@@ -166,7 +169,7 @@ class DistillTask(Task):
 
     Settings = DistillStage
 
-    def __init__(self, workspace: Workspace, group: str, corpus: GroupCorpus):
+    def __init__(self, workspace: Workspace, group: str, corpus: GroupCorpus, device: torch.device):
         self.name = f"distill-{group}"
         self.workspace, self.stage = workspace, workspace.recipe.stages.distill
         self.weights = self.stage.losses
@@ -175,6 +178,8 @@ class DistillTask(Task):
         module = self.module = self._build(workspace)
         self.losses = module.losses_of("speech")
         self.encoder = self.corpus.encoder = module.encoder
+        self.frozen = module.encoder.acoustics.frozen_part
+        self.inputs = open_inputs(workspace, module.encoder, device)
         kept = self._short_enough()
         short = self.corpus.short
         self.phrases = self._order(short & kept)
@@ -184,8 +189,7 @@ class DistillTask(Task):
 
     def _build(self, workspace: Workspace) -> Distillation:
         settings = workspace.recipe.encoder
-        description = describe_backbone(settings.backbone, settings.freeze_backbone)
-        module = build_module(workspace.recipe, self.corpus.sizes, description)
+        module = build_module(workspace.recipe, self.corpus.sizes, backbone_of(settings))
         if settings.backbone:
             module.encoder.acoustics.load_published(settings.backbone)
         return module
@@ -199,7 +203,8 @@ class DistillTask(Task):
 
     @classmethod
     def check(cls, recipe: Recipe) -> None:
-        """Refuse unknown losses, and a text loss where the teacher does not read the language."""
+        """Refuse unknown losses, a text loss where the teacher does not read the language, and layers of no model."""
+        check_backbone(recipe.encoder)
         for name, weight in recipe.stages.distill.losses.items():
             if weight:
                 find_loss(name)
@@ -208,19 +213,27 @@ class DistillTask(Task):
 
     @classmethod
     def fill_caches(cls, workspace: Workspace, name: str, device: torch.device, team: Team) -> None:
-        """Compute the teacher's features."""
+        """Compute the teacher's features, and the frames of a frozen backbone."""
         cache_teacher(workspace, device, team)
+        settings = workspace.recipe.encoder
+        if settings.cache_frames:
+            backbone = build_backbone(backbone_of(settings), settings.width)
+            assert isinstance(backbone, PretrainedBackbone)
+            backbone.load_published(str(settings.backbone))
+            cache_backbone(workspace, backbone, device, team)
 
     @classmethod
     def build(cls, workspace: Workspace, name: str, device: torch.device, shard: BatchShard) -> DistillTask:
         group = group_of(name)
-        return cls(workspace, group, GroupCorpus(workspace, group, *teacher_features(workspace, device)))
+        return cls(workspace, group, GroupCorpus(workspace, group, *teacher_features(workspace, device)), device)
 
     @classmethod
     def build_network(cls, recipe: Recipe, facts: CorpusFacts, name: str) -> Distillation:
         """Build the encoder, bottleneck and losses of the group."""
-        description = describe_backbone(recipe.encoder.backbone, recipe.encoder.freeze_backbone)
-        return build_module(recipe, sizes_of(recipe, facts, group_of(name)), description)
+        module = build_module(recipe, sizes_of(recipe, facts, group_of(name)), backbone_of(recipe.encoder))
+        if recipe.encoder.cache_frames:
+            module.encoder.acoustics = module.encoder.acoustics.reader()
+        return module
 
     @classmethod
     def example_batch(cls, recipe: Recipe, facts: CorpusFacts, name: str, size: int, seconds: float) -> DistillBatch:
@@ -268,7 +281,10 @@ class DistillTask(Task):
         Raises:
             TrainingError: no caption is left.
         """
-        longest, rate = self.stage.max_seconds, self.encoder.acoustics.features_per_second
+        longest, rate = (
+            self.stage.max_seconds,
+            backbone_class(self.workspace.recipe.encoder.backbone).features_per_second,
+        )
         kept = self.workspace.features.lengths[self.rows] <= longest * rate
         count = f"{len(kept) - int(kept.sum())} of {len(kept)} recordings hold more than {longest:g} s of speech"
         if not (kept & ~self.corpus.short).any():
@@ -305,9 +321,8 @@ class DistillTask(Task):
     def batch(self, step: int, shard: BatchShard) -> DistillBatch:
         """Return this shard's recordings and captions of the step."""
         everyone = self._rows_of(step)
-        rows = shard.of(everyone)
-        store = self.workspace.features
-        features, lengths = store.padded(rows.tolist(), LENGTH_MULTIPLE, int(store.lengths[everyone].max()))
+        rows, items = shard.of(everyone), self.inputs.some_of(everyone, [self.workspace.recipe.seed, step])
+        features, lengths = self.inputs.padded(shard.of(items), items)
         return DistillBatch(
             torch.from_numpy(features), torch.from_numpy(lengths),
             self.encoder.language_indices(self.corpus.column("language", rows)),
@@ -335,7 +350,7 @@ class DistillTask(Task):
     def export(self, module: nn.Module, folder: Path) -> None:
         """Write encoder and bottleneck."""
         assert isinstance(module, Distillation)
-        module.encoder.save_pretrained(folder / "encoder")
+        module.encoder.save(folder / "encoder", folder, self.frozen)
         module.bottleneck.save_pretrained(folder / "bottleneck")
 
 

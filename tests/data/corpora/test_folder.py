@@ -90,12 +90,13 @@ def refused(root: Path, lines: Lines, **changes: Any) -> str:
 
 def test_rows_have_absolute_paths_and_the_defaults(files: Path, lines: Lines) -> None:
     lines[0] |= {"id": "first", "speaker": 7, "mood": "sad", "label": "x", "image_id": "pic", "split": "test"}
+    lines[0] |= {"style": "ink"}
     rows = read(files, lines)
     assert len(rows) == 40
     assert rows[0] == {
         "id": "first", "image": {"bytes": None, "path": str(files / "0.png")},
         "audio": {"bytes": None, "path": str(files / "0a.wav")}, "text": "picture 0", "language": "en", "speaker": "7",
-        "mood": "sad", "label": "x", "image_id": "pic", "split": "test",
+        "mood": "sad", "label": "x", "style": "ink", "image_id": "pic", "split": "test",
     }  # fmt: skip
     assert (rows[1]["id"], rows[1]["image_id"], rows[1]["speaker"]) == ("0b.wav", "0.png", None)
 

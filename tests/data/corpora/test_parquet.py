@@ -60,7 +60,7 @@ def prepared(path: Path, folder: Path, limit: float = 0.5) -> tuple[Corpus, list
 
 
 def test_rows_have_every_column_of_the_schema(tmp_path: Path) -> None:
-    given = sample(3, speaker="anna", mood="sad")
+    given = sample(3, speaker="anna", mood="sad", style="ink")
     (row,) = rows(write_parquet(tmp_path / "a.parquet", [given]))
     files = {name: {"bytes": given[name]["bytes"], "path": None} for name in ("image", "audio")}
     assert row == {**given, **files, "label": "0"}

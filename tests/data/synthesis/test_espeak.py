@@ -120,7 +120,9 @@ def test_what_cannot_be_spoken(text: str, voice: Voice, words: str) -> None:
 
 def test_synthesisers() -> None:
     assert isinstance(synthesiser("espeak"), Espeak)
-    with pytest.raises(RecipeError, match=r"'festival' \(known: espeak, flite, pico, or module:Class"):
+    with pytest.raises(
+        RecipeError, match=r"'festival' \(known: espeak, flite, kokoro, pico, piper, vits, or module:Class"
+    ):
         synthesiser("festival")
 
 

@@ -95,7 +95,7 @@ def test_a_loss_that_weighs_nothing_is_not_built() -> None:
     [
         (
             "imagee",
-            "losses.imagee' is 'imagee': no such loss, did you mean 'image'? (known: attributes, caption, concept",
+            "losses.imagee' is 'imagee': no such loss; did you mean 'image'? (known: attributes, caption, concept",
         ),
         ("base", "losses.base' is 'base': no such loss (known: "),
     ],

@@ -17,7 +17,7 @@ from typing import Annotated, ClassVar
 import numpy as np
 from pydantic import Field
 
-from sta.config.recipe import CorpusSettings, Positive, Share, Strict
+from sta.config.recipe import CorpusSettings, Natural, Positive, Share, Strict
 from sta.data.audio import wav_bytes
 from sta.data.corpora.base import CorpusShard, CorpusSource, DataCard, Outline, outline_of
 from sta.data.corpora.garden.attributes import GardenAttributes
@@ -45,28 +45,24 @@ MAX_DRAWS = 10_000
 class WorldSettings(Strict):
     """Which values Garden's attributes take; a slot left out of `slots` takes every value it knows."""
 
-    colours: list[str] = Field(default_factory=list, description="colours of every coloured part; empty: all ten")
-    moods: list[str] = Field(default_factory=list, description="moods; empty: all five")
-    kinds: list[str] = Field(default_factory=list, description="bird, flower; empty: both")
-    slots: dict[str, list[str]] = Field(default_factory=dict, description="values of one slot, such as pose: [perched]")
+    colours: list[str] = Field([])  # of every coloured part; empty: all ten
+    moods: list[str] = Field([])  # empty: all five
+    kinds: list[str] = Field([])  # bird, flower; empty: both
+    slots: dict[str, list[str]] = Field({})  # values of one slot, such as pose: [perched]
 
 
 class GardenSettings(CorpusSettings):
     """Garden: drawn pictures, grammar captions and synthesised speech, built here from nothing."""
 
-    scenes: Positive = Field(20_000, description="training pictures")
-    phrases: Annotated[int, Field(ge=0)] = Field(
-        1, description="short phrases spoken per training picture and language"
-    )
-    omit: Share = Field(0.1, description="chance that a caption leaves an attribute out")
-    validation: Positive = Field(200, description="validation recordings per language")
-    test: Positive = Field(200, description="test recordings per language and test split")
-    swaps: Positive = Field(50, description="pairs per language whose captions differ in one colour word")
-    held_out: Share = Field(0.1, description="share of attribute combinations kept for the test")
-    tempo: Annotated[float, Field(gt=0.3, lt=3)] = Field(1.0, description="tempo, as a factor of the language card's")
-    other_engines: Share = Field(
-        0.0, description="share of training recordings by the language card's other engines, if it names any"
-    )
+    scenes: Positive = 20_000  # training pictures
+    phrases: Natural = 1  # short phrases spoken per training picture and language
+    omit: Share = 0.1  # chance that a caption leaves an attribute out
+    validation: Positive = 200  # validation recordings per language
+    test: Positive = 200  # test recordings per language and test split
+    swaps: Positive = 50  # pairs per language whose captions differ in one colour word
+    held_out: Share = 0.1  # share of attribute combinations kept for the test
+    tempo: Annotated[float, Field(gt=0.3, lt=3)] = 1.0  # as a factor of the language card's
+    other_engines: Share = 0.0  # share of training recordings by the language card's other engines, if it names any
     world: WorldSettings = WorldSettings()
 
     @property
@@ -76,11 +72,7 @@ class GardenSettings(CorpusSettings):
 
 
 def world_of(settings: WorldSettings) -> World:
-    """Return the world that a recipe asks for.
-
-    Raises:
-        RecipeError: a slot, kind, mood or value that Garden does not know; names the known ones.
-    """
+    """Return the world that a recipe asks for; a RecipeError about what Garden does not know names what it does."""
     colours = _chosen("corpus.world.colours", settings.colours, COLOURS)
     slots = {}
     for slot, (_, values) in SLOTS.items():

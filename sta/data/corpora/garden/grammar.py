@@ -7,7 +7,6 @@ templates are listed, the first that says exactly what is to be said is used.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, combinations
@@ -16,7 +15,7 @@ import numpy as np
 
 from sta.config.cards import EVERY_FORM, OPTIONAL, PLACEHOLDER, LanguageCard, PatternCard
 from sta.data.corpora.garden.world import KINDS, SLOTS, World
-from sta.errors import RecipeError
+from sta.errors import RecipeError, known_names
 
 DETAILS = "details"  # the place in a sentence for its joined details, treated as one more slot
 
@@ -120,9 +119,6 @@ class Grammar:
 
         What is drawn depends on which slots are said, never on their values: generators in equal states
         give sentences that differ only in the words of the values that differ. `pattern` fixes the pattern.
-
-        Raises:
-            ValueError: `kind` or a slot or value of `said` is not one that this grammar can say.
         """
         self._sayable(kind, said)
         drawn = int(rng.integers(len(self._patterns[kind])))
@@ -140,11 +136,7 @@ class Grammar:
         return sorted(set(self._garden.lexicon[value].values()))
 
     def check(self, world: World) -> None:
-        """Verify that each scene of `world` can be said with any of its slots left out.
-
-        Raises:
-            RecipeError: a word, a form, a slot or a whole template is missing or misspelt; names its key.
-        """
+        """Verify that each scene of `world` can be said with any of its slots left out; a RecipeError names the key."""
         self._known(self._garden.lexicon, chain.from_iterable(values for _, values in SLOTS.values()), "garden.lexicon")
         self._known(self._garden.kinds, KINDS, "garden.kinds")
         for kind in world.kinds:
@@ -178,7 +170,7 @@ class Grammar:
         accepted = list(dict.fromkeys(known))
         for name in given:
             if name not in accepted:
-                raise self._wrong(f"unknown key '{key}.{name}'{_hint(name, accepted)}")
+                raise self._wrong(f"unknown key '{key}.{name}'{known_names(name, accepted, 'known here')}")
 
     def _check_slots(self, kind: str, pattern: Pattern, world: World) -> None:
         key = pattern.sentence.key.removesuffix(".sentence")
@@ -197,7 +189,7 @@ class Grammar:
             for slot, form in template.places():
                 if slot not in accepted:
                     where = f"key '{choice.key}' is '{template.text}'"
-                    raise self._wrong(f"{where}: unknown slot '{slot}'{_hint(slot, accepted)}")
+                    raise self._wrong(f"{where}: unknown slot '{slot}'{known_names(slot, accepted, 'known here')}")
                 for value in world.slots.get(slot, ()):
                     self._check_form(value, slot, form, template)
 
@@ -229,12 +221,6 @@ def _slots(text: str) -> list[str]:
 
 def _slots_of(kind: str) -> list[str]:
     return [slot for slot, (kinds, _) in SLOTS.items() if kind in kinds]
-
-
-def _hint(name: str, accepted: list[str]) -> str:
-    close = difflib.get_close_matches(name, accepted, 1)
-    meant = f"; did you mean '{close[0]}'?" if close else ""
-    return f"{meant} (known here: {', '.join(accepted)})"
 
 
 def _choice(key: str, templates: tuple[str, ...]) -> Choice:

@@ -27,10 +27,7 @@ JITTER = 0.04
 
 
 def delivery(mood: str, rng: np.random.Generator) -> Delivery:
-    """Draw how `mood` sounds this time: each cue within 4 % of the mood's own, independently.
-
-    Raises KeyError for a word that is not in `world.MOODS`.
-    """
+    """Draw how `mood` sounds this time: each cue within 4 % of the mood's own, independently."""
     mean = PROSODY[mood]
     rate, pitch, liveliness, volume = 1 + JITTER * rng.uniform(-1, 1, 4)
     return Delivery(
@@ -49,14 +46,8 @@ def speak(
 ) -> tuple[np.ndarray, str]:  # fmt: skip
     """Say `text` in a mood, in a voice drawn by `seed` from the training or the test speakers, or of a `name`.
 
-    Args:
-        others: chance of one of the card's other engines, if it names any.
-
-    Returns:
-        The waveform, float32 [T] at 16 kHz, and the speaker's name.
-
-    Raises:
-        VoiceError: no speaker has that name.
+    `others` is the chance of one of the card's other engines, if it names any. Returns the waveform, float32 [T] at
+    16 kHz, and the speaker's name.
     """
     rng = np.random.default_rng(seed)
     by_other = bool(card.speech.other_engines) and np.random.default_rng([seed, 1]).random() < others
@@ -83,11 +74,7 @@ def _find_speaker(card: LanguageCard, name: str) -> tuple[str, Voice]:
 
 
 def other_speakers(card: LanguageCard) -> list[tuple[str, Voice]]:
-    """Return the training speakers of the card's other engines, with the engine of each.
-
-    Raises:
-        VoiceError: an engine is not installed or lacks an accent.
-    """
+    """Return the training speakers of the card's other engines, with the engine of each."""
     return [(e, v) for e, accents in card.speech.other_engines.items() for v in synthesiser(e).voices(accents)]
 
 

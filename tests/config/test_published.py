@@ -1,6 +1,6 @@
 """Where published weights are looked for."""
 
-from sta.models.published import MODELS, locate
+from sta.config.published import MODELS, locate
 
 
 def test_own_folder_is_looked_in_before_the_hub(tmp_path, monkeypatch):
