@@ -13,10 +13,10 @@ from timm.models import load_checkpoint
 from torch import Tensor, nn
 
 from sta.config.cards import HeadCard, TrainedClipCard
+from sta.config.published import MODELS, locate
 from sta.data.checksums import file_hash
 from sta.distributed import sharding
 from sta.errors import WeightsError, first_line
-from sta.models.published import MODELS, locate
 
 #: Where the networks that may be frozen are in open_clip's `CustomTextCLIP`.
 TRUNKS = {"image": "visual.trunk", "text": "text.transformer"}
@@ -120,6 +120,22 @@ def without_trunks(model: Any, frozen: Sequence[str]) -> Any:
     for tower in frozen:
         parent, _, name = TRUNKS[tower].partition(".")
         setattr(model.get_submodule(parent), name, nn.Identity())
+    return model
+
+
+class _WithoutMask(nn.Module):
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Any:
+        return self.network(input_ids=input_ids)
+
+
+def without_mask(model: Any) -> Any:
+    """Return the model with all tokens taken for valid: transformers looks at a mask, which the meta device has not."""
+    if hasattr(getattr(model, "text", None), "pooler"):  # of transformers
+        model.text.transformer = _WithoutMask(model.text.transformer)
     return model
 
 

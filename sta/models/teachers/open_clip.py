@@ -15,6 +15,7 @@ from sta.config.cards import OpenClipCard, TeacherCard
 from sta.data.checksums import file_hash
 from sta.errors import WeightsError, first_line
 from sta.models.teachers.base import Preprocessing, Teacher
+from sta.models.towers import without_mask
 
 
 class OpenClipTeacher(Teacher):
@@ -74,7 +75,7 @@ class OpenClipTeacher(Teacher):
         except (OSError, RuntimeError, ValueError) as error:
             reason = first_line(error)
             raise WeightsError(f"teacher '{card.name}': {card.architecture} cannot be built ({reason})") from error
-        return model, getattr(model, "context_length", 77)
+        return without_mask(model), getattr(model, "context_length", 77)
 
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> Tensor:

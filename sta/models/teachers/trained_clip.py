@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sta.config.cards import MARKS, TeacherCard, TrainedClipCard
+from sta.config.published import locate
 from sta.data.text import Pieces
 from sta.errors import CorpusError, WeightsError, first_line
-from sta.models.published import locate
 from sta.models.teachers.base import Preprocessing
 from sta.models.teachers.open_clip import OpenClipTeacher
-from sta.models.towers import HEADS, TRUNKS, PublishedTokenizer, build_clip, check_hashes, weights_file
+from sta.models.towers import HEADS, TRUNKS, PublishedTokenizer, build_clip, check_hashes, weights_file, without_mask
 
 Tokenizer = Callable[[Sequence[str]], Tensor]
 
@@ -100,7 +100,8 @@ class TrainedClipTeacher(OpenClipTeacher):
     def outline(cls, card: TrainedClipCard) -> tuple[nn.Module, int]:
         """Build the network on torch's meta device."""
         with torch.device("meta"):
-            return build_clip(card, weights=False), int(card.config["text_cfg"]["context_length"])
+            model = without_mask(build_clip(card, weights=False))
+        return model, int(card.config["text_cfg"]["context_length"])
 
     @classmethod
     def reads(cls, card: TeacherCard, language: str) -> bool:
