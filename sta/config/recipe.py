@@ -229,6 +229,7 @@ class DecoderStage(Optimisation):
         description="weights of these, and of the decoder's own losses",
     )
     condition_dropout: Share = Field(0.1, description="chance that the condition is hidden, for guidance")
+    style_dropout: Share = Field(0.1, description="chance that the style is hidden, so that none need be asked for")
     draft_warmup: Share = Field(
         0.0, description="share of the steps, at the start, that train draft and bottleneck and leave the denoiser out"
     )

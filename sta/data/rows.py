@@ -1,6 +1,7 @@
 """The one row schema that every corpus shares, and the prepared corpus on disk that the stages read.
 
-Columns: `id, image, audio, text, language, speaker, mood, label, image_id, split, phrase`. A row always has a picture,
+Columns: `id, image, audio, text, language, speaker, mood, label, image_id, split, style,
+phrase`. A row always has a picture,
 a language and a split. Without `audio` it serves tokenizer and teacher, without `text` it serves distillation by the
 picture; speaker, mood and label are null where a corpus has none. `phrase` says that the text is a few words, no whole
 caption. A prepared corpus is a folder of Arrow shards, memory-mapped, with `attributes.jsonl` beside them where the
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 SPLITS = ("train", "validation", "test", "seen", "voice", "combination", "both", "swap")
 TEST_SPLITS = ("seen", "voice", "combination", "both", "test")
 
-TEXTS = ("text", "language", "speaker", "mood", "label", "image_id", "split")
+TEXTS = ("text", "language", "speaker", "mood", "label", "image_id", "split", "style")
 MIXTURE = "mixture.json"  # in the folder of a mixture: how many shards each part has
 
 Row = dict[str, Any]
@@ -208,8 +209,10 @@ class Corpus:
         return len(self.table)
 
     def column(self, name: str) -> Column:
-        """Return one light column: anything but audio and image."""
-        return Column(self.table.data.column(name))
+        """Return one light column: anything but audio and image; of nulls in a corpus prepared before there was one."""
+        table = self.table.data
+        known = name in table.column_names
+        return Column(table.column(name) if known else pa.chunked_array([pa.nulls(len(self), pa.string())]))
 
     def select(self, split: str, language: str | None = None) -> np.ndarray:
         """Return the row numbers of a split, in one language or all."""
