@@ -156,10 +156,21 @@ class TeacherStage(Optimisation):
 
 
 class TokenizerStage(Optimisation):
-    losses: dict[Literal["l1", "mse", "edge", "commit"], Weight] = {"l1": 1.0, "mse": 2.0, "edge": 0.0, "commit": 0.25}
+    losses: dict[Literal["l1", "mse", "edge", "pyramid", "colour", "perceptual", "commit"], Weight] = {
+        "l1": 1.0, "mse": 2.0, "edge": 0.0, "pyramid": 0.0, "colour": 0.0, "perceptual": 0.0, "commit": 0.25
+    }  # fmt: skip
+    perceptual_network: str | None = Field(
+        None, description="timm network, by name or folder, in whose features `perceptual` compares; not the judge's"
+    )
     unquantised: Share = Field(
         0.0, description="share of pictures whose latents skip the codebook, for latent diffusion to draw such latents"
     )
+
+    @model_validator(mode="after")
+    def _compares_in_a_network(self) -> TokenizerStage:
+        if self.losses["perceptual"] and self.perceptual_network is None:
+            raise ValueError("losses.perceptual compares in a network: name one as perceptual_network, or set it to 0")
+        return self
 
 
 def _is_loss(name: str) -> str:

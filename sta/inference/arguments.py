@@ -64,8 +64,8 @@ def styles(value: Any, known: Sequence[str], count: int) -> list[int]:
     names = list(value) if isinstance(value, list | tuple) else [value] * count
     for name in names:
         if name is not None and name not in known:
-            choice = f"is not one of {', '.join(known)}" if known else "cannot be asked for: this release draws in one"
-            raise ArgumentError(f"style {name!r} {choice}")
+            why = f"is not one of {', '.join(known)}" if known else "cannot be asked for: this release knows no styles"
+            raise ArgumentError(f"style {name!r} {why}")
     if len(names) != count:
         raise ArgumentError(f"{len(names)} styles were given for {count} recordings; give one, or as many")
     return [len(known) if name is None else list(known).index(name) for name in names]

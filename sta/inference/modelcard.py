@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from sta import SpeechToImagePipeline
 pipe = SpeechToImagePipeline.from_pretrained("path/to/this/folder")
 pipe("said.wav", language="{code}").images[0].save("drawn.png")
 ```
-
+{styles}
 ## How it was made
 
 `sta run {recipe}` makes it from nothing; `recipe.yaml` beside this card has every setting.
@@ -78,7 +79,7 @@ def write_card(release: Path, recipe: Recipe, cards: Sequence[LanguageCard], rep
     licences = licences_of(recipe, data)
     text = CARD.format(
         metadata=_metadata(recipe.name, languages, data, licences, report, split), name=recipe.name,
-        languages=" and ".join(c.name for c in cards), code=languages[0],
+        styles=_styles(release), languages=" and ".join(c.name for c in cards), code=languages[0],
         teacher=load_teacher(recipe.teacher).name, decoder=find_decoder(recipe.decoder.kind).title, recipe=recipe.name,
         commit=_by_stage(report.meta["training"], "commits"), seed=report.meta["seed"],
         data=data.description, minutes=_minutes(report.meta["training"]),
@@ -92,6 +93,13 @@ def write_card(release: Path, recipe: Recipe, cards: Sequence[LanguageCard], rep
     )  # fmt: skip
     renew(release, "README.md", text.encode())
     return release / "README.md"
+
+
+def _styles(release: Path) -> str:
+    """Return which styles the decoder of a release may be asked for, as a paragraph; nothing where it knows none."""
+    path = release / "decoder" / "config.json"
+    styles = json.loads(path.read_text(encoding="utf-8")).get("styles") if path.exists() else None
+    return f'\n`style="{styles[0]}"` chooses how: {", ".join(styles)}; without it, any.\n' if styles else ""
 
 
 def licences_of(recipe: Recipe, data: DataCard) -> dict[str, str | None]:
