@@ -91,10 +91,12 @@ class BottleneckSettings(Strict):
 
 
 class TokenizerSettings(Strict):
-    """The VQ tokenizer of pictures."""
+    """The tokenizer of pictures: a VQ codebook, or an autoencoder without one."""
 
-    codes: Positive = Field(256, description="V, codebook entries")
-    code_width: Positive = 8
+    codes: Annotated[int, Field(ge=0)] = Field(
+        256, description="V, codebook entries; 0: none, latents that only latent diffusion draws"
+    )
+    code_width: Positive = Field(8, description="channels of a code or latent")
     width: Positive = 64
     factor: Literal[2, 4, 8] = Field(4, description="pixels per code along each side")
 
@@ -394,6 +396,11 @@ class Recipe(Strict):
         check_multiple("tokenizer.width", self.tokenizer.width, 8, "the groups that its normalisation has")
         decoder = _decoders().find_decoder(self.decoder.kind)
         decoder.check(self)
+        if decoder.target == "codes" and not self.tokenizer.codes:
+            raise ValueError(
+                f"decoder.kind {self.decoder.kind} draws codes: give tokenizer.codes a number, such as 1024, or draw "
+                "by latent-diffusion"
+            )
         if getattr(self.stages.decoder, "draft_warmup", 0) and not decoder.has_draft(self.decoder):
             raise ValueError(
                 "stages.decoder.draft_warmup trains a draft first: give decoder.draft some layers, such as 3, or set "

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from sta.config.recipe import Recipe, dump_recipe, load_recipe
 from sta.distributed.sharding import BatchShard
 from sta.errors import RecipeError
-from sta.models.decoders.vq_diffusion import CodeDecoder
+from sta.models.decoders.latent_diffusion import LatentDecoder
 from sta.plan.networks import count
 from sta.training.stages import open_run, run_stage, stage_names, task_of
 from sta.training.tasks.decoder import DecoderTask
@@ -216,7 +216,16 @@ def test_a_loss_of_ones_own_trains(runs: Path) -> None:
 @pytest.mark.slow
 def test_the_styles_of_the_training_rows_become_a_condition(written: Path, tmp_path: Path) -> None:
     (written / "styled.py").write_text(STYLED)
-    of = load_recipe("garden-tiny", ["corpus.name=styled:Styled", *SMALL, "stages.distill.losses.attributes=0"])
+    latents = ("decoder.kind=latent-diffusion", "tokenizer.codes=0")
+    of = load_recipe(
+        "garden-tiny",
+        [
+            "corpus.name=styled:Styled",
+            *(s for s in SMALL if "codes" not in s),
+            "stages.distill.losses.attributes=0",
+            *latents,
+        ],
+    )
     AcceleratorState._reset_state(reset_partial_state=True)
     workspace = open_run(of, tmp_path)
     for stage in stage_names(of)[:5]:
@@ -226,7 +235,7 @@ def test_the_styles_of_the_training_rows_become_a_condition(written: Path, tmp_p
     assert task.module.objective.decoder.styles == ("flat", "round")
     batches = [task.batch(step, BatchShard()).style for step in range(20)]
     assert {int(number) for style in batches if style is not None for number in style} == {0, 1, 2}
-    made = CodeDecoder.from_pretrained(workspace.final("decoder") / "decoder")
+    made = LatentDecoder.from_pretrained(workspace.final("decoder") / "decoder")
     assert made.styles == ("flat", "round")
 
 

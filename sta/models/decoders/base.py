@@ -20,7 +20,7 @@ from sta.config.recipe import DECODERS, DecoderSettings, Recipe, Sampling
 from sta.config.variants import find_variant
 from sta.models.bottleneck import SpeechCondition
 from sta.models.scheduler import Generators
-from sta.models.vq import VQTokenizer
+from sta.models.vq import Tokenizer
 
 Target = Literal["codes", "latents"]
 StepCallback = Callable[[int, Tensor, Tensor], Tensor]
@@ -233,12 +233,12 @@ class Decoder(ModelMixin, ConfigMixin, ABC):
         return x
 
     @classmethod
-    def picture(cls, x0: Tensor, tokenizer: VQTokenizer) -> Tensor:
+    def picture(cls, x0: Tensor, tokenizer: Tokenizer) -> Tensor:
         """Decode x_0 to pictures [B, 3, H, W] in [-1, 1]."""
         return tokenizer.decode(x0) if cls.target == "codes" else tokenizer.decode_latents(x0)
 
     @classmethod
-    def reconstruct(cls, pictures: Tensor, tokenizer: VQTokenizer) -> Tensor:
+    def reconstruct(cls, pictures: Tensor, tokenizer: Tokenizer) -> Tensor:
         """Return pictures [B, 3, H, W] as they would look if every code or latent of theirs were drawn right."""
         return cls.picture(tokenizer.encode_as(pictures, cls.target), tokenizer)
 

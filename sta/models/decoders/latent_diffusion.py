@@ -83,7 +83,7 @@ class LatentDecoder(TransformerDecoder):
     def check(cls, recipe: Recipe) -> None:
         """Refuse a tokenizer that never learns to decode such latents."""
         super().check(recipe)
-        if not getattr(recipe.stages.tokenizer, "unquantised", True):
+        if recipe.tokenizer.codes and not getattr(recipe.stages.tokenizer, "unquantised", True):
             raise ValueError(
                 f"decoder.kind {recipe.decoder.kind} draws latents that skip the codebook, which the tokenizer has to "
                 "learn: give stages.tokenizer.unquantised a share above 0, such as 0.5"

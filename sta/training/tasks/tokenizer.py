@@ -1,4 +1,4 @@
-"""The tokenizer stage: pictures to VQ codes and back."""
+"""The tokenizer stage: pictures to codes or latents and back."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from sta.config.recipe import Recipe, TokenizerStage
 from sta.data.parts import ITEMS_PER_PART
 from sta.distributed.sharding import BatchShard
-from sta.models.vq import VQTokenizer, to_unit_range
+from sta.models.autoencoder import tokenizer_class
+from sta.models.vq import Tokenizer, to_unit_range
 from sta.training import examples
 from sta.training.batch import Batch
 from sta.training.picture_losses import PerceptualDistance, colour_loss, edge_loss, pyramid_loss
@@ -34,6 +35,8 @@ class PictureBatch(Batch):
     pixels: Tensor
 
 
+STARTS_FROM = 512  # pictures by which the weights are set before training, where the tokenizer does so
+
 TERMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "l1": F.l1_loss, "mse": F.mse_loss, "edge": edge_loss, "pyramid": pyramid_loss, "colour": colour_loss,
 }  # fmt: skip
@@ -42,7 +45,7 @@ TERMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 class _Reconstruction(nn.Module):
     """The tokenizer, and the losses that weigh something."""
 
-    def __init__(self, tokenizer: VQTokenizer, stage: TokenizerStage):
+    def __init__(self, tokenizer: Tokenizer, stage: TokenizerStage):
         super().__init__()
         self.tokenizer, self.unquantised = tokenizer, stage.unquantised
         weighed = {name for name, weight in stage.losses.items() if weight}
@@ -62,7 +65,8 @@ class _Reconstruction(nn.Module):
 def build_module(recipe: Recipe) -> _Reconstruction:
     """Return the untrained network of the stage."""
     torch.manual_seed(recipe.seed)
-    tokenizer = VQTokenizer(size=recipe.corpus.size, **recipe.tokenizer.model_dump())
+    made = tokenizer_class(recipe.tokenizer.codes)
+    tokenizer = made(size=recipe.corpus.size, **recipe.tokenizer.model_dump())
     return _Reconstruction(tokenizer, recipe.stages.tokenizer)
 
 
@@ -78,6 +82,8 @@ class TokenizerTask(Task):
         self.module = build_module(workspace.recipe)
         image_of, shown_by = workspace.corpus.image_index
         pictures = np.unique(image_of[workspace.corpus.select("train")])
+        some = pictures[np.linspace(0, len(pictures) - 1, min(STARTS_FROM, len(pictures)), dtype=int)]
+        self.module.tokenizer.start_from(to_unit_range(torch.from_numpy(workspace.pixels[some])))
         self.order = build_sampler(
             workspace,
             pictures,
@@ -117,5 +123,5 @@ class TokenizerTask(Task):
     def export(self, module: nn.Module, folder: Path) -> None:
         """Write the tokenizer."""
         tokenizer = module.tokenizer
-        assert isinstance(tokenizer, VQTokenizer)
+        assert isinstance(tokenizer, Tokenizer)
         tokenizer.save_pretrained(folder / "tokenizer")
