@@ -17,8 +17,11 @@ from sta.models.autoencoder import LIMIT, Autoencoder, tokenizer_class
 from sta.models.decoders.base import PictureGrid, TokenSpace
 from sta.models.loading import load_network
 from sta.models.vq import VQTokenizer
+from sta.training.tasks.decoder import DecoderTask
+from sta.training.tasks.tokenizer import TokenizerTask
 from tests.conftest import scatter
 from tests.release_fixtures import tiny_decoder, tiny_pipeline, wave
+from tests.training.facts import FACTS
 
 
 def autoencoder(factor: int = 4, code_width: int = 6) -> Autoencoder:
@@ -128,6 +131,16 @@ def test_a_release_keeps_it(tmp_path: Path) -> None:
         p(wave(), generator=torch.Generator().manual_seed(0), output_type="pt").images for p in (made, loaded)
     )
     torch.testing.assert_close(drawn, again, atol=1e-5, rtol=0)
+
+
+def test_the_stages_can_be_planned_with_it() -> None:
+    recipe = load_recipe("garden-tiny", ["tokenizer.codes=0", "decoder.kind=latent-diffusion"])
+    drawn = DecoderTask.example_batch(recipe, FACTS, "decoder", 4, 1.0).x0
+    assert drawn is not None
+    assert drawn.shape == (4, 8, 8, 8)
+    pixels = TokenizerTask.example_batch(recipe, FACTS, "tokenizer", 2, 1.0)
+    losses = TokenizerTask.build_network(recipe, FACTS, "tokenizer")(pixels)
+    assert losses.keys() == {"l1", "mse", "commit"}
 
 
 def test_codes_are_drawn_where_there_are_codes() -> None:

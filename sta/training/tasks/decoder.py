@@ -289,11 +289,12 @@ class DecoderTask(Task):
         captions = examples.captions(facts, known, size, seconds, rng)
         grid = PictureGrid.of(recipe)
         latents = torch.randn(size, grid.channels, grid.side, grid.side).half()
-        codes, kinds = torch.randint(grid.codes, (size, grid.side**2)), kinds_of_pictures(recipe)
+        draws_codes = kinds_of_pictures(recipe)[0] == "codes"
         batch = DecoderBatch(
             0, torch.zeros(size, dtype=torch.long), torch.from_numpy(spoken),
             torch.from_numpy(np.flatnonzero(is_written)), torch.from_numpy(frames),
-            (torch.arange(length) < count).expand(len(spoken), -1), x0=codes if kinds[0] == "codes" else latents,
+            (torch.arange(length) < count).expand(len(spoken), -1),
+            x0=torch.randint(grid.codes, (size, grid.side**2)) if draws_codes else latents,
             latents=latents if find_decoder(recipe.decoder.kind).has_draft(recipe.decoder) else None,
         )  # fmt: skip
         if stage.losses.get("caption"):
