@@ -71,9 +71,7 @@ class BatchedPipeline:
 
         def generate(start: int) -> Tensor:
             generators = [torch.Generator().manual_seed(s) for s in seeds[start : start + self.batch]]
-            part = SpeechCondition(
-                *(x[start : start + self.batch] for x in (tokens.tokens, tokens.embedding, tokens.kl))
-            )
+            part = tokens[start : start + self.batch]
             with self.autocast(self.pipe.device):
                 drawn = self.pipe.decode_latents(self.pipe.denoise(part, steps, guidance, generators))
             return drawn.float().cpu()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,13 +42,21 @@ def write_card(release: Path, recipe: Recipe, cards: Sequence[LanguageCard], rep
         _tables(report.rows, languages, split), recipe=recipe, cards=cards, languages=languages, report=report,
         data=data, licences=licences, unknown=UNKNOWN, teacher=load_teacher(recipe.teacher).name,
         decoder=find_decoder(recipe.decoder.kind).title, split_meaning=SPLIT_MEANING.get(split, f"the split '{split}'"),
-        metadata=_metadata(recipe.name, languages, data, licences, report, split), minutes=_minutes(training),
+        styles=_styles(release), minutes=_minutes(training),
+        metadata=_metadata(recipe.name, languages, data, licences, report, split),
         commits=_by_stage(training, "commits"), machines=_by_stage(training, "machines"),
         fid=next((r for r in report.rows if r.metric == "fid"), None),
         right=METRICS["classifier"].text(sum(classifiers) / len(classifiers)) if classifiers else None,
     )  # fmt: skip
     renew(release, "README.md", text.encode())
     return release / "README.md"
+
+
+def _styles(release: Path) -> str:
+    """Return which styles the decoder of a release may be asked for, as a paragraph; nothing where it knows none."""
+    path = release / "decoder" / "config.json"
+    styles = json.loads(path.read_text(encoding="utf-8")).get("styles") if path.exists() else None
+    return f'\n`style="{styles[0]}"` chooses how: {", ".join(styles)}; without it, any.\n' if styles else ""
 
 
 def licences_of(recipe: Recipe, data: DataCard) -> dict[str, str | None]:
