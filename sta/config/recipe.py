@@ -301,7 +301,21 @@ class EvaluationSettings(Strict):
     pictures: Positive = Field(8, description="examples on the page per language")
     samples: Positive = Field(3, description="drawings of each example")
     conditions: list[Condition] = Field(
-        default_factory=list, description="disturbances under which the hardest split is drawn again"
+        default_factory=list, description="disturbances under which one split is drawn again"
+    )
+    condition_split: str | None = Field(
+        None, description="the split that is disturbed, such as voice; null: the last one with recordings"
+    )
+    judge: str | None = Field(
+        None,
+        description="network of timm, by its Hub name or path, that sees what a picture is of; not Garden",
+    )
+    recogniser: str | None = Field(
+        None, description="a Whisper, by its Hub name or path: its transcripts drawn beside; not Garden"
+    )
+    recordings: Positive = Field(
+        500,
+        description="recordings per language and split of which `items` are drawn and all searched with; not Garden",
     )
 
 
