@@ -24,7 +24,6 @@ from sta.evaluation.extractors import (
     load_judge,
 )
 from sta.evaluation.judge import KnownPictures, PictureFeatures, PictureJudge, cached_features
-from sta.evaluation.recogniser import Recogniser
 from sta.evaluation.space import TeacherSpace
 from sta.inference.pipeline import Audio, SpeechToImagePipeline
 from sta.metrics import fidelity, retrieval
@@ -32,6 +31,7 @@ from sta.metrics.attributes import attribute_rows, mood_rows
 from sta.metrics.rows import ResultKey, Row
 from sta.models.bottleneck import SpeechCondition
 from sta.models.layers import length_mask
+from sta.models.recogniser import Recogniser
 from sta.models.teachers.base import Teacher
 from sta.models.vq import to_unit_range
 from sta.training.runtime import bf16_autocast

@@ -95,7 +95,7 @@ class PooledFeatures(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map uint8 [n, 3, H, W] to [n, F]."""
-        return self.network.parts(images)["end"]
+        return self.network.parts(images)[0]
 
 
 def load_judge(folder: Path, attributes: Attributes, device: torch.device) -> Judge:

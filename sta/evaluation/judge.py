@@ -75,24 +75,26 @@ class PictureFeatures(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map uint8 [n, 3, H, W] of any size to [n, sum of the widths of `parts`], laid end to end."""
-        return torch.cat(list(self.parts(images).values()), 1)
+        return torch.cat(self.parts(images), 1)
 
-    def parts(self, images: Tensor) -> dict[str, Tensor]:
-        """Map uint8 [n, 3, H, W] to the pooled `end`, the pooled last `stages`, and what tells a `style`."""
+    def parts(self, images: Tensor) -> list[Tensor]:
+        """Map uint8 [n, 3, H, W] to the pooled end, each of the pooled last stages, and what tells a style."""
         x = self.preprocessing.normalise(images.permute(0, 2, 3, 1))
         last, stages = self.network.forward_intermediates(x)
-        late = [pool for stage in stages[-STAGES:] for pool in (stage.mean((2, 3)), stage.amax((2, 3)))]
+        late = [torch.cat([stage.mean((2, 3)), stage.amax((2, 3))], 1) for stage in stages[-STAGES:]]
         early = [
-            pool for stage in stages[:STAGES] for pool in (stage.mean((2, 3)), stage.std((2, 3)), stage.amax((2, 3)))
+            pool
+            for stage in stages[:STAGES]
+            for pool in (stage.mean((2, 3)), stage.std((2, 3), correction=0), stage.amax((2, 3)))
         ]
         end = self.network.forward_head(last, pre_logits=True)
-        return {"end": end, "stages": torch.cat(late, 1), "style": torch.cat([*early, colours(images)], 1)}
+        return [end, *late, torch.cat([*early, colours(images)], 1)]
 
     def widths(self) -> list[int]:
         """Return how many features each of `parts` has."""
         size = self.preprocessing.size
         empty = torch.zeros(1, 3, size, size, dtype=torch.uint8, device=next(self.parameters()).device)
-        return [part.shape[1] for part in self.parts(empty).values()]
+        return [part.shape[1] for part in self.parts(empty)]
 
 
 def colours(images: Tensor) -> Tensor:
@@ -195,9 +197,9 @@ class PictureJudge:
         self.styles = self._style_classes(known.styled) if len(known.styled) else None
 
     def unit(self, raw: Tensor) -> Tensor:
-        """Return unit vectors [n, E] in which the network's end and its last stages weigh the same."""
-        end, stages, _ = raw.float().split(self.widths, 1)
-        return F.normalize(torch.cat([F.normalize(end, dim=-1), F.normalize(stages, dim=-1)], 1), dim=-1)
+        """Return unit vectors [n, E] in which the network's end and each of its last stages weigh the same."""
+        parts = raw.float().split(self.widths, 1)[:-1]  # all but what tells a style
+        return F.normalize(torch.cat([F.normalize(part, dim=-1) for part in parts], 1), dim=-1)
 
     def mark(
         self, raw: Tensor, labels: Sequence[str | None], styles: Sequence[str | None], **where: Unpack[ResultKey]
@@ -223,7 +225,8 @@ class PictureJudge:
         others = others[self.known.hidden[others]] if self.known.hidden[others].any() else others
         classes = self.concepts
         if not len(others):
-            classes, others = self._concept_classes(references[::2]), references[1::2]
+            by_label = references[np.argsort(labels[references].astype(str), kind="stable")]
+            classes, others = self._concept_classes(by_label[::2]), by_label[1::2]
         return classes.rows(metrics, self.features[torch.from_numpy(others)], labels[others], **NOWHERE)
 
     def _concept_classes(self, pictures: np.ndarray) -> Classes:

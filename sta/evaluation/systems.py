@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
+from itertools import chain
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from sta.distributed import ranks
 from sta.evaluation.evaluator import Evaluator
 from sta.metrics.rows import ResultKey, Row, bootstrap
 from sta.models.bottleneck import SpeechCondition
+from sta.models.recogniser import WINDOW, Recogniser
 
 
 def split_rows(evaluator: Evaluator, rows: np.ndarray, language: str, split: str) -> tuple[Tensor, list[Row]]:
@@ -99,40 +101,30 @@ def cascade_rows(
     evaluator: Evaluator, asked: np.ndarray, rows: np.ndarray, wave: Callable[[int], np.ndarray], where: ResultKey
 ) -> list[Row]:
     """Measure the recogniser's transcripts, or the CTC head's, in the place of what was said."""
-    read = _reader(evaluator, where["language"])
-    if read is None:
+    language, recogniser = where["language"], evaluator.recogniser
+    if recogniser is not None and recogniser.reads(language):
+        texts = _transcripts(evaluator, recogniser, asked, wave, where)
+    elif evaluator.pipe.pack(language).encoder.config.ctc_head:
+        read = ranks.parallel_map(asked.tolist(), lambda row: evaluator.pipe.transcribe(wave(row), language)[0])
+        texts = list(read)
+    else:
         return []
-    texts = transcripts(evaluator, asked, wave, where, read)
     return _written(evaluator, "cascade", texts, asked, rows, where)
 
 
-def _reader(evaluator: Evaluator, language: str) -> Callable[[Sequence[np.ndarray]], list[str]] | None:
-    """Return what transcribes recordings of a language, if anything does."""
-    if (recogniser := evaluator.recogniser) is not None:
-        return lambda waves: recogniser.transcribe(waves, language)
-    if evaluator.pipe.pack(language).encoder.config.ctc_head:
-        return lambda waves: [evaluator.pipe.transcribe(wave, language)[0] for wave in waves]
-    return None
-
-
-def transcripts(
-    evaluator: Evaluator, asked: np.ndarray, wave: Callable[[int], np.ndarray], where: ResultKey,
-    read: Callable[[Sequence[np.ndarray]], list[str]],
-) -> list[str]:  # fmt: skip
-    """Return what is read of the recordings `asked`; a recogniser's are kept in the corpus's cache."""
-    name, path = evaluator.settings.recogniser, None
-    known: dict[str, str] = {}
-    if name is not None:
-        key = key_of([name, where["language"], where["condition"], evaluator.seed])
-        path = evaluator.workspace.cache / f"transcripts-{key}.json"
-        known = ranks.run_on_main(lambda: json.loads(path.read_text(encoding="utf-8")) if path.exists() else {})
+def _transcripts(
+    evaluator: Evaluator, recogniser: Recogniser, asked: np.ndarray, wave: Callable[[int], np.ndarray], where: ResultKey
+) -> list[str]:
+    """Return what a recogniser reads of the recordings `asked`, which is kept in the corpus's cache."""
+    language, batch = where["language"], evaluator.batch
+    key = key_of([evaluator.settings.recogniser, WINDOW, language, where["condition"], evaluator.seed])
+    path = evaluator.workspace.cache / f"transcripts-{key}.json"
+    known = ranks.run_on_main(lambda: json.loads(path.read_text(encoding="utf-8")) if path.exists() else {})
     missing = [int(row) for row in asked if str(row) not in known]
-    batches = [missing[start : start + evaluator.batch] for start in range(0, len(missing), evaluator.batch)]
-    for batch, texts in zip(
-        batches, ranks.parallel_map(batches, lambda batch: read([wave(row) for row in batch])), strict=True
-    ):
-        known |= dict(zip(map(str, batch), texts, strict=True))
-    if path is not None and missing:
+    if missing:
+        parts = [missing[start : start + batch] for start in range(0, len(missing), batch)]
+        read = ranks.parallel_map(parts, lambda part: recogniser.transcribe([wave(row) for row in part], language))
+        known |= dict(zip(map(str, missing), chain.from_iterable(read), strict=True))
         ranks.run_on_main(lambda: write_atomically(path, json.dumps(known, ensure_ascii=False).encode()))
     return [known[str(row)] for row in asked]
 
@@ -152,16 +144,14 @@ def _written(
     found = evaluator.space.rows(vectors, asked, where)
     if evaluator.pictures is None:
         return found
-    condition = text_condition(evaluator, texts[: len(rows)], vectors[: len(rows)], language)
+    if evaluator.pipe.pack(language).encoder.config.ctc_head:
+        condition = evaluator.pipe.encode_text(list(texts[: len(rows)]), language)
+    else:  # there is no text branch
+        condition = nearest_condition(evaluator, vectors[: len(rows)], language)
     return found + _marked(evaluator, evaluator.see(evaluator.generate_styled(condition, rows)), rows, where)
 
 
-def text_condition(evaluator: Evaluator, texts: Sequence[str], vectors: Tensor, language: str) -> SpeechCondition:
-    """Return what the decoder is given for written texts.
-
-    Without a text branch, it is what the training recording gives whose caption is nearest in the teacher's space.
-    """
-    if evaluator.pipe.pack(language).encoder.config.ctc_head:
-        return evaluator.pipe.encode_text(list(texts), language)
+def nearest_condition(evaluator: Evaluator, vectors: Tensor, language: str) -> SpeechCondition:
+    """Return what the training recordings give whose captions are nearest to texts of vectors [n, E]."""
     rows, back = np.unique(evaluator.space.nearest_captions(vectors, language), return_inverse=True)
     return evaluator.encode(rows, language)[torch.from_numpy(back)]

@@ -15,14 +15,14 @@ from sta.errors import WeightsError, first_line
 from sta.models.published import locate
 from sta.private import outside_deepspeed
 
-WINDOW = 8  # seconds at least: on shorter ones Whisper's decoder repeats itself
+WINDOW = 15  # seconds at least: on shorter ones Whisper's decoder mishears more, and repeats itself
 MOST_TOKENS = 64  # of a transcript; about 25 s of speech
 SAMPLES_A_POSITION = 320
 POSITIONS = "model.encoder.embed_positions"
 
 
 class Recogniser:
-    """Whisper, which reads recordings in windows as long as the longest of them, of eight seconds at least.
+    """Whisper, which reads recordings in windows as long as the longest of them, of 15 seconds at least.
 
     Args:
         model: `WhisperForConditionalGeneration`. features: its feature extractor. tokenizer: its tokenizer.
@@ -54,6 +54,10 @@ class Recogniser:
                 "Whisper on the Hub, such as openai/whisper-base, or a folder of one"
             ) from error
 
+    def reads(self, language: str) -> bool:
+        """Return whether the model knows a language."""
+        return f"<|{_code(language)}|>" in vars(self.model.generation_config).get("lang_to_id", {})
+
     @torch.no_grad()
     def transcribe(self, waves: Sequence[np.ndarray], language: str) -> list[str]:
         """Return what is said in recordings, float32 [T] each at 16 kHz, in a language that Whisper knows."""
@@ -64,7 +68,7 @@ class Recogniser:
         )  # fmt: skip
         ids = self.model.generate(
             made.input_features.to(self.model.device), attention_mask=made.attention_mask.to(self.model.device),
-            language=language.partition("-")[0], task="transcribe", do_sample=False, num_beams=1,
+            language=_code(language), task="transcribe", do_sample=False, num_beams=1,
         )  # fmt: skip
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
@@ -74,3 +78,8 @@ class Recogniser:
         self.model.set_submodule(POSITIONS, nn.Embedding.from_pretrained(self.positions[:count]))
         self.model.config.max_source_positions = self.model.model.encoder.max_source_positions = count
         return count * SAMPLES_A_POSITION
+
+
+def _code(language: str) -> str:
+    """Return a language's code without its region."""
+    return language.partition("-")[0]
