@@ -40,7 +40,7 @@ HOMES = {
     "accelerate": {"sta/training", "sta/bench", "sta/distributed/team.py", "sta/private.py"},
     "deepspeed": {"sta/training", "sta/private.py"},
     "diffusers": {"sta/models", "sta/inference", "sta/bench/reference.py"},
-    "transformers": {"sta/models/backbones", "sta/private.py"},
+    "transformers": {"sta/models/backbones", "sta/models/recogniser.py", "sta/private.py"},
     "datasets": {"sta/data/rows.py", "sta/metrics/modules"},
     "torch": {"sta/distributed", "sta/models", "sta/training", "sta/metrics", "sta/inference", "sta/evaluation",
               "sta/bench", "sta/plan", "sta/cli", "sta/private.py"},

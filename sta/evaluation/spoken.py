@@ -1,4 +1,4 @@
-"""Recordings of the hardest split again: disturbed, spoken otherwise, or in every mood."""
+"""Recordings of the condition's split again: disturbed, spoken otherwise, or in every mood."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sta.metrics.rows import ResultKey, Row
 
 
 def condition_rows(evaluator: Evaluator, language: str, condition: str) -> list[Row]:
-    """Measure the hardest split's recordings, disturbed: attributes and mood, or what else is measured."""
+    """Measure the condition split's recordings, disturbed: attributes and mood, or what else is measured."""
     where = ResultKey(language=language, split=evaluator.hardest, condition=condition, system="speech")
     select = evaluator.select_recordings if evaluator.judge is None else evaluator.select_rows
     rows = evaluator.known(select(evaluator.hardest, language))

@@ -16,8 +16,14 @@ from sta.metrics.rows import METRICS, SPLITS, SYSTEMS, Report, Row, known_first
 from sta.models.decoders.base import find_decoder
 from sta.models.teachers.base import teacher_class
 
-SHOWN = ("attributes", "colours", "exact", "mood", "swap", "r1_speech_to_image", "r10_speech_to_image")
-SHOWN_DISTURBED = ("attributes", "mood", "r1_speech_to_image", "r10_speech_to_image")
+SHOWN = (
+    *("attributes", "colours", "exact", "mood", "swap", "concept_top1", "concept_top5", "judge_top1", "style"),
+    *("judge_style", "speech_top1", "r1_speech_to_image", "r10_speech_to_image", "r1_speech_to_text"),
+    "r10_speech_to_text",
+)
+SHOWN_DISTURBED = (
+    *("attributes", "mood", "concept_top1", "r1_speech_to_image", "r10_speech_to_image", "r10_speech_to_text"),
+)
 
 CARD = """\
 ---
@@ -66,6 +72,11 @@ SPLIT_MEANING = {
     "both": "voices and combinations of attributes that training never had",
     "combination": "combinations of attributes that training never had",
     "voice": "voices that training never heard",
+    "engine": "synthesisers that training never heard",
+    "people": "recordings of people",
+    "phrase": "texts that training never had",
+    "concept": "concepts that training never had",
+    "style": "a style that training never had",
     "seen": "voices and combinations of the training, in recordings of their own",
 }
 
@@ -156,13 +167,15 @@ def _results(rows: Sequence[Row], languages: list[str], split: str) -> str:
 
 
 def _ladder(rows: Sequence[Row], languages: list[str], split: str) -> str:
-    found = {(r.system, r.language): r for r in rows if r.metric == "attributes" and _is(r, None, "clean", split)}
+    metric = next((m for m in ("attributes", "concept_top1") if any(r.metric == m for r in rows)), "attributes")
+    found = {(r.system, r.language): r for r in rows if r.metric == metric and _is(r, None, "clean", split)}
     systems = known_first((system for system, _ in found), SYSTEMS)
     if not systems:
         return ""
     lines = [[SYSTEMS.get(s, s), *(_cell(found.get((s, code))) for code in languages)] for s in systems]
     table = _table(["system", *languages], lines)
-    return f"\nWhere the loss is (attributes right, the same recordings):\n\n{table}\n"
+    what = "attributes right" if metric == "attributes" else METRICS[metric].meaning
+    return f"\nWhere the loss is ({what}, the same recordings):\n\n{table}\n"
 
 
 def _conditions(rows: Sequence[Row], languages: list[str], split: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     letters = {chr(c): n for n, c in enumerate(range(33, 127))}
     tokenizer = WhisperTokenizer(vocab=letters, merges=[])
     tokenizer.add_special_tokens({"additional_special_tokens": SPECIAL})
-    number = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL}
+    number: dict[str, Any] = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL}
     torch.manual_seed(0)
     config = WhisperConfig(
         vocab_size=len(tokenizer), d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
