@@ -312,7 +312,11 @@ class EvaluationSettings(Strict):
     items: Positive = 200  # recordings drawn per language and split, at most
     pictures: Positive = 8  # examples on the page per language
     samples: Positive = 3  # drawings of each example
-    conditions: list[Condition] = []  # disturbances under which the hardest split is drawn again
+    conditions: list[Condition] = []  # disturbances under which one split is drawn again
+    condition_split: str | None = None  # the split that is disturbed, such as voice; null: the last with recordings
+    judge: str | None = None  # network of timm, by Hub name or path, that sees what a picture is of; not Garden
+    recogniser: str | None = None  # a Whisper, by Hub name or path: its transcripts drawn beside; not Garden
+    recordings: Positive = 500  # per language and split, of which `items` are drawn and all searched with; not Garden
 
 
 class Recipe(Strict):

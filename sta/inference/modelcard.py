@@ -18,14 +18,25 @@ from sta.metrics.rows import METRICS, SPLITS, SYSTEMS, Report, Row, known_first
 from sta.models.decoders.base import find_decoder
 from sta.models.teachers.base import teacher_class
 
-SHOWN = ("attributes", "colours", "exact", "mood", "swap", "r1_speech_to_image", "r10_speech_to_image")
-SHOWN_DISTURBED = ("attributes", "mood", "r1_speech_to_image", "r10_speech_to_image")
+SHOWN = (
+    *("attributes", "colours", "exact", "mood", "swap", "concept_top1", "concept_top5", "judge_top1", "style"),
+    *("judge_style", "speech_top1", "r1_speech_to_image", "r10_speech_to_image", "r1_speech_to_text"),
+    "r10_speech_to_text",
+)
+SHOWN_DISTURBED = (
+    *("attributes", "mood", "concept_top1", "r1_speech_to_image", "r10_speech_to_image", "r10_speech_to_text"),
+)
 
 UNKNOWN = "unknown"
 SPLIT_MEANING = {
     "both": "voices and combinations of attributes that training never had",
     "combination": "combinations of attributes that training never had",
     "voice": "voices that training never heard",
+    "engine": "synthesisers that training never heard",
+    "people": "recordings of people",
+    "phrase": "texts that training never had",
+    "concept": "concepts that training never had",
+    "style": "a style that training never had",
     "seen": "voices and combinations of the training, in recordings of their own",
 }
 
@@ -108,7 +119,7 @@ def _minutes(training: dict[str, dict[str, Any]]) -> str:
     return f"{sum(facts['seconds'] for facts in training.values()) / 60:.0f} ({parts}); the corpus takes more"
 
 
-def _tables(rows: Sequence[Row], languages: Sequence[str], split: str) -> dict[str, list[Any]]:
+def _tables(rows: Sequence[Row], languages: Sequence[str], split: str) -> dict[str, Any]:
     """Return the lines of the card's tables: the system by metrics, all systems, and under disturbances."""
     own = [r for r in rows if r.split == split]
     clean = {(r.metric, r.system, r.language): r for r in own if r.condition == "clean"}
@@ -124,10 +135,13 @@ def _tables(rows: Sequence[Row], languages: Sequence[str], split: str) -> dict[s
         if there := [clean[key] for key in keys if key in clean]:
             chance = METRICS[metric].text(there[0].chance)
             results.append([METRICS[metric].meaning, *cells(clean, keys), chance])
-    systems = known_first((system for metric, system, _ in clean if metric == "attributes"), SYSTEMS)
+    measured = {metric for metric, _, _ in clean}
+    marked = next((m for m in ("attributes", "concept_top1") if m in measured), "attributes")
+    systems = known_first((system for metric, system, _ in clean if metric == marked), SYSTEMS)
     return {
         "results": results,
-        "ladder": [[SYSTEMS.get(s, s), *cells(clean, (("attributes", s, c) for c in languages))] for s in systems],
+        "ladder": [[SYSTEMS.get(s, s), *cells(clean, ((marked, s, c) for c in languages))] for s in systems],
+        "marked": "attributes right" if marked == "attributes" else METRICS[marked].meaning,
         "conditions": [
             [name, *cells(disturbed, ((name, *column) for column in columns))]
             for name in dict.fromkeys(d[0] for d in disturbed) if columns

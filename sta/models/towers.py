@@ -13,10 +13,10 @@ from timm.models import load_checkpoint
 from torch import Tensor, nn
 
 from sta.config.cards import HeadCard, TrainedClipCard
+from sta.config.published import MODELS, locate
 from sta.data.checksums import file_hash
 from sta.distributed import sharding
 from sta.errors import WeightsError, first_line
-from sta.models.published import MODELS, locate
 
 #: Where the networks that may be frozen are in open_clip's `CustomTextCLIP`.
 TRUNKS = {"image": "visual.trunk", "text": "text.transformer"}

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sta.config.published import locate
 from sta.errors import RecipeError, first_line
-from sta.models.published import locate
 
 LEVELS = 4  # halvings of the Laplacian pyramid
 

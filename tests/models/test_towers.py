@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModel, AutoTokenizer
 
+from sta.config.published import MODELS
 from sta.errors import WeightsError
-from sta.models.published import MODELS
 from sta.models.teachers.trained_clip import TrainedClipTeacher, save
 from sta.models.towers import build_clip, check_hashes, without_trunks
 from tests.published_towers import IMAGE, TEXT, towers_card, write_towers

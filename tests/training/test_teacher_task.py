@@ -17,12 +17,12 @@ from open_clip.loss import ClipLoss
 from torch import Tensor
 from torch.nn import functional as F
 
+from sta.config.published import MODELS
 from sta.config.recipe import load_recipe
 from sta.data.rows import Corpus, write_shard
 from sta.distributed import sharding
 from sta.distributed.sharding import BatchShard
 from sta.evaluation.zero_shot import zero_shot_rows
-from sta.models.published import MODELS
 from sta.models.teachers.trained_clip import TrainedClipTeacher
 from sta.training.loop import train
 from sta.training.runtime import bf16_autocast

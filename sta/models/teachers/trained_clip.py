@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sta.config.cards import MARKS, TeacherCard, TrainedClipCard
+from sta.config.published import locate
 from sta.data.text import Pieces
 from sta.errors import CorpusError, WeightsError, first_line
-from sta.models.published import locate
 from sta.models.teachers.base import Preprocessing
 from sta.models.teachers.open_clip import OpenClipTeacher
 from sta.models.towers import HEADS, TRUNKS, PublishedTokenizer, build_clip, check_hashes, weights_file
