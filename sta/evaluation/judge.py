@@ -20,13 +20,13 @@ from safetensors import SafetensorError
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
+from sta.config.published import locate
 from sta.data.cache import key_of
 from sta.data.rows import Corpus
 from sta.errors import WeightsError, first_line
 from sta.metrics.discriminant import Discriminant
 from sta.metrics.judged import class_rows, mean_pairwise_distance, nearest_distance
 from sta.metrics.rows import ResultKey, Row, bootstrap, everywhere
-from sta.models.published import locate
 from sta.models.teachers.base import Preprocessing
 from sta.training.caching import cache_arrays
 from sta.training.workspace import Workspace

@@ -11,8 +11,8 @@ from safetensors import SafetensorError
 from torch import nn
 
 from sta.config.limits import SAMPLE_RATE
+from sta.config.published import locate
 from sta.errors import WeightsError, first_line
-from sta.models.published import locate
 from sta.private import outside_deepspeed
 
 WINDOW = 15  # seconds at least: on shorter ones Whisper's decoder mishears more, and repeats itself
