@@ -63,12 +63,13 @@ def tiny_objective(kind: str, **changes: int) -> tuple[Objective, torch.Tensor]:
     return made.objective(settings, {"vlb": 1.0}), x0[made.target]
 
 
-def tiny_pipeline(kind: str = "vq-diffusion") -> SpeechToImagePipeline:
+def tiny_pipeline(kind: str = "vq-diffusion", styles: tuple[str, ...] = ()) -> SpeechToImagePipeline:
     """One pooled encoder for both languages; the same weights every time."""
     torch.manual_seed(0)
     tokens, width, embedding = 3, 4, 8
     tokenizer = VQTokenizer(SIZE, codes=CODES, code_width=4, width=16, factor=4)
-    decoder, settings = tiny_decoder(kind, PictureGrid(tokenizer.side, CODES, 4), TokenSpace(tokens, width, embedding))
+    space = TokenSpace(tokens, width, embedding, styles)
+    decoder, settings = tiny_decoder(kind, PictureGrid(tokenizer.side, CODES, 4), space)
     scheduler = decoder.build_scheduler(settings, Sampling())
     pipe = SpeechToImagePipeline(
         decoder, tokenizer, scheduler,

@@ -11,14 +11,14 @@ from diffusers import Transformer2DModel, VQDiffusionPipeline, VQDiffusionSchedu
 from torch import Tensor, nn
 
 from sta.models.decoders.vq_diffusion_published import PublishedDecoder
-from sta.models.vq import VQTokenizer
+from sta.models.vq import Tokenizer
 from sta.private import condition_with
 
 
 class _Codes(nn.Module):
     """This package's tokenizer where diffusers' pipeline wants its `VQModel`: decoding costs both the same."""
 
-    def __init__(self, tokenizer: VQTokenizer):
+    def __init__(self, tokenizer: Tokenizer):
         super().__init__()
         self.tokenizer, self.quantize = tokenizer, self
         self.config = SimpleNamespace(vq_embed_dim=tokenizer.config.code_width)
@@ -36,7 +36,7 @@ class Reference(VQDiffusionPipeline):
     Its scheduler replaces almost no codes, where training here replaced a tenth: good for seconds, not for pictures.
     """
 
-    def __init__(self, decoder: PublishedDecoder, tokenizer: VQTokenizer):
+    def __init__(self, decoder: PublishedDecoder, tokenizer: Tokenizer):
         super().__init__(
             vqvae=None, text_encoder=None, tokenizer=None, transformer=to_diffusers(decoder),
             scheduler=VQDiffusionScheduler(

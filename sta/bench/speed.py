@@ -25,6 +25,7 @@ from sta.metrics.tables import make_table
 from sta.models.bottleneck import SpeechCondition
 from sta.models.decoders.base import PictureGrid, TokenSpace
 from sta.models.decoders.vq_diffusion_published import PublishedDecoder
+from sta.models.vq import VQTokenizer
 from sta.training.runtime import has_fast_bf16
 
 OURS, SAME, THEIRS = "sta", "sta, same network", "diffusers"
@@ -96,6 +97,8 @@ def contestants(pipe: SpeechToImagePipeline, tokens: SpeechCondition, fast: bool
 def published_twin(pipe: SpeechToImagePipeline) -> SpeechToImagePipeline:
     """Make an untrained VQ-Diffusion as published, of the size and for the codes and tokens of a release."""
     tokenizer, bottleneck = pipe.tokenizer, next(iter(pipe.languages.values())).bottleneck.config
+    if not tokenizer.config.codes:  # it draws latents that no codes stand for
+        tokenizer = VQTokenizer(tokenizer.config.size, 1024, factor=tokenizer.config.factor).to(pipe.device).eval()
     settings = PublishedDecoder.Settings.model_validate({"kind": "vq-diffusion-published", **pipe.decoder.sizes})
     grid = PictureGrid(tokenizer.side, tokenizer.config.codes, tokenizer.config.code_width)
     space = TokenSpace(bottleneck.tokens, bottleneck.width, bottleneck.embedding_width)

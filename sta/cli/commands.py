@@ -113,6 +113,7 @@ def _draw_one(pipe: SpeechToImagePipeline, name: Path, wave: np.ndarray, options
             wave, language=options.language, num_images_per_prompt=options.pictures,
             generator=[torch.Generator().manual_seed(options.seed + k) for k in range(options.pictures)],
             num_inference_steps=options.steps, guidance_scale=options.guidance, num_tta_samples=options.tta_samples,
+            style=options.style,
         ).images  # fmt: skip
     for doubt in (d for d in doubts if issubclass(d.category, LanguageWarning)):
         print(f"sta: {name.stem}: {doubt.message}", file=sys.stderr)

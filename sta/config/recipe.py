@@ -131,10 +131,10 @@ class BottleneckSettings(Strict):
 
 
 class TokenizerSettings(Strict):
-    """The VQ tokenizer of pictures."""
+    """The tokenizer of pictures: a VQ codebook, or an autoencoder without one."""
 
-    codes: Positive = 256  # V, codebook entries
-    code_width: Positive = 8
+    codes: Annotated[int, Field(ge=0)] = 256  # V, codebook entries; 0: none, latents that only latent diffusion draws
+    code_width: Positive = 8  # channels of a code or latent
     width: Positive = 64
     factor: Literal[2, 4, 8] = 4  # pixels per code along each side
 
@@ -188,14 +188,21 @@ RUNTIME_ONLY = ("workers", "log_every", "save_every", "stall_timeout", "max_skip
 class TeacherStage(Optimisation):
     """Training of a teacher that is trained here, such as one of kind `trained-clip`; ignored for a published one."""
 
-    positives: Literal["pair", "label"] = Field(
-        "pair", description="what a picture is to find: its own caption, or those of every item of the same label"
-    )
+    positives: Literal["pair", "label"] = "pair"  # a picture is to find its own caption, or those of its label
 
 
 class TokenizerStage(Optimisation):
-    losses: dict[Literal["l1", "mse", "edge", "commit"], Weight] = {"l1": 1.0, "mse": 2.0, "edge": 0.0, "commit": 0.25}
+    losses: dict[Literal["l1", "mse", "edge", "pyramid", "colour", "perceptual", "commit"], Weight] = {
+        "l1": 1.0, "mse": 2.0, "edge": 0.0, "pyramid": 0.0, "colour": 0.0, "perceptual": 0.0, "commit": 0.25
+    }  # fmt: skip
+    perceptual_network: str | None = None  # timm name or folder, in whose features `perceptual` compares
     unquantised: Share = 0.0  # of the pictures: their latents skip the codebook, for latent diffusion to draw such
+
+    @model_validator(mode="after")
+    def _compares_in_a_network(self) -> TokenizerStage:
+        if self.losses["perceptual"] and self.perceptual_network is None:
+            raise ValueError("losses.perceptual compares in a network: name one as perceptual_network, or set it to 0")
+        return self
 
 
 def _is_loss(name: str) -> str:
@@ -246,9 +253,10 @@ class DecoderStage(Optimisation):
         "caption": 0.0,  # a captioner on the tokens, as in the distill stage
     }
     condition_dropout: Share = 0.1  # chance that the condition is hidden, for guidance
+    style_dropout: Share = 0.1  # chance that the style is hidden, so that none need be asked for
     draft_warmup: Share = 0.0  # share of the steps, at the start, that train draft and bottleneck, not the denoiser
     text_ratio: Share = 0.15  # share of the batch conditioned through the text branch
-    phrase_ratio: Share = 0.1  # share of short phrases among the recordings (Garden only)
+    phrase_ratio: Share = 0.1  # share of short phrases among the recordings
     augment_ratio: Share = 0.0  # share of the recordings encoded with the distill stage's augmentation (log-mel)
     tune_bottleneck: bool = True  # let the denoising loss reach the bottleneck (encoder frozen)
     compile: Compile = "never"  # the decoder's layers: pays on a GPU, after up to a minute at each start
@@ -304,7 +312,11 @@ class EvaluationSettings(Strict):
     items: Positive = 200  # recordings drawn per language and split, at most
     pictures: Positive = 8  # examples on the page per language
     samples: Positive = 3  # drawings of each example
-    conditions: list[Condition] = []  # disturbances under which the hardest split is drawn again
+    conditions: list[Condition] = []  # disturbances under which one split is drawn again
+    condition_split: str | None = None  # the split that is disturbed, such as voice; null: the last with recordings
+    judge: str | None = None  # network of timm, by Hub name or path, that sees what a picture is of; not Garden
+    recogniser: str | None = None  # a Whisper, by Hub name or path: its transcripts drawn beside; not Garden
+    recordings: Positive = 500  # per language and split, of which `items` are drawn and all searched with; not Garden
 
 
 class Recipe(Strict):
@@ -383,6 +395,11 @@ class Recipe(Strict):
         check_multiple("tokenizer.width", self.tokenizer.width, 8, "the groups that its normalisation has")
         decoder = _decoders().find_decoder(self.decoder.kind)
         decoder.check(self)
+        if decoder.target == "codes" and not self.tokenizer.codes:
+            raise ValueError(
+                f"decoder.kind {self.decoder.kind} draws codes: give tokenizer.codes a number, such as 1024, or draw "
+                "by latent-diffusion"
+            )
         if getattr(self.stages.decoder, "draft_warmup", 0) and not decoder.has_draft(self.decoder):
             raise ValueError(
                 "stages.decoder.draft_warmup trains a draft first: give decoder.draft some layers, such as 3, or set "

@@ -214,8 +214,10 @@ class Corpus:
         return len(self.table)
 
     def column(self, name: str) -> Column:
-        """Return one light column: anything but audio and image."""
-        return Column(self.table.data.column(name))
+        """Return one light column: anything but audio and image; of nulls in a corpus prepared before there was one."""
+        table = self.table.data
+        known = name in table.column_names
+        return Column(table.column(name) if known else pa.chunked_array([pa.nulls(len(self), pa.string())]))
 
     def select(self, split: str, language: str | None = None) -> np.ndarray:
         """Return the row numbers of a split, in one language or all."""

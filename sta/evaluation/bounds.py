@@ -22,7 +22,7 @@ def bound_rows(evaluator: Evaluator, language: str, split: str) -> list[Row]:
     rows, found = evaluator.known(evaluator.select_rows(split, language)), list[Row]()
     tokens = evaluator.encode(rows, language)
     away = torch.from_numpy(np.roll(np.arange(len(rows)), len(rows) // 2))
-    shuffled = SpeechCondition(tokens.tokens[away], tokens.embedding[away], tokens.kl[away])
+    shuffled = tokens[away]
     pictures = {
         "shuffled": evaluator.generate(shuffled, evaluator.seeds(rows)),
         "tokenizer": evaluator.reconstruct(evaluator.real_images(rows)),

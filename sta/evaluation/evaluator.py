@@ -4,26 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sta.data.rows import TEST_SPLITS
 from sta.data.store import Ragged
 from sta.distributed import ranks
-from sta.evaluation.extractors import KindAndColour, features_of, fid_extractor, load_judge
+from sta.errors import StaError
+from sta.evaluation.extractors import (
+    KindAndColour,
+    PooledFeatures,
+    TeacherFeatures,
+    features_of,
+    fid_extractor,
+    load_judge,
+)
+from sta.evaluation.judge import KnownPictures, PictureFeatures, PictureJudge, cached_features
+from sta.evaluation.space import TeacherSpace
 from sta.inference.pipeline import Audio, SpeechToImagePipeline
 from sta.metrics import fidelity, retrieval
 from sta.metrics.attributes import attribute_rows, mood_rows
 from sta.metrics.rows import ResultKey, Row
 from sta.models.bottleneck import SpeechCondition
 from sta.models.layers import length_mask
+from sta.models.recogniser import Recogniser
+from sta.models.teachers.base import Teacher
 from sta.models.vq import to_unit_range
 from sta.training.runtime import bf16_autocast
 from sta.training.speech_features import cached_frames
-from sta.training.teacher_features import load_teacher_of, teacher_features
+from sta.training.teacher_features import load_teacher_of, teacher_features, teacher_reads
 from sta.training.workspace import Workspace
 
 BATCH = 32
@@ -71,9 +84,7 @@ class BatchedPipeline:
 
         def generate(start: int) -> Tensor:
             generators = [torch.Generator().manual_seed(s) for s in seeds[start : start + self.batch]]
-            part = SpeechCondition(
-                *(x[start : start + self.batch] for x in (tokens.tokens, tokens.embedding, tokens.kl))
-            )
+            part = tokens[start : start + self.batch]
             with self.autocast(self.pipe.device):
                 drawn = self.pipe.decode_latents(self.pipe.denoise(part, steps, guidance, generators))
             return drawn.float().cpu()
@@ -108,8 +119,9 @@ class Evaluator(BatchedPipeline):
     """Encodes a run's recordings, generates pictures with its pipeline, and scores them against the captions.
 
     Attributes:
-        judge: what reads pictures; None where a corpus does not know what is true of them.
-        hardest: the test split that differs most from training, of those whose attributes are known if any are.
+        judge: what reads pictures' attributes; None where a corpus does not know what is true of them.
+        hardest: `evaluation.condition_split`, or the last test split with recordings whose attributes are known, if
+            any are.
         extractor: what `fidelity` and `inception_score` were computed with.
     """
 
@@ -124,19 +136,100 @@ class Evaluator(BatchedPipeline):
         if attributes is not None:
             self.judge = load_judge(workspace.final("classifier") / "classifier", attributes, pipe.device)
         self.splits = [s for s in TEST_SPLITS if self.corpus.has_audio[self.corpus.select(s)].any()]
-        self.hardest = [s for s in self.splits if len(self.known(self.corpus.select(s)))][-1]
+        self.hardest = self._condition_split()
         self.extractor: dict[str, Any] = {}
 
     def fill_caches(self) -> None:
         """Compute what frozen networks make of the corpus, where it is not there yet, as one process must."""
         teacher_features(self.workspace, self.pipe.device)
+        if self.network is not None:
+            self._picture_features()
         for pack in self.pipe.languages.values() if self.judge is not None else ():
             cached_frames(self.workspace, pack.group, self.pipe.device)
 
+    def _condition_split(self) -> str:
+        """Return the split that is disturbed.
+
+        Raises:
+            StaError: the recipe names one without recordings.
+        """
+        known = [s for s in self.splits if len(self.known(self.corpus.select(s)))]
+        chosen = self.settings.condition_split or known[-1]
+        if chosen not in known:
+            raise StaError(f"evaluation.condition_split '{chosen}' has no recordings; name one of {', '.join(known)}")
+        return chosen
+
     def select_rows(self, split: str, language: str) -> np.ndarray:
-        """Return the recordings evaluated of a split: the first ones, at most `evaluation.items`."""
+        """Return the recordings drawn of a split: the first ones, at most `evaluation.items`."""
+        return self._recordings(split, language)[: self.settings.items]
+
+    def select_recordings(self, split: str, language: str) -> np.ndarray:
+        """Return the recordings encoded of a split: those drawn first, then others, up to `evaluation.recordings`."""
+        return self._recordings(split, language)[: max(self.settings.recordings, self.settings.items)]
+
+    def _recordings(self, split: str, language: str) -> np.ndarray:
+        """Return the recordings of a split, in an order by chance where no attributes are known."""
         rows = self.corpus.select(split, language)
-        return rows[self.corpus.has_audio[rows]][: self.settings.items]
+        rows = rows[self.corpus.has_audio[rows]]
+        return rows if self.judge is not None else np.random.default_rng(self.seed).permutation(rows)
+
+    # ---- where no attributes are known -------------------------------------------------------------------
+
+    @cached_property
+    def network(self) -> PictureFeatures | None:
+        """What the judge sees pictures by, if the recipe names one."""
+        name = self.settings.judge
+        return None if name is None else PictureFeatures.load(name).to(self.pipe.device)
+
+    def _picture_features(self) -> np.ndarray:
+        assert self.network is not None
+        assert self.settings.judge is not None
+        return cached_features(self.workspace, self.settings.judge, self.network)
+
+    @cached_property
+    def pictures(self) -> PictureJudge | None:
+        """What says of pictures which concept and style they are of, if the recipe names a judge."""
+        if self.network is None:
+            return None
+        return PictureJudge(self._picture_features(), self.network.widths(), self.space.known)
+
+    @cached_property
+    def space(self) -> TeacherSpace:
+        """The teacher's galleries."""
+        vectors = teacher_features(self.workspace, self.pipe.device)
+        known, reads = KnownPictures.of(self.corpus), teacher_reads(self.workspace)
+        return TeacherSpace(self.corpus, self.workspace.texts, *vectors, reads, known)
+
+    @cached_property
+    def teacher(self) -> Teacher:
+        """The frozen teacher."""
+        return load_teacher_of(self.workspace).to(self.pipe.device)
+
+    @cached_property
+    def recogniser(self) -> Recogniser | None:
+        """What a cascade reads recordings by, if the recipe names one."""
+        name = self.settings.recogniser
+        return None if name is None else Recogniser.load(name, self.pipe.device)
+
+    def read(self, texts: Sequence[str]) -> Tensor:
+        """Return the teacher's unit vectors [n, E] of texts, in their order."""
+        batches = [texts[start : start + self.batch] for start in range(0, len(texts), self.batch)]
+        return torch.cat(list(ranks.parallel_map(batches, lambda batch: self.teacher.encode_texts(batch).cpu())))
+
+    def see(self, pictures: Tensor) -> Tensor | None:
+        """Return the judge's features [n, F] of pictures [n, 3, H, W] in [-1, 1], if there is a judge."""
+        return None if self.network is None else features_of(self.network, _bytes(pictures))
+
+    def asked_styles(self, rows: np.ndarray) -> list[str | None]:
+        """Return the style in which each row is drawn: its own where the decoder knows it, else any."""
+        styles = [self.space.known.styles[picture] for picture in self.image_of[rows]]
+        return [style if style in self.pipe.decoder.styles else None for style in styles]
+
+    def generate_styled(self, tokens: SpeechCondition, rows: np.ndarray) -> Tensor:
+        """Draw `rows` in the styles of their own pictures: [n, 3, H, W] in [-1, 1]."""
+        return self.generate(self.pipe.with_style(tokens, self.asked_styles(rows)), self.seeds(rows))
+
+    # ---- what is measured --------------------------------------------------------------------------------
 
     def known(self, rows: np.ndarray) -> np.ndarray:
         """Return those of some rows whose pictures' attributes are known; all of a corpus that knows none."""
@@ -187,10 +280,18 @@ class Evaluator(BatchedPipeline):
 
     def fidelity(self, pictures: Tensor, rows: np.ndarray, where: ResultKey) -> list[Row]:
         """Measure the FID of pictures [n, 3, H, W] in [-1, 1] against the real ones of `rows`."""
-        extractor = fid_extractor(self.judge, lambda: load_teacher_of(self.workspace), self.pipe.device)
+        return fidelity.fid_rows(*self.fid_features(pictures, rows), seed=self.seed, **where)
+
+    def fid_features(self, pictures: Tensor, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Return features [n, F] of the real pictures of `rows`, and of others."""
+        extractor = fid_extractor(self.judge, self._load_extractor, self.pipe.device)
         real, drawn = (features_of(extractor, _bytes(x)) for x in (self.real_images(rows), pictures))
         self.extractor |= fidelity.extractor_meta(extractor, real)
-        return fidelity.fid_rows(real, drawn, seed=self.seed, **where)
+        return real, drawn
+
+    def _load_extractor(self) -> nn.Module:
+        """Return what pictures without attributes are compared by: the judge's network, or the teacher."""
+        return TeacherFeatures(self.teacher) if self.network is None else PooledFeatures(self.network)
 
     def inception_score(self, pictures: Tensor, where: ResultKey) -> list[Row]:
         """Measure the inception score of pictures, where a classifier judges them."""

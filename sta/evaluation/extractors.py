@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sta.data.corpora.base import Attributes, World
 from sta.distributed import ranks
+from sta.evaluation.judge import PictureFeatures
 from sta.metrics import fidelity
 from sta.models.attribute_classifier import AttributeClassifier
 from sta.models.loading import load_network
@@ -85,6 +86,18 @@ class TeacherFeatures(nn.Module):
         return self.teacher.encode_images(images.permute(0, 2, 3, 1))
 
 
+class PooledFeatures(nn.Module):
+    """The pooled features of the end of the judge's network, without those of its stages."""
+
+    def __init__(self, network: PictureFeatures):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map uint8 [n, 3, H, W] to [n, F]."""
+        return self.network.parts(images)[0]
+
+
 def load_judge(folder: Path, attributes: Attributes, device: torch.device) -> Judge:
     """Load the attribute classifier that a run trained, to a device."""
     classifier = load_network(AttributeClassifier, folder)
@@ -92,8 +105,6 @@ def load_judge(folder: Path, attributes: Attributes, device: torch.device) -> Ju
     return Judge(classifier, attributes)
 
 
-def fid_extractor(judge: Judge | None, load_teacher: Callable[[], Teacher], device: torch.device) -> nn.Module:
-    """Return what FID's features come from: the judge's classifier, or the teacher where nothing judges pictures."""
-    return (
-        TeacherFeatures(load_teacher()).to(device) if judge is None else AttributeClassifierFeatures(judge.classifier)
-    )
+def fid_extractor(judge: Judge | None, load: Callable[[], nn.Module], device: torch.device) -> nn.Module:
+    """Return what FID's features come from: the attribute classifier, or what `load` gives where there is none."""
+    return load().to(device) if judge is None else AttributeClassifierFeatures(judge.classifier)

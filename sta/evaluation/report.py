@@ -22,10 +22,13 @@ from sta.errors import StaError
 from sta.evaluation.bounds import bound_rows, swapped_rows
 from sta.evaluation.evaluator import Evaluator
 from sta.evaluation.spoken import condition_rows, every_mood_rows
+from sta.evaluation.systems import split_rows
 from sta.inference.pipeline import repeat_condition
 from sta.inference.release import PARTS, load_release
+from sta.metrics.fidelity import fid_rows
+from sta.metrics.judged import mean_rows
 from sta.metrics.page import Example, write_grid, write_page
-from sta.metrics.rows import Report, ResultKey, Row, bootstrap
+from sta.metrics.rows import Report, ResultKey, Row, bootstrap, everywhere
 from sta.models.vq import to_pixels
 from sta.progress import Bar
 from sta.training.stages import environment, provenance
@@ -59,7 +62,10 @@ def _measuring(folder: Path) -> Iterator[None]:
 def _measure(workspace: Workspace, release: Path, folder: Path) -> None:
     evaluator = Evaluator(workspace, load_release(release))
     ranks.run_on_main(evaluator.fill_caches)
-    rows, examples = _rows(evaluator), _examples(evaluator)
+    rows, (examples, diversity) = _rows(evaluator), _examples(evaluator)
+    rows += diversity
+    if evaluator.judge is None:
+        rows += mean_rows(rows, workspace.recipe.languages)
     report = Report(_meta(workspace) | evaluator.extractor, rows)
 
     def fill(partial: Path) -> None:
@@ -73,7 +79,7 @@ def _measure(workspace: Workspace, release: Path, folder: Path) -> None:
 def _rows(evaluator: Evaluator) -> list[Row]:
     """Measure every number of the report."""
     found: list[Row] = []
-    pictures, shown = [], []
+    pictures, shown, drawn_of = [], [], []
     languages, conditions = evaluator.workspace.recipe.languages, evaluator.settings.conditions
     steps = len(languages) * (len(evaluator.splits) + 2 + len(conditions)) + 1
     with Bar("evaluate", steps, "parts") as bar:
@@ -81,9 +87,11 @@ def _rows(evaluator: Evaluator) -> list[Row]:
             for split in evaluator.splits:
                 rows = evaluator.select_rows(split, language)
                 if len(rows):
-                    drawn, measured = _split(evaluator, rows, language, split)
+                    measure = split_rows if evaluator.judge is None else _split
+                    drawn, measured = measure(evaluator, rows, language, split)
                     pictures.append(drawn)
                     shown.append(rows)
+                    drawn_of.append(split)
                     found += measured
                 elif ranks.is_main():
                     print(f"evaluate: the {split} split has no row in language '{language}', left out", file=sys.stderr)
@@ -97,21 +105,35 @@ def _rows(evaluator: Evaluator) -> list[Row]:
             for condition in conditions if len(evaluator.select_rows(evaluator.hardest, language)) else ():
                 found += condition_rows(evaluator, language, condition)
                 bar.advance()
-        where = ResultKey(language="all", split="all", condition="clean", system="speech")
-        drawn = torch.cat(pictures)
-        found += evaluator.fidelity(drawn, np.concatenate(shown), where) + evaluator.inception_score(drawn, where)
-    return found
+    drawn, rows, of = torch.cat(pictures), np.concatenate(shown), np.repeat(drawn_of, [len(r) for r in shown])
+    return (
+        found + _fidelity(evaluator, drawn, rows, of) + evaluator.inception_score(drawn, everywhere("clean", "speech"))
+    )
+
+
+def _fidelity(evaluator: Evaluator, pictures: Tensor, rows: np.ndarray, splits: np.ndarray) -> list[Row]:
+    """Measure the FID of all pictures, and of each split's where no attributes are known and there are several."""
+    real, drawn = evaluator.fid_features(pictures, rows)
+    parts = dict.fromkeys(splits.tolist()) if evaluator.judge is None else {}
+    masks = {"all": np.full(len(rows), True)} | {split: splits == split for split in parts if len(parts) > 1}
+    return [
+        row
+        for split, mask in masks.items()
+        if mask.sum() > 1
+        for row in fid_rows(real[mask], drawn[mask], seed=evaluator.seed, **everywhere("clean", "speech", split))
+    ]
 
 
 def _split(evaluator: Evaluator, rows: np.ndarray, language: str, split: str) -> tuple[Tensor, list[Row]]:
-    """Draw the pictures of a split's recordings; returns them, and what is measured on them."""
+    """Draw the pictures of a split's recordings, of which attributes are known; returns them, and what is measured."""
+    assert evaluator.judge is not None
     where = ResultKey(language=language, split=split, condition="clean", system="speech")
     tokens = evaluator.encode(rows, language)
     pictures = evaluator.generate(tokens, evaluator.seeds(rows))
     found = [Row.of("bits", bootstrap(tokens.bits.cpu().numpy()), len(rows), **where)]
     found += evaluator.retrieval(tokens, rows, where)
     known = evaluator.known(rows)
-    if evaluator.judge is None or not len(known):
+    if not len(known):
         return pictures, found
     reading = evaluator.judge.predict(evaluator.real_images(known))
     pairs = zip(reading, evaluator.true_attributes(known), strict=True)
@@ -120,9 +142,9 @@ def _split(evaluator: Evaluator, rows: np.ndarray, language: str, split: str) ->
     return pictures, found + evaluator.score(evaluator.judge.predict(pictures[np.isin(rows, known)]), known, **where)
 
 
-def _examples(evaluator: Evaluator) -> list[Example]:
-    """Return what the page shows: recordings of the hardest split, several drawings each."""
-    shown = []
+def _examples(evaluator: Evaluator) -> tuple[list[Example], list[Row]]:
+    """Return what the page shows, recordings of one split with several drawings each, and how much these differ."""
+    shown, found = list[Example](), list[Row]()
     for language in evaluator.workspace.recipe.languages:
         rows, times = (
             evaluator.known(evaluator.select_rows(evaluator.hardest, language))[: evaluator.settings.pictures],
@@ -132,17 +154,36 @@ def _examples(evaluator: Evaluator) -> list[Example]:
             continue
         seeds = [s + k for s in evaluator.seeds(rows) for k in range(times)]
         pictures = evaluator.generate(repeat_condition(evaluator.encode(rows, language), times), seeds)
-        readings = evaluator.judge.predict(pictures) if evaluator.judge else []
+        readings, different = _looked_at(evaluator, pictures, language, times)
+        found += different
         for number, row in enumerate(rows):
             mine = slice(number * times, (number + 1) * times)
             shown.append(_example(evaluator, int(row), language, pictures[mine], readings[mine]))
-    return shown
+    return shown, found
+
+
+def _looked_at(
+    evaluator: Evaluator, pictures: Tensor, language: str, times: int
+) -> tuple[list[dict[str, str]], list[Row]]:
+    """Return what is seen in each picture, and how much those of one recording differ, where that is measured."""
+    if evaluator.judge is not None:
+        return evaluator.judge.predict(pictures), []
+    raw = evaluator.see(pictures)
+    if raw is None or evaluator.pictures is None:
+        return [], []
+    where = ResultKey(language=language, split=evaluator.hardest, condition="clean", system="speech")
+    seen = [{"concept": name} for name in evaluator.pictures.likeliest(raw)]
+    return seen, evaluator.pictures.diversity(raw, times, **where)
 
 
 def _example(
     evaluator: Evaluator, row: int, language: str, pictures: Tensor, readings: list[dict[str, str]]
 ) -> Example:
-    truth = evaluator.caption_attributes(np.array([row]))[0] if evaluator.judge else {}
+    truth, label = {}, evaluator.corpus.column("label")[row]
+    if evaluator.judge is not None:
+        truth = evaluator.caption_attributes(np.array([row]))[0]
+    elif readings and label is not None:
+        truth = {"concept": label}
     return Example(
         caption=evaluator.corpus.column("text")[row] or "", language=language,
         direction=evaluator.workspace.cards[language].direction, mood=evaluator.moods[row] or "",
@@ -186,4 +227,5 @@ def _meta(workspace: Workspace) -> dict[str, Any]:
     return {
         "recipe": recipe.name, "seed": recipe.seed, "languages": recipe.languages,
         "sampling": recipe.sampling.model_dump(), "training": provenance(workspace), **environment(),
+        **{key: name for key in ("judge", "recogniser") if (name := getattr(recipe.evaluation, key)) is not None},
     }  # fmt: skip

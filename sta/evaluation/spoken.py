@@ -1,4 +1,4 @@
-"""Recordings of the hardest split again: disturbed, spoken otherwise, or in every mood."""
+"""Recordings of the condition's split again: disturbed, spoken otherwise, or in every mood."""
 
 from __future__ import annotations
 
@@ -11,19 +11,22 @@ from sta.data.corruptions import CORRUPTIONS
 from sta.distributed import ranks
 from sta.errors import AudioError, VoiceError
 from sta.evaluation.evaluator import Evaluator
+from sta.evaluation.systems import disturbed_rows
 from sta.metrics.rows import ResultKey, Row
 
 
 def condition_rows(evaluator: Evaluator, language: str, condition: str) -> list[Row]:
-    """Measure the hardest split's recordings, disturbed: attributes and mood, or retrieval where none are known."""
-    rows = evaluator.known(evaluator.select_rows(evaluator.hardest, language))
+    """Measure the condition split's recordings, disturbed: attributes and mood, or what else is measured."""
     where = ResultKey(language=language, split=evaluator.hardest, condition=condition, system="speech")
+    select = evaluator.select_recordings if evaluator.judge is None else evaluator.select_rows
+    rows = evaluator.known(select(evaluator.hardest, language))
     try:
-        tokens = evaluator.encode_waves(disturbed(evaluator, rows, language, condition), language)
+        waves = disturbed(evaluator, rows, language, condition)
+        if evaluator.judge is None:
+            return disturbed_rows(evaluator, waves, language, condition)
+        tokens = evaluator.encode_waves(waves, language)
     except (VoiceError, AudioError) as error:
         return _left_out(where, error)
-    if evaluator.judge is None:
-        return evaluator.retrieval(tokens, rows, where)
     return evaluator.score(evaluator.judge.predict(evaluator.generate(tokens, evaluator.seeds(rows))), rows, **where)
 
 

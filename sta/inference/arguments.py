@@ -55,6 +55,22 @@ def texts(value: Any) -> list[str]:
     return list(several)
 
 
+def styles(value: Any, known: Sequence[str], count: int) -> list[int]:
+    """Check the name of a style, or one for each of `count` pictures; returns their numbers, that of None last.
+
+    Raises:
+        ArgumentError: a name is not known, or there are more or fewer names than pictures.
+    """
+    names = list(value) if isinstance(value, list | tuple) else [value] * count
+    for name in names:
+        if name is not None and name not in known:
+            why = f"is not one of {', '.join(known)}" if known else "cannot be asked for: this release knows no styles"
+            raise ArgumentError(f"style {name!r} {why}")
+    if len(names) != count:
+        raise ArgumentError(f"{len(names)} styles were given for {count} recordings; give one, or as many")
+    return [len(known) if name is None else list(known).index(name) for name in names]
+
+
 def waves(audio: Audio | Sequence[Audio], sampling_rate: int) -> list[np.ndarray]:
     """Read one recording or several: float32 [T] each, at 16 kHz.
 

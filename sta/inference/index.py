@@ -20,13 +20,14 @@ from sta.config.recipe import DECODERS
 from sta.config.variants import known_variants
 from sta.errors import ArgumentError, WeightsError, first_line
 from sta.inference import arguments
+from sta.models.autoencoder import Autoencoder
 from sta.models.decoders.base import Decoder, find_decoder
 from sta.models.loading import load_network
 from sta.models.scheduler import MaskReplaceScheduler
-from sta.models.vq import VQTokenizer
+from sta.models.vq import Tokenizer, VQTokenizer
 
 INDEX = "model_index.json"
-BASES: dict[str, type] = {"decoder": Decoder, "tokenizer": VQTokenizer, "scheduler": SchedulerMixin}
+BASES: dict[str, type] = {"decoder": Decoder, "tokenizer": Tokenizer, "scheduler": SchedulerMixin}
 RENAMED = {"num_hearings": "num_tta_samples"}  # defaults as version 0.1 called them -> today's names
 
 
@@ -85,7 +86,7 @@ def _find(module: str, name: str, trusted: bool) -> Any:
         return getattr(diffusers, name, None)
     if module.partition(".")[0] == "sta":
         decoders = (find_decoder(kind) for kind in known_variants(DECODERS, Decoder))
-        return {kind.__name__: kind for kind in (*decoders, VQTokenizer, MaskReplaceScheduler)}.get(name)
+        return {kind.__name__: kind for kind in (*decoders, VQTokenizer, Autoencoder, MaskReplaceScheduler)}.get(name)
     if trusted and module not in sys.modules:
         try:
             import_module(module)

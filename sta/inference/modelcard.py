@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,25 @@ from sta.metrics.rows import METRICS, SPLITS, SYSTEMS, Report, Row, known_first
 from sta.models.decoders.base import find_decoder
 from sta.models.teachers.base import teacher_class
 
-SHOWN = ("attributes", "colours", "exact", "mood", "swap", "r1_speech_to_image", "r10_speech_to_image")
-SHOWN_DISTURBED = ("attributes", "mood", "r1_speech_to_image", "r10_speech_to_image")
+SHOWN = (
+    *("attributes", "colours", "exact", "mood", "swap", "concept_top1", "concept_top5", "judge_top1", "style"),
+    *("judge_style", "speech_top1", "r1_speech_to_image", "r10_speech_to_image", "r1_speech_to_text"),
+    "r10_speech_to_text",
+)
+SHOWN_DISTURBED = (
+    *("attributes", "mood", "concept_top1", "r1_speech_to_image", "r10_speech_to_image", "r10_speech_to_text"),
+)
 
 UNKNOWN = "unknown"
 SPLIT_MEANING = {
     "both": "voices and combinations of attributes that training never had",
     "combination": "combinations of attributes that training never had",
     "voice": "voices that training never heard",
+    "engine": "synthesisers that training never heard",
+    "people": "recordings of people",
+    "phrase": "texts that training never had",
+    "concept": "concepts that training never had",
+    "style": "a style that training never had",
     "seen": "voices and combinations of the training, in recordings of their own",
 }
 
@@ -41,13 +53,21 @@ def write_card(release: Path, recipe: Recipe, cards: Sequence[LanguageCard], rep
         _tables(report.rows, languages, split), recipe=recipe, cards=cards, languages=languages, report=report,
         data=data, licences=licences, unknown=UNKNOWN, teacher=load_teacher(recipe.teacher).name,
         decoder=find_decoder(recipe.decoder.kind).title, split_meaning=SPLIT_MEANING.get(split, f"the split '{split}'"),
-        metadata=_metadata(recipe.name, languages, data, licences, report, split), minutes=_minutes(training),
+        styles=_styles(release), minutes=_minutes(training),
+        metadata=_metadata(recipe.name, languages, data, licences, report, split),
         commits=_by_stage(training, "commits"), machines=_by_stage(training, "machines"),
         fid=next((r for r in report.rows if r.metric == "fid"), None),
         right=METRICS["classifier"].text(sum(classifiers) / len(classifiers)) if classifiers else None,
     )  # fmt: skip
     renew(release, "README.md", text.encode())
     return release / "README.md"
+
+
+def _styles(release: Path) -> str:
+    """Return which styles the decoder of a release may be asked for, as a paragraph; nothing where it knows none."""
+    path = release / "decoder" / "config.json"
+    styles = json.loads(path.read_text(encoding="utf-8")).get("styles") if path.exists() else None
+    return f'\n`style="{styles[0]}"` chooses how: {", ".join(styles)}; without it, any.\n' if styles else ""
 
 
 def licences_of(recipe: Recipe, data: DataCard) -> dict[str, str | None]:
@@ -99,7 +119,7 @@ def _minutes(training: dict[str, dict[str, Any]]) -> str:
     return f"{sum(facts['seconds'] for facts in training.values()) / 60:.0f} ({parts}); the corpus takes more"
 
 
-def _tables(rows: Sequence[Row], languages: Sequence[str], split: str) -> dict[str, list[Any]]:
+def _tables(rows: Sequence[Row], languages: Sequence[str], split: str) -> dict[str, Any]:
     """Return the lines of the card's tables: the system by metrics, all systems, and under disturbances."""
     own = [r for r in rows if r.split == split]
     clean = {(r.metric, r.system, r.language): r for r in own if r.condition == "clean"}
@@ -115,10 +135,13 @@ def _tables(rows: Sequence[Row], languages: Sequence[str], split: str) -> dict[s
         if there := [clean[key] for key in keys if key in clean]:
             chance = METRICS[metric].text(there[0].chance)
             results.append([METRICS[metric].meaning, *cells(clean, keys), chance])
-    systems = known_first((system for metric, system, _ in clean if metric == "attributes"), SYSTEMS)
+    measured = {metric for metric, _, _ in clean}
+    marked = next((m for m in ("attributes", "concept_top1") if m in measured), "attributes")
+    systems = known_first((system for metric, system, _ in clean if metric == marked), SYSTEMS)
     return {
         "results": results,
-        "ladder": [[SYSTEMS.get(s, s), *cells(clean, (("attributes", s, c) for c in languages))] for s in systems],
+        "ladder": [[SYSTEMS.get(s, s), *cells(clean, ((marked, s, c) for c in languages))] for s in systems],
+        "marked": "attributes right" if marked == "attributes" else METRICS[marked].meaning,
         "conditions": [
             [name, *cells(disturbed, ((name, *column) for column in columns))]
             for name in dict.fromkeys(d[0] for d in disturbed) if columns

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -101,6 +101,18 @@ class SpeechToImagePipeline(ReleasePipeline):
         read = ctc_greedy_decode(out.ctc_logits, out.ctc_lengths)
         return [pack.pieces.decode([i - first for i in ids]) for ids in read]
 
+    def with_style(self, condition: SpeechCondition, style: str | Sequence[str | None] | None) -> SpeechCondition:
+        """Return the condition with a style to draw in, one of `self.decoder.styles`, or one for each of its items.
+
+        Args:
+            style: None draws in any.
+
+        Raises:
+            ArgumentError: the decoder does not know it; names those it knows.
+        """
+        numbers = arguments.styles(style, self.decoder.styles, len(condition.kl))
+        return replace(condition, style=torch.tensor(numbers, device=self.device) if self.decoder.styles else None)
+
     def _encode(self, waves: list[np.ndarray], pack: LanguagePack) -> EncoderOutput:
         features, lengths = pad([pack.encoder.features(wave) for wave in waves], LENGTH_MULTIPLE)
         return pack.encoder.encode(features, lengths, [pack.card.code] * len(waves))
@@ -192,6 +204,7 @@ class SpeechToImagePipeline(ReleasePipeline):
         latents: Tensor | None = None, output_type: str = "pil", return_dict: bool = True,
         callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] | None = ("latents",),
+        style: str | Sequence[str | None] | None = None,
     ) -> SpeechToImageOutput:  # fmt: skip
         """Draw what is said in one recording or several.
 
@@ -210,6 +223,7 @@ class SpeechToImagePipeline(ReleasePipeline):
             return_dict: False gives the tuple (images, tokens).
             callback_on_step_end: called as `(pipe, step, timestep, {"latents": ...})`; may return others.
             callback_on_step_end_tensor_inputs: what it is given, `latents` or nothing.
+            style: how to draw, one of `pipe.decoder.styles`, or one for each recording; by default any of them.
 
         Raises:
             AudioError: a recording cannot be read or drawn.
@@ -220,7 +234,8 @@ class SpeechToImagePipeline(ReleasePipeline):
         self.check_inputs(output_type, callback_tensors, num_inference_steps, guidance_scale)
         arguments.whole("num_images_per_prompt", num_images_per_prompt)
         generator = arguments.generators(generator)
-        condition = self.encode_speech(audio, language, sampling_rate, num_tta_samples)
+        arguments.styles(style, self.decoder.styles, len(style) if isinstance(style, list | tuple) else 1)
+        condition = self.with_style(self.encode_speech(audio, language, sampling_rate, num_tta_samples), style)
         tokens = repeat_condition(condition, num_images_per_prompt)
         if isinstance(generator, list) and len(generator) != len(tokens.tokens):
             raise ArgumentError(
@@ -235,7 +250,7 @@ class SpeechToImagePipeline(ReleasePipeline):
 
 def repeat_condition(tokens: SpeechCondition, times: int) -> SpeechCondition:
     """Repeat each item `times` times, side by side."""
-    return SpeechCondition(*(x.repeat_interleave(times, 0) for x in (tokens.tokens, tokens.embedding, tokens.kl)))
+    return tokens[torch.arange(len(tokens.kl), device=tokens.kl.device).repeat_interleave(times)]
 
 
 def _speeds(count: int) -> list[float]:

@@ -17,9 +17,9 @@ from sta.errors import WeightsError
 from sta.inference.packs import LanguagePack
 from sta.inference.pipeline import SpeechToImagePipeline
 from sta.inference.weights import SHIPPED
+from sta.models.autoencoder import tokenizer_class
 from sta.models.decoders.base import find_decoder
 from sta.models.loading import in_half, load_network
-from sta.models.vq import VQTokenizer
 
 if TYPE_CHECKING:
     from sta.training.workspace import Workspace
@@ -40,7 +40,7 @@ def assemble(workspace: Workspace) -> SpeechToImagePipeline:
     decoder = load_network(find_decoder(recipe.decoder.kind), folder)
     pipe = SpeechToImagePipeline(
         decoder,
-        load_network(VQTokenizer, workspace.final("tokenizer") / "tokenizer"),
+        load_network(tokenizer_class(recipe.tokenizer.codes), workspace.final("tokenizer") / "tokenizer"),
         decoder.build_scheduler(recipe.decoder, recipe.sampling),
         token_space=fingerprint(folder),
         num_inference_steps=recipe.sampling.steps,

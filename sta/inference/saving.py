@@ -16,7 +16,7 @@ from sta.inference import weights
 from sta.inference.index import BASES, load_parts, read_index
 from sta.inference.packs import LanguagePack, Networks, beside, read_pack, write_packs
 from sta.models.decoders.base import Decoder
-from sta.models.vq import VQTokenizer
+from sta.models.vq import Tokenizer
 
 Pipeline = TypeVar("Pipeline", bound="ReleasePipeline")
 
@@ -37,11 +37,11 @@ class ReleasePipeline(DiffusionPipeline):
     _optional_components = ["scheduler"]  # noqa: RUF012 - a decoder may draw without one
 
     decoder: Decoder
-    tokenizer: VQTokenizer
+    tokenizer: Tokenizer
     scheduler: Any
 
     def __init__(
-        self, decoder: Decoder, tokenizer: VQTokenizer, scheduler: Any, token_space: str = "",
+        self, decoder: Decoder, tokenizer: Tokenizer, scheduler: Any, token_space: str = "",
         num_inference_steps: int = 12, guidance_scale: float = 2.0, num_tta_samples: int = 1,
     ):  # fmt: skip
         super().__init__()

@@ -17,9 +17,12 @@ from jinja2 import Environment, FileSystemLoader
 from PIL import Image, ImageDraw, ImageFont
 
 from sta.data.cache import write_atomically
-from sta.metrics.rows import METRICS, SPLITS, SYSTEMS, Report, Row, by_condition, known_first, titled
+from sta.metrics.rows import MEAN, METRICS, SPLITS, SYSTEMS, Report, Row, by_condition, known_first, titled
 
-LADDER = ("attributes", "colours", "exact", "mood")
+LADDER = (
+    *("attributes", "colours", "exact", "mood"),
+    *("speech_top1", "r10_speech_to_text", "concept_top1", "concept_top5", "judge_top1", "style", "judge_style"),
+)
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ def _plain(value: Any) -> str:
 
 def _headline(rows: Iterable[Row], metric: str, system: str) -> list[Row]:
     """Select the undisturbed rows of a metric and system on the hardest split that has any."""
-    found = [r for r in rows if (r.metric, r.system, r.condition) == (metric, system, "clean")]
+    found = [r for r in rows if (r.metric, r.system, r.condition) == (metric, system, "clean") and r.language != MEAN]
     splits = known_first((r.split for r in found), reversed(SPLITS))
     return [r for r in found if r.split == splits[0]]
 

@@ -67,12 +67,16 @@ def retrieval_rows(
     scores = speech.float() @ images.float().T  # [n, m]
     asked = own.any(0)
     directions = {"speech_to_image": (scores, own), "image_to_speech": (scores.T[asked], own.T[asked])}
+    return [row for name, pair in directions.items() for row in direction_rows(name, *pair, **where)]
+
+
+def direction_rows(direction: str, scores: Tensor, own: Tensor, **where: Unpack[ResultKey]) -> list[Row]:
+    """Compute rows `r1`, `r5` and `r10` of one direction from scores [queries, gallery], as of `hits`."""
     rows = []
-    for direction, (queries, targets) in directions.items():
-        for rank in RANKS:
-            found = hits(queries, targets, rank)
-            chance = hits(torch.zeros_like(queries), targets, rank).mean().item()
-            rows.append(Row.of(f"r{rank}_{direction}", bootstrap(found.cpu().numpy()), len(found), chance, **where))
+    for rank in RANKS:
+        found = hits(scores, own, rank)
+        chance = hits(torch.zeros_like(scores), own, rank).mean().item()
+        rows.append(Row.of(f"r{rank}_{direction}", bootstrap(found.cpu().numpy()), len(found), chance, **where))
     return rows
 
 

@@ -54,6 +54,21 @@ METRICS: dict[str, Metric] = {
     "r10_image_to_speech": Metric("picture finds one of its captions in the first ten"),
     "zero_shot1": Metric("a picture's label is the one whose names the teacher has nearest"),
     "zero_shot5": Metric("a picture's label is among the five whose names the teacher has nearest"),
+    "r1_speech_to_text": Metric("speech finds its caption first, among all of the split"),
+    "r5_speech_to_text": Metric("speech finds its caption in the first five"),
+    "r10_speech_to_text": Metric("speech finds its caption in the first ten"),
+    "speech_top1": Metric("before drawing: speech is nearest to its own concept, in the teacher's space"),
+    "speech_top5": Metric("before drawing: its own concept is among the nearest five"),
+    "concept_top1": Metric("the judge sees the concept in the picture"),
+    "concept_top5": Metric("the concept is among the judge's first five"),
+    "judge_top1": Metric("the judge's own accuracy on real pictures that it never saw, which bounds what it says"),
+    "judge_top5": Metric("the same, among its first five"),
+    "style": Metric("the picture is drawn in the style that was asked for"),
+    "judge_style": Metric("the judge's own accuracy on the styles of real pictures that it never saw"),
+    "novelty": Metric("cosine distance of a picture to the nearest training picture, in the judge's features", ""),
+    "novelty_real": Metric("the same of real pictures that training never had", ""),
+    "diversity": Metric("mean cosine distance between drawings of one recording, in the judge's features", ""),
+    "diversity_real": Metric("the same between real pictures of one concept", ""),
     "fid": Metric("Fréchet distance to the real pictures, in the extractor that the report names", ""),
     "is": Metric("inception score, in the classifier that the report names", ""),
     "classifier": Metric("attribute classifier's accuracy on real pictures, which bounds every score"),
@@ -75,7 +90,10 @@ METRICS: dict[str, Metric] = {
 #: Metrics of version 0.1 -> today's.
 RENAMED_METRICS = {"reader": "classifier"}
 
-SPLITS = ("seen", "voice", "combination", "both")
+SPLITS = ("style", "concept", "phrase", "seen", "voice", "engine", "people", "combination", "both")
+
+#: The language of a number that is the mean over languages.
+MEAN = "mean"
 
 #: system -> what it is; the order is the order of reports. Others may be reported and come after.
 SYSTEMS: dict[str, str] = {
@@ -83,8 +101,9 @@ SYSTEMS: dict[str, str] = {
     "tokens-probe": "attributes read from the speech tokens, before any drawing",
     "truth-to-decoder": "the true attributes in a plain sentence, written, given to the same decoder: no speech",
     "cascade-perfect": "the true caption, written, given to the same decoder: the ceiling of every speech recogniser",
-    "cascade": "the CTC head's transcript, written, given to the same decoder: a speech recogniser in front",
+    "cascade": "a transcript (the CTC head's, or a recogniser's), given to the same decoder: a recogniser in front",
     "tokenizer": "the real picture through the image tokenizer and back",
+    "retrieval": "no drawing: the training picture nearest to the speech in the teacher's space, shown as it is",
     "shuffled": "the picture of another utterance",
 }
 

@@ -28,15 +28,18 @@ class SpeechCondition:
         tokens: [B, K, C], sampled in training, the means otherwise.
         embedding: [B, E], unit norm, in the teacher's space.
         kl: [B], nats per utterance.
+        style: int64 [B], which of the decoder's `styles` to draw in, their count for any; None: any.
     """
 
     tokens: Tensor
     embedding: Tensor
     kl: Tensor
+    style: Tensor | None = None
 
-    def __getitem__(self, items: slice) -> SpeechCondition:
-        """Return some utterances of the batch."""
-        return SpeechCondition(self.tokens[items], self.embedding[items], self.kl[items])
+    def __getitem__(self, items: slice | Tensor) -> SpeechCondition:
+        """Return some utterances of the batch, by a slice or their numbers [n]."""
+        style = None if self.style is None else self.style[items]
+        return SpeechCondition(self.tokens[items], self.embedding[items], self.kl[items], style)
 
     @property
     def bits(self) -> Tensor:

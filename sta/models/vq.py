@@ -87,7 +87,41 @@ class ResidualBlock(nn.Module):
         return x + self.body(x)
 
 
-class VQTokenizer(ModelMixin, ConfigMixin):
+class Tokenizer(ModelMixin, ConfigMixin):
+    """What encodes pictures [B, 3, H, W] in [-1, 1] to codes or latents, and decodes them; its `size` is their side."""
+
+    config_name = "config.json"
+
+    @property
+    def side(self) -> int:
+        """Return the number of codes or latents along a side of the picture."""
+        return int(self.config.size // self.config.factor)
+
+    def start_from(self, pictures: Tensor) -> None:
+        """Set the weights before training by pictures [n, 3, H, W] in [-1, 1]; by default as they are."""
+
+    def encode_as(self, pictures: Tensor, target: Literal["codes", "latents"]) -> Tensor:
+        """Return what a decoder draws of pictures [B, 3, H, W] in [-1, 1]: codes [B, N] or latents [B, d, h, w]."""
+        return self.encode(pictures) if target == "codes" else self.latents(pictures)
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Map pictures [B, 3, H, W] in [-1, 1] to codes [B, N]."""
+        raise NotImplementedError(f"{type(self).__name__} has no codes")
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Decode codes [B, N] to pictures [B, 3, H, W] in [-1, 1]."""
+        raise NotImplementedError(f"{type(self).__name__} has no codes")
+
+    def latents(self, pictures: Tensor) -> Tensor:
+        """Encode pictures [B, 3, H, W] in [-1, 1] to latents [B, d, h, w] of mean square 1, about."""
+        raise NotImplementedError
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Decode latents [B, d, h, w] to pictures [B, 3, H, W] in [-1, 1]."""
+        raise NotImplementedError
+
+
+class VQTokenizer(Tokenizer):
     """Encode pictures [B, 3, H, W] in [-1, 1] to codes [B, N], N = (H / factor) * (W / factor), and back.
 
     Args:
@@ -95,8 +129,6 @@ class VQTokenizer(ModelMixin, ConfigMixin):
         codes: V.
         factor: pixels per code along a side: 2, 4 or 8.
     """
-
-    config_name = "config.json"
 
     @register_to_config
     def __init__(self, size: int, codes: int = 256, code_width: int = 8, width: int = 64, factor: int = 4):
@@ -115,11 +147,6 @@ class VQTokenizer(ModelMixin, ConfigMixin):
         self.encoder = nn.Sequential(*down)
         self.codebook = Codebook(codes, code_width)
         self.decoder = nn.Sequential(*up, nn.ReLU(), nn.Conv2d(width // 2, 3, 3, padding=1))
-
-    @property
-    def side(self) -> int:
-        """Return the number of codes along a side of the picture."""
-        return int(self.config.size // self.config.factor)
 
     def forward(self, pictures: Tensor, unquantised: float = 0.0) -> tuple[Tensor, Quantized]:
         """Return reconstructions [B, 3, H, W], and what was quantised.
@@ -145,10 +172,6 @@ class VQTokenizer(ModelMixin, ConfigMixin):
     def latents(self, pictures: Tensor) -> Tensor:
         """Encode pictures [B, 3, H, W] in [-1, 1] to latents [B, d, h, w], not yet quantised, of mean square 1."""
         return F.normalize(self.encoder(pictures.to(self.dtype)).float(), dim=1) * self.config.code_width**0.5
-
-    def encode_as(self, pictures: Tensor, target: Literal["codes", "latents"]) -> Tensor:
-        """Return what a decoder draws of pictures [B, 3, H, W] in [-1, 1]: codes [B, N] or latents [B, d, h, w]."""
-        return self.encode(pictures) if target == "codes" else self.latents(pictures)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Decode codes [B, N] to pictures [B, 3, H, W] in [-1, 1]."""

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from sta.distributed.team import Team
+from sta.models.autoencoder import tokenizer_class
 from sta.models.decoders.base import Target
 from sta.models.loading import load_network
-from sta.models.vq import VQTokenizer, to_unit_range
+from sta.models.vq import to_unit_range
 from sta.training.caching import cache_arrays
 from sta.training.workspace import Workspace, fingerprint
 
@@ -25,7 +26,8 @@ def pictures_as(workspace: Workspace, target: Target, device: torch.device) -> n
 def cache_pictures(workspace: Workspace, target: Target, device: torch.device, team: Team | None = None) -> Path:
     """Compute what the tokenizer makes of every picture, each rank of the team its share."""
     final, pixels = workspace.final("tokenizer"), workspace.pixels
-    tokenizer = cache(lambda: load_network(VQTokenizer, final / "tokenizer").to(device))
+    made = tokenizer_class(workspace.recipe.tokenizer.codes)
+    tokenizer = cache(lambda: load_network(made, final / "tokenizer").to(device))
 
     @torch.no_grad()
     def make(part: range) -> Tensor:

@@ -168,8 +168,17 @@ class Workspace:
     @cached_property
     def moods(self) -> list[str]:
         """The moods that the training rows name, sorted."""
-        named = self.corpus.column("mood").counts(self.corpus.select("train"))
-        return sorted(mood for mood in named if mood is not None)
+        return self._named("mood")
+
+    @cached_property
+    def styles(self) -> list[str]:
+        """The styles that the training rows name, sorted."""
+        return self._named("style")
+
+    def _named(self, column: str) -> list[str]:
+        """Return the values of a column in the training rows, sorted."""
+        named = self.corpus.column(column).counts(self.corpus.select("train"))
+        return sorted(value for value in named if value is not None)
 
 
 class Captions:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from datasets.arrow_writer import ArrowWriter
 from PIL import Image
 
 from sta.data.audio import wav_bytes, write_wav
@@ -60,6 +61,17 @@ def test_a_column_counts_and_finds_its_values(corpus: Corpus) -> None:
     assert mood.counts() == {None: 3, "sad": 1}
     assert corpus.column("split").counts(np.array([0, 2, 3])) == {"train": 2, "test": 1}
     assert mood[np.int64(2)] == mood[-2] == "sad"
+
+
+def test_a_column_that_an_older_corpus_lacks_is_null(corpus: Corpus, tmp_path: Path) -> None:
+    (tmp_path / "old" / "shards").mkdir(parents=True)
+    with ArrowWriter(path=str(tmp_path / "old" / "shards" / "00000.arrow")) as writer:
+        for of in corpus.table.remove_columns("style"):
+            writer.write(of)
+        writer.finalize()
+    style = Corpus(tmp_path / "old").column("style")
+    assert list(style) == [None] * 4
+    assert style.counts(np.array([1, 2])) == {None: 2}
 
 
 def test_a_column_is_read_in_parts(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:

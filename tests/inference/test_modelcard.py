@@ -142,12 +142,20 @@ def test_regional_codes_are_languages_to_the_hub(tmp_path: Path) -> None:
 # ---- a release is whole at every moment -----------------------------------------------------------------------
 
 
+def test_it_lists_the_styles(tmp_path: Path) -> None:
+    (tmp_path / "decoder").mkdir()
+    (tmp_path / "decoder" / "config.json").write_text('{"styles": ["flat", "line"]}')
+    assert '`style="flat"` chooses how: flat, line; without it, any.' in card_of(tmp_path, rows()).text
+    (tmp_path / "decoder" / "config.json").write_text("{}")
+    assert "style" not in card_of(tmp_path, rows()).text
+
+
 @pytest.fixture
 def release(tmp_path: Path) -> Path:
     """Two files in a folder, and a card of an evaluation before."""
     (tmp_path / "decoder").mkdir()
     for name in ("decoder/config.json", "recipe.yaml"):
-        (tmp_path / name).write_text(name)
+        (tmp_path / name).write_text("{}")
     write_sums(tmp_path)
     write(tmp_path, rows())
     return tmp_path

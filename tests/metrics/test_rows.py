@@ -77,12 +77,15 @@ def test_unknown_metric_is_an_error_that_names_the_known() -> None:
 
 
 def test_metric_names_are_those_of_the_design() -> None:
-    retrieval = {f"r{k}_{d}" for k in (1, 5, 10) for d in ("speech_to_image", "image_to_speech")}
+    directions = ("speech_to_image", "image_to_speech", "speech_to_text")
+    retrieval = {f"r{k}_{d}" for k in (1, 5, 10) for d in directions}
+    judged = {f"{what}_top{k}" for k in (1, 5) for what in ("speech", "concept", "judge")} | {"style", "judge_style"}
+    judged |= {"novelty", "novelty_real", "diversity", "diversity_real"}
     others = {"attributes", "colours", "exact", "mood", "swap", "fid", "is", "classifier", "psnr", "bits"}
     benchmarks = {"seconds", "matrix_products", "samples_per_second", "step_ratio", "bare_ratio", "data_share"}
     benchmarks |= {"exchange_share", "checkpoint_share", "flops_utilisation", "scaling_efficiency"}
     benchmarks |= {"step_operations"}
-    assert set(METRICS) == retrieval | others | benchmarks
+    assert set(METRICS) == retrieval | judged | others | benchmarks
 
 
 def test_metric_text_is_in_its_unit() -> None:

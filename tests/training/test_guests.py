@@ -8,13 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from sta.config.recipe import Recipe, dump_recipe, load_recipe
+from sta.distributed.sharding import BatchShard
 from sta.errors import RecipeError
+from sta.models.decoders.latent_diffusion import LatentDecoder
 from sta.plan.networks import count
 from sta.training.stages import open_run, run_stage, stage_names, task_of
+from sta.training.tasks.decoder import DecoderTask
 from tests.training.facts import FACTS
 
 SMALL = (
@@ -135,6 +139,32 @@ source: here
 """
 
 
+STYLED = """
+from sta.data.corpora.base import CorpusShard
+from sta.data.corpora.garden.corpus import GardenSource
+
+
+class Shard(CorpusShard):
+    def __init__(self, inner):
+        self.inner = inner
+
+    def __len__(self):
+        return len(self.inner)
+
+    def samples(self):
+        for number, found in enumerate(self.inner.samples()):
+            found.row["style"] = ("round", None, "flat")[number % 3]
+            yield found
+
+
+class Styled(GardenSource):
+    \"\"\"Garden, whose pictures are said to be drawn in two styles, or none.\"\"\"
+
+    def shards(self):
+        return [Shard(shard) for shard in super().shards()]
+"""
+
+
 def recipe(*overrides: str) -> Recipe:
     return load_recipe("garden-tiny", [*SMALL, *overrides])
 
@@ -183,6 +213,32 @@ def test_a_loss_of_ones_own_trains(runs: Path) -> None:
 
 
 @pytest.mark.usefixtures("written")
+@pytest.mark.slow
+def test_the_styles_of_the_training_rows_become_a_condition(written: Path, tmp_path: Path) -> None:
+    (written / "styled.py").write_text(STYLED)
+    latents = ("decoder.kind=latent-diffusion", "tokenizer.codes=0")
+    of = load_recipe(
+        "garden-tiny",
+        [
+            "corpus.name=styled:Styled",
+            *(s for s in SMALL if "codes" not in s),
+            "stages.distill.losses.attributes=0",
+            *latents,
+        ],
+    )
+    AcceleratorState._reset_state(reset_partial_state=True)
+    workspace = open_run(of, tmp_path)
+    for stage in stage_names(of)[:5]:
+        run_stage(workspace, stage)
+    assert workspace.styles == ["flat", "round"]
+    task = DecoderTask(workspace, torch.device("cpu"))
+    assert task.module.objective.decoder.styles == ("flat", "round")
+    batches = [task.batch(step, BatchShard()).style for step in range(20)]
+    assert {int(number) for style in batches if style is not None for number in style} == {0, 1, 2}
+    made = LatentDecoder.from_pretrained(workspace.final("decoder") / "decoder")
+    assert made.styles == ("flat", "round")
+
+
 def test_a_task_of_ones_own_takes_a_stages_place(runs: Path) -> None:
     given = "stages.tokenizer={task: 'guest_task:ColourTask', steps: 2, batch: 4, log_every: 1, brightness: 0.25}"
     of = recipe("name=task", given)

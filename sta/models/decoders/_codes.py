@@ -32,7 +32,7 @@ class MaskAndReplace(Objective):
         t = sample_timesteps(len(x0), self.schedule.timesteps, x0.device)
         xt = q_sample(x0, t, self.schedule)
         share = t / self.schedule.timesteps
-        logits = self.decoder(xt, share, condition.tokens, condition.embedding, drop, drafted).float()
+        logits = self.decoder(xt, share, condition.tokens, condition.embedding, drop, drafted, condition.style).float()
         losses = {"x0": F.cross_entropy(logits.flatten(0, 1), x0.flatten())}
         return losses | ({"vlb": variational_loss(logits, x0, xt, t, self.schedule)} if self.variational else {})
 

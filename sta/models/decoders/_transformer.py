@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sta.config.recipe import DecoderSettings, Positive, Recipe, Share, check_multiple
-from sta.models.decoders.base import Decoder
+from sta.models.decoders.base import Decoder, TokenSpace
 from sta.models.draft import Draft
 from sta.models.layers import Attention, LayerNorm, feed_forward, sinusoids
 from sta.models.patchify import num_patches
@@ -47,12 +47,12 @@ class Trunk(nn.Module):
 
     def __init__(
         self, side: int, channels: int, patch_size: int, tokens: int, token_width: int, embedding_width: int,
-        width: int, layers: int, heads: int, dropout: float, draft: int,
+        width: int, layers: int, heads: int, dropout: float, draft: int, styles: int = 0,
     ):  # fmt: skip
         super().__init__()
-        self.width, self.draft = width, None
+        self.width, self.draft, self.styles, self.style_embedding = width, None, styles, None
         if draft:
-            self.draft = Draft(side, channels, patch_size, tokens, token_width, width, draft, heads)
+            self.draft = Draft(side, channels, patch_size, tokens, token_width, width, draft, heads, styles)
             self.draft_proj = nn.Linear(width, width)
         self.position_embedding = nn.Parameter(torch.randn(num_patches(side, patch_size), width) * 0.02)
         self.token_proj = nn.Linear(token_width, width)
@@ -67,27 +67,39 @@ class Trunk(nn.Module):
         self.norm = LayerNorm(width)
         nn.init.zeros_(adaln.weight)
         nn.init.zeros_(adaln.bias)
+        if styles:
+            self.style_embedding = nn.Embedding(styles + 1, width)  # the last is of any style
+            nn.init.normal_(self.style_embedding.weight, std=0.02)
 
     def forward(
-        self, x: Tensor, t: Tensor, tokens: Tensor, embedding: Tensor, drop: Tensor | None, drafted: Tensor | None
-    ) -> Tensor:
-        """Compute [B, P, D] of x, drafted [B, P, D], t [B], tokens [B, K, C], embedding [B, E], drop [B] bool."""
+        self, x: Tensor, t: Tensor, tokens: Tensor, embedding: Tensor, drop: Tensor | None, drafted: Tensor | None,
+        style: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Compute [B, P, D] of x, drafted [B, P, D], t, style [B], tokens [B, K, C], embedding [B, E], drop [B]."""
         memory = self.token_proj(tokens)
         memory = memory + self.token_embedding.to(memory.dtype)
         condition = self.embedding_proj(embedding)
         if drop is not None:
             memory = torch.where(drop[:, None, None], self.null_tokens.to(memory.dtype), memory)
             condition = torch.where(drop[:, None], self.null_embedding.to(condition.dtype), condition)
+        if self.style_embedding is not None:
+            looks = self.style_embedding(self._style_numbers(len(x), style, drop, x.device))[:, None]  # [B, 1, D]
+            memory, condition = torch.cat([memory, looks.to(memory.dtype)], 1), condition + looks[:, 0]
         time = self.time_mlp(sinusoids(t * 1000, self.width).to(condition.dtype))
         modulation = self.adaln(time + condition).unflatten(-1, (9, -1))
         x = x + self.position_embedding.to(x.dtype)  # bfloat16 under autocast, and so in all layers
         if self.draft is not None:
-            known = self.draft_proj(self.draft(tokens) if drafted is None else drafted)
+            known = self.draft_proj(self.draft(tokens, style) if drafted is None else drafted)
             x = x + (known if drop is None else known.masked_fill(drop[:, None, None], 0))
         for layer in self.blocks:
             x = layer(x, memory, modulation)
         normed: Tensor = self.norm(x)
         return normed
+
+    def _style_numbers(self, batch: int, style: Tensor | None, drop: Tensor | None, device: torch.device) -> Tensor:
+        """Return which embedding each picture's style has, [B]: that of any style where none is asked for."""
+        style = torch.full((batch,), self.styles, device=device) if style is None else style
+        return style if drop is None else style.masked_fill(drop, self.styles)
 
 
 class TransformerSettings(DecoderSettings):
@@ -98,6 +110,7 @@ class TransformerSettings(DecoderSettings):
     heads: Positive = 4
     patch_size: Literal[1, 2] = Field(2, description="side of the square of codes that shares a position")
     dropout: Share = 0.0
+    styles: bool = Field(True, description="condition on the style, where the training rows name several")
     draft: Annotated[int, Field(ge=0)] = Field(
         0, description="layers of the draft that the tokens alone give, which the denoiser starts from; 0: none"
     )
@@ -123,6 +136,15 @@ class TransformerDecoder(Decoder):
         check_multiple("decoder.width", settings.width, 2, "the sines and cosines that tell it the time")
 
     @classmethod
+    def sizes_of(cls, settings: Any, space: TokenSpace) -> dict[str, Any]:
+        """Return the arguments of the constructor that settings and condition give whichever decoder it is."""
+        sizes = ("width", "layers", "heads", "patch_size", "dropout", "draft")
+        return {
+            "tokens": space.tokens, "token_width": space.token_width, "embedding_width": space.embedding_width,
+            "styles": space.styles if settings.styles else (), **{name: getattr(settings, name) for name in sizes},
+        }  # fmt: skip
+
+    @classmethod
     def has_draft(cls, settings: TransformerSettings) -> bool:
         """Return whether the draft has layers."""
         return settings.draft > 0
@@ -132,9 +154,9 @@ class TransformerDecoder(Decoder):
         """Return how many squares of codes there are."""
         return num_patches(side, settings.patch_size)
 
-    def draft(self, tokens: Tensor) -> Tensor | None:
-        """Compute what tokens [B, K, C] alone tell of the picture [B, P, D], for `forward`; None without a draft."""
-        return None if self.trunk.draft is None else self.trunk.draft(tokens)
+    def draft(self, tokens: Tensor, style: Tensor | None = None) -> Tensor | None:
+        """Compute what tokens [B, K, C] and style [B] tell of the picture [B, P, D]; None without a draft."""
+        return None if self.trunk.draft is None else self.trunk.draft(tokens, style)
 
     def draft_loss(self, drafted: Tensor, latents: Tensor) -> Tensor:
         """Compute the weighted squared error of the latents [B, d, h, w] that a draft [B, P, D] predicts: scalar."""

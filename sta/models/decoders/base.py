@@ -20,7 +20,7 @@ from sta.config.recipe import DECODERS, DecoderSettings, Recipe, Sampling
 from sta.config.variants import find_variant
 from sta.models.bottleneck import SpeechCondition
 from sta.models.scheduler import Generators
-from sta.models.vq import VQTokenizer
+from sta.models.vq import Tokenizer
 
 Target = Literal["codes", "latents"]
 StepCallback = Callable[[int, Tensor, Tensor], Tensor]
@@ -43,11 +43,16 @@ class PictureGrid:
 
 @dataclass(frozen=True)
 class TokenSpace:
-    """What a decoder is conditioned on: K `tokens` of width C = `token_width`, and an embedding of E numbers."""
+    """What a decoder is conditioned on: K `tokens` of width C = `token_width`, an embedding of E numbers, and a style.
+
+    Attributes:
+        styles: names of the styles that the training pictures are drawn in; none where they are of one style.
+    """
 
     tokens: int
     token_width: int
     embedding_width: int
+    styles: tuple[str, ...] = ()
 
 
 class Objective(nn.Module, ABC):
@@ -136,11 +141,16 @@ class Decoder(ModelMixin, ConfigMixin, ABC):
         """Return its width, layers and heads, so far as it has such, to compare with another of the same size."""
         return {name: self.config[name] for name in ("width", "layers", "heads") if name in self.config}
 
+    @property
+    def styles(self) -> tuple[str, ...]:
+        """Return the names of the styles that may be asked for; none where the decoder knows of none."""
+        return tuple(self.config.get("styles") or ())
+
     # ---- of a drawing -------------------------------------------------------------------------------------
 
     def forward(
         self, x: Tensor, t: Tensor, tokens: Tensor, embedding: Tensor, drop: Tensor | None = None,
-        drafted: Tensor | None = None,
+        drafted: Tensor | None = None, style: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """Compute what a scheduler steps with, such as logits of x_0 or a velocity.
 
@@ -150,6 +160,7 @@ class Decoder(ModelMixin, ConfigMixin, ABC):
             tokens: [B, K, C]; embedding: [B, E].
             drop: [B] bool, True where the null condition stands in; None: nowhere.
             drafted: what `draft` gave for these tokens; drafted here if it is not given.
+            style: as of `SpeechCondition`; given only to a decoder that has `styles`. It is dropped where `drop` is.
         """
         raise NotImplementedError(f"{type(self).__name__} does not step")
 
@@ -157,8 +168,8 @@ class Decoder(ModelMixin, ConfigMixin, ABC):
     def start(self, batch: int, generator: Generators, device: torch.device) -> Tensor:
         """Make what a drawing starts from, x_T, of the shape of x_0."""
 
-    def draft(self, tokens: Tensor) -> Tensor | None:
-        """Compute what tokens [B, K, C] alone tell of the picture, once for all steps; None without a draft."""
+    def draft(self, tokens: Tensor, style: Tensor | None = None) -> Tensor | None:
+        """Compute what tokens [B, K, C] and style [B] tell of the picture, once for all steps; None without a draft."""
         return None
 
     def draft_loss(self, drafted: Tensor, latents: Tensor) -> Tensor:
@@ -186,13 +197,14 @@ class Decoder(ModelMixin, ConfigMixin, ABC):
         """
         share = t.to(x.device, torch.float32, non_blocking=True).expand(len(x))
         tokens, embedding = condition.tokens.to(self.dtype), condition.embedding.to(self.dtype)
+        known = {"drafted": drafted, **({} if condition.style is None else {"style": condition.style})}
         if scale == 1:
-            prediction: Tensor = self(x, share, tokens, embedding, drafted=drafted)
+            prediction: Tensor = self(x, share, tokens, embedding, **known)
             return prediction.float()
         drop = torch.arange(2, device=x.device).repeat_interleave(len(x)).bool()
         twice = [torch.cat([part, part]) for part in (x, share, tokens, embedding)]
-        both = None if drafted is None else torch.cat([drafted, drafted])
-        conditional, unconditional = self(*twice, drop, both).chunk(2)
+        both = {name: None if part is None else torch.cat([part, part]) for name, part in known.items()}
+        conditional, unconditional = self(*twice, drop, **both).chunk(2)
         return self.guide(conditional, unconditional, scale)
 
     @torch.no_grad()
@@ -211,7 +223,7 @@ class Decoder(ModelMixin, ConfigMixin, ABC):
             on_step: called with the step's number, its time and x after it; returns the x to go on with.
         """
         self.set_timesteps(scheduler, steps, start.device)
-        drafted = self.draft(condition.tokens.to(self.dtype))
+        drafted = self.draft(condition.tokens.to(self.dtype), condition.style)
         x, total = start, scheduler.config["num_train_timesteps"]
         for number, t in enumerate(scheduler.timesteps):
             prediction = self.predict(x, t / total, condition, guidance, drafted)
@@ -221,12 +233,12 @@ class Decoder(ModelMixin, ConfigMixin, ABC):
         return x
 
     @classmethod
-    def picture(cls, x0: Tensor, tokenizer: VQTokenizer) -> Tensor:
+    def picture(cls, x0: Tensor, tokenizer: Tokenizer) -> Tensor:
         """Decode x_0 to pictures [B, 3, H, W] in [-1, 1]."""
         return tokenizer.decode(x0) if cls.target == "codes" else tokenizer.decode_latents(x0)
 
     @classmethod
-    def reconstruct(cls, pictures: Tensor, tokenizer: VQTokenizer) -> Tensor:
+    def reconstruct(cls, pictures: Tensor, tokenizer: Tokenizer) -> Tensor:
         """Return pictures [B, 3, H, W] as they would look if every code or latent of theirs were drawn right."""
         return cls.picture(tokenizer.encode_as(pictures, cls.target), tokenizer)
 

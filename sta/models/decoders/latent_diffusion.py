@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,8 @@ class FlowMatching(Objective):
         """Compute the loss of latents x_0 [B, d, h, w] at noise levels drawn here."""
         x0, t = x0.float(), sample_noise_levels(len(x0), x0.device)
         noise = sharding.normal_like(x0)
-        velocity = self.decoder(interpolate(x0, noise, t), t, condition.tokens, condition.embedding, drop, drafted)
+        xt = interpolate(x0, noise, t)
+        velocity = self.decoder(xt, t, condition.tokens, condition.embedding, drop, drafted, condition.style)
         return {"flow": flow_loss(velocity, x0, noise)}
 
 
@@ -44,6 +45,7 @@ class LatentDecoder(TransformerDecoder):
         patch_size: side of the square of latents that shares a position.
         token_width: C. embedding_width: E. tokens: K.
         draft: layers of the draft of the picture that the tokens alone give; 0: none.
+        styles: names of what `SpeechCondition.style` numbers.
     """
 
     Settings = TransformerSettings
@@ -55,31 +57,33 @@ class LatentDecoder(TransformerDecoder):
     def __init__(
         self, side: int, channels: int, tokens: int, token_width: int, embedding_width: int, width: int = 256,
         layers: int = 6, heads: int = 4, patch_size: int = 2, dropout: float = 0.0, draft: int = 0,
+        styles: Sequence[str] = (),
     ):  # fmt: skip
         super().__init__()
         self.patch_embed = nn.Linear(patch_size * patch_size * channels, width)
         self.trunk = Trunk(
-            side, channels, patch_size, tokens, token_width, embedding_width, width, layers, heads, dropout, draft
-        )
+            side, channels, patch_size, tokens, token_width, embedding_width, width, layers, heads, dropout, draft,
+            len(styles),
+        )  # fmt: skip
         self.out = nn.Linear(width, patch_size * patch_size * channels)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
     def forward(
         self, latents: Tensor, t: Tensor, tokens: Tensor, embedding: Tensor, drop: Tensor | None = None,
-        drafted: Tensor | None = None,
+        drafted: Tensor | None = None, style: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """Compute the velocity noise - x_0 [B, d, h, w] at latents of that shape; otherwise as of `Decoder.forward`."""
         side, patch_size = self.config.side, self.config.patch_size
         x = self.patch_embed(patchify(latents.flatten(2).transpose(1, 2).to(self.dtype), side, patch_size))
-        x = unpatchify(self.out(self.trunk(x, t, tokens, embedding, drop, drafted)), side, patch_size)
+        x = unpatchify(self.out(self.trunk(x, t, tokens, embedding, drop, drafted, style)), side, patch_size)
         return x.transpose(1, 2).unflatten(2, (side, side))
 
     @classmethod
     def check(cls, recipe: Recipe) -> None:
         """Refuse a tokenizer that never learns to decode such latents."""
         super().check(recipe)
-        if not getattr(recipe.stages.tokenizer, "unquantised", True):
+        if recipe.tokenizer.codes and not getattr(recipe.stages.tokenizer, "unquantised", True):
             raise ValueError(
                 f"decoder.kind {recipe.decoder.kind} draws latents that skip the codebook, which the tokenizer has to "
                 "learn: give stages.tokenizer.unquantised a share above 0, such as 0.5"
@@ -88,10 +92,7 @@ class LatentDecoder(TransformerDecoder):
     @classmethod
     def build(cls, settings: TransformerSettings, grid: PictureGrid, space: TokenSpace) -> LatentDecoder:
         """Make an untrained decoder."""
-        return cls(
-            grid.side, grid.channels, space.tokens, space.token_width, space.embedding_width, settings.width,
-            settings.layers, settings.heads, settings.patch_size, settings.dropout, settings.draft,
-        )  # fmt: skip
+        return cls(grid.side, grid.channels, **cls.sizes_of(settings, space))
 
     def objective(self, settings: TransformerSettings, weights: Mapping[str, float]) -> FlowMatching:
         """Make the module that trains this decoder."""

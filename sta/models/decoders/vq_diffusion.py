@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from diffusers.configuration_utils import register_to_config
 from pydantic import Field
 from torch import Tensor, nn
@@ -26,6 +28,7 @@ class CodeDecoder(CodeDiffusion, TransformerDecoder):
         patch_size: side of the square of codes that shares a position.
         token_width: C. embedding_width: E. tokens: K.
         draft: layers of the draft of the picture that the tokens alone give; 0: none.
+        styles: names of what `SpeechCondition.style` numbers.
         channels: d of the tokenizer's latents, which the draft predicts.
     """
 
@@ -36,32 +39,31 @@ class CodeDecoder(CodeDiffusion, TransformerDecoder):
     def __init__(
         self, side: int, codebook: int, tokens: int, token_width: int, embedding_width: int, width: int = 256,
         layers: int = 6, heads: int = 4, patch_size: int = 2, dropout: float = 0.0, draft: int = 0, channels: int = 8,
+        styles: Sequence[str] = (),
     ):  # fmt: skip
         super().__init__()
         members = patch_size * patch_size
         self.embed = nn.Embedding(codebook + 1, width // members)
         self.patch_embed = nn.Linear(width // members * members, width)
         self.trunk = Trunk(
-            side, channels, patch_size, tokens, token_width, embedding_width, width, layers, heads, dropout, draft
-        )
+            side, channels, patch_size, tokens, token_width, embedding_width, width, layers, heads, dropout, draft,
+            len(styles),
+        )  # fmt: skip
         self.out = nn.Linear(width, members * width // 2)
         self.classify = nn.Linear(width // 2, codebook)
 
     def forward(
         self, codes: Tensor, t: Tensor, tokens: Tensor, embedding: Tensor, drop: Tensor | None = None,
-        drafted: Tensor | None = None,
+        drafted: Tensor | None = None, style: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """Compute logits of x_0 [B, N, V] of codes [B, N] in 0..V; otherwise as of `Decoder.forward`."""
         side, patch_size = self.config.side, self.config.patch_size
         x = self.patch_embed(patchify(self.embed(codes), side, patch_size))
-        x = self.trunk(x, t, tokens, embedding, drop, drafted)
+        x = self.trunk(x, t, tokens, embedding, drop, drafted, style)
         logits: Tensor = self.classify(unpatchify(self.out(x), side, patch_size))
         return logits
 
     @classmethod
     def build(cls, settings: _Settings, grid: PictureGrid, space: TokenSpace) -> CodeDecoder:
         """Make an untrained decoder."""
-        return cls(
-            grid.side, grid.codes, space.tokens, space.token_width, space.embedding_width, settings.width,
-            settings.layers, settings.heads, settings.patch_size, settings.dropout, settings.draft, grid.channels,
-        )  # fmt: skip
+        return cls(grid.side, grid.codes, channels=grid.channels, **cls.sizes_of(settings, space))

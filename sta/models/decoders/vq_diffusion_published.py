@@ -197,7 +197,7 @@ class PublishedDecoder(CodeDiffusion):
 
     def forward(
         self, codes: Tensor, t: Tensor, tokens: Tensor, embedding: Tensor | None = None, drop: Tensor | None = None,
-        drafted: Tensor | None = None,
+        drafted: Tensor | None = None, style: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """Compute logits of x_0 [B, N, V] of codes [B, N] in 0..V, by the tokens alone, at times above 0."""
         times = (t * self.config.num_embeds_ada_norm).round().long() - 1  # diffusers counts from 0

@@ -5,7 +5,7 @@ Its gradient reaches the bottleneck.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -50,6 +50,7 @@ class DecoderBatch(Batch):
         frames: float16 [B1, S, D] of the frozen encoder; frames_mask: bool [B1, S].
         text_pieces, text_lengths: int64 [B2, R], [B2], what the text branch reads; None where it reads nothing on any
             rank, and of one caption where it reads nothing on this rank alone.
+        style: int64 [B], as of `SpeechCondition`; None where the decoder has no styles.
         x0: what the decoder draws: codes int64 [B, N], or latents float16 [B, d, h, w]; None while the draft trains.
         latents: float16 [B, d, h, w], what the draft is measured against; None without one.
         text: float32 [B, E], the teacher's view of the captions; text_known: float32 [B], 0 where it reads none;
@@ -65,6 +66,7 @@ class DecoderBatch(Batch):
     frames_mask: Tensor
     text_pieces: Tensor | None = None
     text_lengths: Tensor | None = None
+    style: Tensor | None = None
     x0: Tensor | None = None
     latents: Tensor | None = None
     text: Tensor | None = None
@@ -120,10 +122,11 @@ class _Denoising(nn.Module):
         group, decoder = list(self.encoders)[batch.group], self.objective.decoder
         tokens = self._condition(group, batch)
         losses: dict[str, Tensor] = {"kl": tokens.kl.mean()}
-        drafted = decoder.draft(tokens.tokens)
+        condition = replace(tokens, style=self._style(batch))
+        drafted = decoder.draft(tokens.tokens, condition.style)
         if batch.x0 is not None:
             drop = sharding.uniform(len(batch.x0), device=batch.x0.device) < self.stage.condition_dropout
-            losses |= self.objective(batch.x0, tokens, drop, drafted)
+            losses |= self.objective(batch.x0, condition, drop, drafted)
         if drafted is not None:
             assert batch.latents is not None
             losses["draft"] = decoder.draft_loss(drafted, batch.latents)
@@ -132,6 +135,13 @@ class _Denoising(nn.Module):
         if group in self.captioners:
             losses["caption"] = self.captioners[group](tokens.tokens, batch.pieces)
         return losses
+
+    def _style(self, batch: DecoderBatch) -> Tensor | None:
+        """Return the styles [B], hidden in a share of the pictures; None where the decoder has none."""
+        if batch.style is None:
+            return None
+        hidden = sharding.uniform(len(batch.style), device=batch.style.device) < self.stage.style_dropout
+        return batch.style.masked_fill(hidden, len(self.objective.decoder.styles))
 
     def _text_loss(self, tokens: SpeechCondition, batch: DecoderBatch) -> Tensor:
         """Keep the embedding where the distill stage put it, for captions that the teacher reads."""
@@ -169,15 +179,20 @@ def _parts(tokens: SpeechCondition) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def build_module(
-    recipe: Recipe, encoders: dict[str, SpeechEncoder], bottlenecks: dict[str, SpeechBottleneck]
-) -> _Denoising:
-    """Build the stage's network on the distilled encoders and bottlenecks of every group; the decoder is untrained."""
+    recipe: Recipe, encoders: dict[str, SpeechEncoder], bottlenecks: dict[str, SpeechBottleneck],
+    styles: Sequence[str] = (),
+) -> _Denoising:  # fmt: skip
+    """Build the stage's network on the distilled encoders and bottlenecks of every group; the decoder is untrained.
+
+    Args:
+        styles: names of those that the training rows have; one alone is no choice.
+    """
     any_one = next(iter(bottlenecks.values())).config
     for encoder in encoders.values():  # whose frames are cached
         encoder.acoustics = encoder.acoustics.reader()
     torch.manual_seed(recipe.seed)
     settings, stage = recipe.decoder, recipe.stages.decoder
-    space = TokenSpace(any_one.tokens, any_one.width, any_one.embedding_width)
+    space = TokenSpace(any_one.tokens, any_one.width, any_one.embedding_width, tuple(styles) if len(styles) > 1 else ())
     decoder = find_decoder(settings.kind).build(settings, PictureGrid.of(recipe), space)
     objective = decoder.objective(settings, stage.losses)
     return _Denoising(objective, encoders, bottlenecks, stage, recipe.stages.distill.temperature)
@@ -194,6 +209,12 @@ def frames_of(stores: Sequence[Ragged | np.ndarray], place: int, share: float, k
     chance = np.random.default_rng([*key, int(place)]).random()
     frames: np.ndarray = disturbed[0][place] if disturbed and chance < share else clean[place]
     return frames
+
+
+def style_numbers(names: Iterable[str | None], styles: Sequence[str]) -> Tensor:
+    """Return the place of each name among the styles, int64 [n]; their count of one that is not there."""
+    known = {name: number for number, name in enumerate(styles)}
+    return torch.tensor([known.get(name or "", len(styles)) for name in names])
 
 
 class DecoderTask(Task):
@@ -219,7 +240,9 @@ class DecoderTask(Task):
         self.language = workspace.corpus.column("language")
         speech = {g: load_speech(workspace, g) for g in self.groups}
         self.encoders = {g: encoder for g, (encoder, _) in speech.items()}
-        self.module = build_module(recipe, self.encoders, {g: bottleneck for g, (_, bottleneck) in speech.items()})
+        bottlenecks = {g: bottleneck for g, (_, bottleneck) in speech.items()}
+        self.module = build_module(recipe, self.encoders, bottlenecks, workspace.styles)
+        self.styles, self.style = self.module.objective.decoder.styles, workspace.corpus.column("style")
         self.short, self.full = {}, {}
         phrase = workspace.corpus.column("phrase").equal(True)
         for group, rows in self.rows.items():
@@ -269,11 +292,12 @@ class DecoderTask(Task):
         captions = examples.captions(facts, known, size, seconds, rng)
         grid = PictureGrid.of(recipe)
         latents = torch.randn(size, grid.channels, grid.side, grid.side).half()
-        codes, kinds = torch.randint(grid.codes, (size, grid.side**2)), kinds_of_pictures(recipe)
+        draws_codes = kinds_of_pictures(recipe)[0] == "codes"
         batch = DecoderBatch(
             0, torch.zeros(size, dtype=torch.long), torch.from_numpy(spoken),
             torch.from_numpy(np.flatnonzero(is_written)), torch.from_numpy(frames),
-            (torch.arange(length) < count).expand(len(spoken), -1), x0=codes if kinds[0] == "codes" else latents,
+            (torch.arange(length) < count).expand(len(spoken), -1),
+            x0=torch.randint(grid.codes, (size, grid.side**2)) if draws_codes else latents,
             latents=latents if find_decoder(recipe.decoder.kind).has_draft(recipe.decoder) else None,
         )  # fmt: skip
         if stage.losses.get("caption"):
@@ -362,6 +386,8 @@ class DecoderTask(Task):
     def _pictures(self, rows: np.ndarray, step: int) -> dict[str, Tensor]:
         """Return what the decoder and its draft are to draw."""
         found, pictures = dict[str, Tensor](), self.image_of[rows]
+        if self.styles:
+            found["style"] = style_numbers((self.style[row] for row in rows), self.styles)
         if step >= self.phase_change_step:
             found["x0"] = torch.from_numpy(self.pictures[pictures])
         if self.latents is not None:

@@ -1,7 +1,8 @@
-"""The tokenizer stage: pictures to VQ codes and back."""
+"""The tokenizer stage: pictures to codes or latents and back."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +14,11 @@ from torch import Tensor, nn
 from sta.config.recipe import Recipe, TokenizerStage
 from sta.data.parts import ITEMS_PER_PART
 from sta.distributed.sharding import BatchShard
-from sta.models.vq import VQTokenizer, to_unit_range
+from sta.models.autoencoder import tokenizer_class
+from sta.models.vq import Tokenizer, to_unit_range
 from sta.training import examples
 from sta.training.batch import Batch
+from sta.training.picture_losses import PerceptualDistance, colour_loss, edge_loss, pyramid_loss
 from sta.training.sampler import build_sampler
 from sta.training.task import CorpusFacts, Task
 from sta.training.workspace import Workspace
@@ -32,29 +35,39 @@ class PictureBatch(Batch):
     pixels: Tensor
 
 
+STARTS_FROM = 512  # pictures by which the weights are set before training, where the tokenizer does so
+
+TERMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "l1": F.l1_loss, "mse": F.mse_loss, "edge": edge_loss, "pyramid": pyramid_loss, "colour": colour_loss,
+}  # fmt: skip
+
+
 class _Reconstruction(nn.Module):
-    def __init__(self, tokenizer: VQTokenizer, unquantised: float):
+    """The tokenizer, and the losses that weigh something."""
+
+    def __init__(self, tokenizer: Tokenizer, stage: TokenizerStage):
         super().__init__()
-        self.tokenizer, self.unquantised = tokenizer, unquantised
+        self.tokenizer, self.unquantised = tokenizer, stage.unquantised
+        weighed = {name for name, weight in stage.losses.items() if weight}
+        self.terms = {name: term for name, term in TERMS.items() if name in weighed}
+        self.perceptual = None
+        if "perceptual" in weighed and stage.perceptual_network:
+            self.perceptual = PerceptualDistance(stage.perceptual_network)
 
     def forward(self, batch: PictureBatch) -> dict[str, Tensor]:
         pictures = to_unit_range(batch.pixels)
         drawn, quantized = self.tokenizer(pictures, self.unquantised)
         drawn = drawn.float()
-        edge = sum(
-            (F.l1_loss(drawn.diff(dim=d), pictures.diff(dim=d)) for d in (2, 3)), torch.zeros((), device=drawn.device)
-        )
-        return {
-            "l1": F.l1_loss(drawn, pictures), "mse": F.mse_loss(drawn, pictures), "edge": edge,
-            "commit": quantized.commit,
-        }  # fmt: skip
+        losses = {name: term(drawn, pictures) for name, term in self.terms.items()} | {"commit": quantized.commit}
+        return losses | ({"perceptual": self.perceptual(drawn, pictures)} if self.perceptual is not None else {})
 
 
 def build_module(recipe: Recipe) -> _Reconstruction:
     """Return the untrained network of the stage."""
     torch.manual_seed(recipe.seed)
-    tokenizer = VQTokenizer(size=recipe.corpus.size, **recipe.tokenizer.model_dump())
-    return _Reconstruction(tokenizer, recipe.stages.tokenizer.unquantised)
+    made = tokenizer_class(recipe.tokenizer.codes)
+    tokenizer = made(size=recipe.corpus.size, **recipe.tokenizer.model_dump())
+    return _Reconstruction(tokenizer, recipe.stages.tokenizer)
 
 
 class TokenizerTask(Task):
@@ -69,6 +82,8 @@ class TokenizerTask(Task):
         self.module = build_module(workspace.recipe)
         image_of, shown_by = workspace.corpus.image_index
         pictures = np.unique(image_of[workspace.corpus.select("train")])
+        some = pictures[np.linspace(0, len(pictures) - 1, min(STARTS_FROM, len(pictures)), dtype=int)]
+        self.module.tokenizer.start_from(to_unit_range(torch.from_numpy(workspace.pixels[some])))
         self.order = build_sampler(
             workspace,
             pictures,
@@ -108,5 +123,5 @@ class TokenizerTask(Task):
     def export(self, module: nn.Module, folder: Path) -> None:
         """Write the tokenizer."""
         tokenizer = module.tokenizer
-        assert isinstance(tokenizer, VQTokenizer)
+        assert isinstance(tokenizer, Tokenizer)
         tokenizer.save_pretrained(folder / "tokenizer")
