@@ -14,8 +14,8 @@ from transformers import AutoModel, AutoTokenizer
 
 from sta.config.published import MODELS
 from sta.errors import WeightsError
+from sta.models.teachers._towers import build_clip, check_hashes, without_trunks
 from sta.models.teachers.trained_clip import TrainedClipTeacher, save
-from sta.models.towers import build_clip, check_hashes, without_trunks
 from tests.published_towers import IMAGE, TEXT, towers_card, write_towers
 
 TEXTS = ["a red dog", "chat"]
@@ -94,8 +94,10 @@ def test_saved_without_its_frozen_towers_it_comes_back_the_same(tmp_path: Path, 
 def test_other_weights_than_it_was_trained_with_are_refused(tmp_path: Path) -> None:
     save(build_clip(towers_card()), towers_card(), None, tmp_path)
     saved = json.loads((tmp_path / "config.json").read_text())
-    assert saved["sha256"] == check_hashes(towers_card())
-    (tmp_path / "config.json").write_text(json.dumps(saved | {"sha256": saved["sha256"] | {"image": "0" * 64}}))
+    assert saved["tower_sha256"] == check_hashes(towers_card())
+    (tmp_path / "config.json").write_text(
+        json.dumps(saved | {"tower_sha256": saved["tower_sha256"] | {"image": "0" * 64}})
+    )
     with pytest.raises(
         WeightsError, match=r"the image tower it was made with has 000.*bring back those weights"
     ) as error:
@@ -105,7 +107,7 @@ def test_other_weights_than_it_was_trained_with_are_refused(tmp_path: Path) -> N
 
 def test_towers_that_are_not_there_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(MODELS, str(tmp_path))
-    monkeypatch.setattr("sta.models.towers.hf_hub_download", _offline)
+    monkeypatch.setattr("sta.models.teachers._towers.hf_hub_download", _offline)
     text = towers_card().config["text_cfg"] | {"hf_model_name": str(write_towers(tmp_path / "own") / TEXT)}
     card = towers_card(config=towers_card().config | {"text_cfg": text})
     with pytest.raises(
@@ -150,7 +152,7 @@ def test_an_outline_needs_no_weights(towers: Path, tmp_path: Path, monkeypatch: 
     assert (length, {parameter.device.type for parameter in network.parameters()}) == (16, {"meta"})
 
 
-@pytest.mark.parametrize("changes", [{"frozen": ["text"]}, {"frozen": [], "sha256": {"text": "0" * 64}}])
+@pytest.mark.parametrize("changes", [{"frozen": ["text"]}, {"frozen": [], "tower_sha256": {"text": "0" * 64}}])
 def test_a_tower_that_is_not_published_cannot_be_frozen(changes: dict[str, object]) -> None:
     small = {"context_length": 10, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
     with pytest.raises(ValueError, match=r"the text tower is no published network; name one in config\."):

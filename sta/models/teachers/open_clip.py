@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from sta.config.cards import OpenClipCard, TeacherCard
 from sta.data.checksums import file_hash
 from sta.errors import WeightsError, first_line
+from sta.models.teachers._towers import without_mask
 from sta.models.teachers.base import Preprocessing, Teacher
-from sta.models.towers import without_mask
 
 
 class OpenClipTeacher(Teacher):

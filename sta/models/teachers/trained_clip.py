@@ -17,9 +17,17 @@ from sta.config.cards import MARKS, TeacherCard, TrainedClipCard
 from sta.config.published import locate
 from sta.data.text import Pieces
 from sta.errors import CorpusError, WeightsError, first_line
+from sta.models.teachers._towers import (
+    HEADS,
+    TRUNKS,
+    PublishedTokenizer,
+    build_clip,
+    check_hashes,
+    weights_file,
+    without_mask,
+)
 from sta.models.teachers.base import Preprocessing
 from sta.models.teachers.open_clip import OpenClipTeacher
-from sta.models.towers import HEADS, TRUNKS, PublishedTokenizer, build_clip, check_hashes, weights_file, without_mask
 
 Tokenizer = Callable[[Sequence[str]], Tensor]
 
@@ -86,7 +94,7 @@ class TrainedClipTeacher(OpenClipTeacher):
     def towers_version(cls, card: TrainedClipCard) -> object:
         """Return what the features of its frozen towers depend on, JSON-like."""
         files = {tower: weights_file(card.published[tower]).stat() for tower in card.frozen}
-        said = {tower: card.sha256.get(tower) or [at.st_size, at.st_mtime_ns] for tower, at in files.items()}
+        said = {tower: card.tower_sha256.get(tower) or [at.st_size, at.st_mtime_ns] for tower, at in files.items()}
         return [
             said,
             card.image_size,
@@ -151,7 +159,7 @@ def save(model: nn.Module, card: TrainedClipCard, pieces: Path | None, folder: P
     Frozen towers stay where they are: the configuration has their names and the SHA-256 of their weights.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    card = card.model_copy(update={"sha256": {t: s for t, s in check_hashes(card).items() if t in card.frozen}})
+    card = card.model_copy(update={"tower_sha256": {t: s for t, s in check_hashes(card).items() if t in card.frozen}})
     (folder / "config.json").write_text(json.dumps(card.model_dump(mode="json"), indent=2))
     frozen = tuple(TRUNKS[tower] for tower in card.frozen)
     state = {k: v.contiguous() for k, v in model.state_dict().items() if not k.startswith(frozen)}

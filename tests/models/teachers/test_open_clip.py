@@ -17,10 +17,10 @@ from torch.nn import functional as F
 from sta.config.cards import OpenClipCard, TrainedClipCard
 from sta.data.text import Pieces
 from sta.errors import StaError, WeightsError
+from sta.models.teachers._towers import build_clip
 from sta.models.teachers.base import Preprocessing, teacher_class
 from sta.models.teachers.open_clip import OpenClipTeacher
 from sta.models.teachers.trained_clip import PieceTokenizer, TrainedClipTeacher, save
-from sta.models.towers import build_clip
 
 CONFIG: dict[str, Any] = {
     "embed_dim": 8,

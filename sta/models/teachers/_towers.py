@@ -152,7 +152,7 @@ def check_hashes(card: TrainedClipCard) -> dict[str, str]:
         WeightsError: it is another one than the card says.
     """
     found = {tower: file_hash(weights_file(name)) for tower, name in card.published.items()}
-    for tower, said in card.sha256.items():
+    for tower, said in card.tower_sha256.items():
         if found[tower] != said:
             raise WeightsError(
                 f"teacher '{card.name}': {weights_file(card.published[tower])} has the SHA-256 {found[tower]}, and the "
