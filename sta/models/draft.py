@@ -42,14 +42,16 @@ class Draft(nn.Module):
         side: latents along a side of the picture. channels: d of a latent.
         patch_size: side of the square of latents that shares a position.
         tokens: K. token_width: C. width: D.
+        styles: how many styles a picture may be asked for in.
     """
 
     def __init__(
         self, side: int, channels: int, patch_size: int, tokens: int, token_width: int, width: int, layers: int,
-        heads: int,
+        heads: int, styles: int = 0,
     ):  # fmt: skip
         super().__init__()
         self.side, self.patch_size = side, patch_size
+        self.style_embedding = nn.Embedding(styles + 1, width) if styles else None  # the last is of any style
         self.position_embedding = nn.Parameter(torch.randn(num_patches(side, patch_size), width) * 0.5)
         self.token_proj = nn.Linear(token_width, width)
         self.token_embedding = nn.Parameter(torch.randn(tokens, width) * 0.3)
@@ -57,10 +59,14 @@ class Draft(nn.Module):
         self.norm = LayerNorm(width)
         self.out = nn.Linear(width, patch_size * patch_size * channels)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Draft tokens [B, K, C] as positions [B, P, D]."""
+    def forward(self, tokens: Tensor, style: Tensor | None = None) -> Tensor:
+        """Draft tokens [B, K, C] in a style [B] as positions [B, P, D]."""
         memory = self.token_proj(tokens)
         memory = memory + self.token_embedding.to(memory.dtype)
+        if self.style_embedding is not None:
+            any_style = torch.full((len(tokens),), self.style_embedding.num_embeddings - 1, device=tokens.device)
+            looks = self.style_embedding(any_style if style is None else style)[:, None]
+            memory = torch.cat([memory, looks.to(memory.dtype)], 1)
         x = self.position_embedding.to(memory.dtype).expand(len(tokens), -1, -1)
         for layer in self.layers:
             x = layer(x, memory)

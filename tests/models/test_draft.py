@@ -118,3 +118,11 @@ def test_without_layers_there_is_no_draft() -> None:
     made = LatentDecoder(SIDE, D, **(SIZES | {"draft": 0}))  # type: ignore[arg-type]
     assert made.draft(torch.randn(1, K, C)) is None
     assert not [name for name, _ in made.named_parameters() if "draft" in name]
+
+
+def test_a_draft_sees_the_style_and_without_one_is_that_of_any():
+    draft = Draft(SIDE, D, 2, K, C, width=12, layers=1, heads=2, styles=3).eval()
+    tokens = torch.randn(2, K, C)
+    some, other = (draft(tokens, torch.full((2,), style)) for style in (0, 1))
+    assert not torch.allclose(some, other)
+    torch.testing.assert_close(draft(tokens), draft(tokens, torch.full((2,), 3)))

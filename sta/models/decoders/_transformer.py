@@ -52,7 +52,7 @@ class Trunk(nn.Module):
         super().__init__()
         self.width, self.draft, self.styles, self.style_embedding = width, None, styles, None
         if draft:
-            self.draft = Draft(side, channels, patch_size, tokens, token_width, width, draft, heads)
+            self.draft = Draft(side, channels, patch_size, tokens, token_width, width, draft, heads, styles)
             self.draft_proj = nn.Linear(width, width)
         self.position_embedding = nn.Parameter(torch.randn(num_patches(side, patch_size), width) * 0.02)
         self.token_proj = nn.Linear(token_width, width)
@@ -89,7 +89,7 @@ class Trunk(nn.Module):
         modulation = self.adaln(time + condition).unflatten(-1, (9, -1))
         x = x + self.position_embedding.to(x.dtype)  # bfloat16 under autocast, and so in all layers
         if self.draft is not None:
-            known = self.draft_proj(self.draft(tokens) if drafted is None else drafted)
+            known = self.draft_proj(self.draft(tokens, style) if drafted is None else drafted)
             x = x + (known if drop is None else known.masked_fill(drop[:, None, None], 0))
         for layer in self.blocks:
             x = layer(x, memory, modulation)
@@ -154,9 +154,9 @@ class TransformerDecoder(Decoder):
         """Return how many squares of codes there are."""
         return num_patches(side, settings.patch_size)
 
-    def draft(self, tokens: Tensor) -> Tensor | None:
-        """Compute what tokens [B, K, C] alone tell of the picture [B, P, D], for `forward`; None without a draft."""
-        return None if self.trunk.draft is None else self.trunk.draft(tokens)
+    def draft(self, tokens: Tensor, style: Tensor | None = None) -> Tensor | None:
+        """Compute what tokens [B, K, C] and style [B] tell of the picture [B, P, D]; None without a draft."""
+        return None if self.trunk.draft is None else self.trunk.draft(tokens, style)
 
     def draft_loss(self, drafted: Tensor, latents: Tensor) -> Tensor:
         """Compute the weighted squared error of the latents [B, d, h, w] that a draft [B, P, D] predicts: scalar."""

@@ -122,10 +122,11 @@ class _Denoising(nn.Module):
         group, decoder = list(self.encoders)[batch.group], self.objective.decoder
         tokens = self._condition(group, batch)
         losses: dict[str, Tensor] = {"kl": tokens.kl.mean()}
-        drafted = decoder.draft(tokens.tokens)
+        condition = replace(tokens, style=self._style(batch))
+        drafted = decoder.draft(tokens.tokens, condition.style)
         if batch.x0 is not None:
             drop = sharding.uniform(len(batch.x0), device=batch.x0.device) < self.stage.condition_dropout
-            losses |= self.objective(batch.x0, replace(tokens, style=self._style(batch)), drop, drafted)
+            losses |= self.objective(batch.x0, condition, drop, drafted)
         if drafted is not None:
             assert batch.latents is not None
             losses["draft"] = decoder.draft_loss(drafted, batch.latents)
