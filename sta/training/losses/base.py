@@ -20,7 +20,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
@@ -31,7 +31,9 @@ from sta.config.recipe import DistillStage, Recipe
 from sta.config.variants import find_variant
 from sta.models.bottleneck import SpeechCondition
 from sta.models.encoder import EncoderOutput
-from sta.training.concepts import Concepts
+
+if TYPE_CHECKING:
+    from sta.training.concepts import Concepts  # which reads a workspace, which asks the losses what they read
 
 Targets = Mapping[str, Any]
 
