@@ -9,25 +9,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
-import timm
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
-from sta.config.published import locate
 from sta.data.cache import key_of
 from sta.data.rows import Corpus
-from sta.errors import WeightsError, first_line
 from sta.metrics.discriminant import Discriminant
 from sta.metrics.judged import class_rows, mean_pairwise_distance, nearest_distance
 from sta.metrics.rows import ResultKey, Row, bootstrap, everywhere
 from sta.models.teachers.base import Preprocessing
+from sta.models.timm_networks import load_timm
 from sta.training.caching import cache_arrays
 from sta.training.workspace import Workspace
 
@@ -60,15 +56,7 @@ class PictureFeatures(nn.Module):
         Raises:
             WeightsError: it is not to be had.
         """
-        place = Path(locate(name))
-        weights = {"file": str(place / "model.safetensors")} if place.is_dir() else None
-        try:
-            network = timm.create_model(place.name, pretrained=True, pretrained_cfg_overlay=weights)
-        except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-            raise WeightsError(
-                f"evaluation.judge '{name}': timm cannot load it ({first_line(error)}); name one of its models on the "
-                "Hub, or a folder of that name that holds model.safetensors"
-            ) from error
+        network = load_timm(name, "evaluation.judge")
         found = resolve_model_data_config(network)
         size, interpolation = found["input_size"][-1], found["interpolation"]
         return cls(network, Preprocessing(size, found["mean"], found["std"], interpolation, "squash"))

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sta.config.published import locate
-from sta.errors import RecipeError, first_line
+from sta.models.timm_networks import load_timm
 
 LEVELS = 4  # halvings of the Laplacian pyramid
 
@@ -47,7 +45,7 @@ class PerceptualDistance(nn.Module):
         name: of a timm network on the Hub, or its folder, such as `timm/vgg16.tv_in1k`.
 
     Raises:
-        RecipeError: there is no such network.
+        WeightsError: there is no such network.
     """
 
     mean: Tensor
@@ -55,7 +53,9 @@ class PerceptualDistance(nn.Module):
 
     def __init__(self, name: str):
         super().__init__()
-        self.network = _timm_features(name).eval().requires_grad_(False)
+        self.network = (
+            load_timm(name, "stages.tokenizer.perceptual_network", features_only=True).eval().requires_grad_(False)
+        )
         config: Any = self.network.pretrained_cfg
         for key, buffer in (("mean", "mean"), ("std", "deviation")):
             self.register_buffer(buffer, torch.tensor(config[key]).view(3, 1, 1), persistent=False)
@@ -75,20 +75,3 @@ class PerceptualDistance(nn.Module):
         """Return unit vectors of pictures [B, 3, H, W] in each of the network's layers, [B, D, h, w]."""
         maps = self.network(((pictures + 1) / 2 - self.mean) / self.deviation)
         return [F.normalize(each.float(), dim=1) for each in maps]
-
-
-def _timm_features(name: str) -> nn.Module:
-    import timm
-
-    where = Path(locate(name))
-    try:
-        if not where.is_dir():
-            return timm.create_model(f"hf-hub:{name}", pretrained=True, features_only=True)
-        weights = {"file": str(where / "model.safetensors")}
-        architecture = where.name.partition(".")[0]
-        return timm.create_model(architecture, pretrained=True, features_only=True, pretrained_cfg_overlay=weights)
-    except Exception as error:  # timm and the Hub raise many kinds
-        raise RecipeError(
-            f"stages.tokenizer.perceptual_network {name}: no timm network that can be loaded ({first_line(error)}); "
-            "give its name on the Hub, or its folder with model.safetensors, whose name begins with the architecture's"
-        ) from error

@@ -352,14 +352,14 @@ def test_a_gradient_that_is_not_finite_stops_before_it_is_saved(steps: int, tmp_
 
 def fail_at(count: int, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     """Let the `count`-th save write something and then fail."""
-    calls, save = iter(range(1, 99)), checkpoint.save
+    calls, save = iter(range(1, 99)), checkpoint.utils.save
 
     def and_fail(content: Any, path: Path, **how: Any) -> None:
         save(content, path, **how)
         if path.name == "model.safetensors" and next(calls) == count:
             raise error
 
-    monkeypatch.setattr(checkpoint, "save", and_fail)
+    monkeypatch.setattr(checkpoint.utils, "save", and_fail)
 
 
 def test_a_save_that_fails_leaves_the_one_before(
@@ -410,10 +410,10 @@ def test_a_lost_process_is_not_a_full_disk(
     """The ranks meet before, and under DeepSpeed while they save: the command line says that another is gone."""
 
     def lost(*args: Any, **kwargs: Any) -> None:
+        monkeypatch.setattr(ranks, "_joined", lambda: True)
         raise RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:14")
 
     monkeypatch.setattr(*where, lost)
-    monkeypatch.setattr(ranks, "_joined", lambda: True)
     with pytest.raises(RuntimeError, match="Connection closed by peer") as error:
         run(Line(), tmp_path)
     assert ranks.is_peer_lost(error.value)

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sta.config.recipe import load_recipe
-from sta.errors import RecipeError
+from sta.errors import RecipeError, WeightsError
 from sta.training.picture_losses import PerceptualDistance, colour_loss, edge_loss, pyramid_loss
 from sta.training.tasks.tokenizer import PictureBatch, build_module
 
@@ -23,7 +23,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of timm's smallest network, untrained."""
-    folder = tmp_path_factory.mktemp("weights") / "test_resnet.untrained"
+    folder = tmp_path_factory.mktemp("weights") / "test_resnet"
     folder.mkdir()
     torch.manual_seed(0)
     save_file(timm.create_model("test_resnet").state_dict(), folder / "model.safetensors")
@@ -117,5 +117,5 @@ def test_a_perceptual_loss_needs_a_network() -> None:
 
 
 def test_a_network_that_is_none_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"perceptual_network .*: no timm network that can be loaded"):
+    with pytest.raises(WeightsError, match=r"perceptual_network .*: timm cannot load it"):
         PerceptualDistance(str(tmp_path))
