@@ -117,6 +117,15 @@ def test_towers_that_are_not_there_are_one_sentence(tmp_path: Path, monkeypatch:
     assert str(error.value).endswith("put them in a folder by these names and set STA_MODELS to it")
 
 
+def test_weights_that_are_cut_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_towers(tmp_path) / IMAGE / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    monkeypatch.setenv(MODELS, str(tmp_path))
+    with pytest.raises(WeightsError, match=r"'of-parts': its towers .* cannot be loaded") as error:
+        build_clip(towers_card())
+    assert "\n" not in str(error.value)
+
+
 def _offline(*args: str) -> str:
     raise OSError("offline")
 

@@ -9,6 +9,7 @@ from typing import Any
 import open_clip
 import torch
 from huggingface_hub import hf_hub_download
+from safetensors import SafetensorError
 from timm.models import load_checkpoint
 from torch import Tensor, nn
 
@@ -88,7 +89,7 @@ def build_clip(card: TrainedClipCard, weights: bool = True) -> Any:
         model = open_clip.CustomTextCLIP(**card.config | {"vision_cfg": vision, "text_cfg": text}, output_dict=True)
         if "image" in card.published and weights:
             _load_trunk(model.visual.trunk, weights_file(card.published["image"]))
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise WeightsError(
             f"teacher '{card.name}': its towers {' and '.join(card.published.values())} cannot be loaded "
             f"({first_line(error)}); put them in a folder by these names and set {MODELS} to it"
