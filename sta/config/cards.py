@@ -211,8 +211,9 @@ class TrainedClipCard(TeacherCard):
 
     `timm_model_name` in `config.vision_cfg` and `hf_model_name` in `config.text_cfg` make towers of published weights,
     by path or by name on the Hub. Those in `frozen` do not train: what they make of the corpus is computed once, and
-    a `head` is trained upon each, in the place of open_clip's own, which may see the last `image_stages` of the image
-    tower too. `tower_sha256` is that of each one's model.safetensors, `text_prefix` stands before every text.
+    a `head` is trained upon each, in the place of open_clip's own; with `image_stages`, upon so many last stages of
+    the image tower. `tower_sha256` is that of each one's model.safetensors, `text_prefix` stands before every text.
+    Pictures are seen at `image_size`, and scaled to that of `config.vision_cfg`.
     """
 
     config: dict[str, Any]

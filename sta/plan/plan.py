@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from sta.config.cards import load_teacher
@@ -153,7 +154,8 @@ def _teacher_flops(recipe: Recipe, facts: CorpusFacts) -> float:
     model, length = teacher_class(card).outline(card)
     with torch.device("meta"), torch.no_grad():
         model.eval()
-        pictures = flops_of(lambda: model.encode_image(torch.empty(1, 3, card.image_size, card.image_size)))  # type: ignore[operator]
+        sides = np.broadcast_to(model.visual.image_size, 2).tolist()  # type: ignore[arg-type]
+        pictures = flops_of(lambda: model.encode_image(torch.empty(1, 3, *sides)))  # type: ignore[operator]
         captions = flops_of(lambda: model.encode_text(torch.zeros(1, length, dtype=torch.long)))  # type: ignore[operator]
     return facts.pictures * pictures + facts.rows * captions
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModel, AutoTokenizer
@@ -58,16 +59,27 @@ def test_texts_are_read_as_transformers_has_it(towers: Path) -> None:
             torch.testing.assert_close(found, states[0].mean(0))
 
 
-def test_features_of_pictures_are_those_of_the_last_stages_too(pixels: torch.Tensor) -> None:
+def test_features_of_pictures_are_those_of_the_last_stages(pixels: torch.Tensor) -> None:
     teacher = TrainedClipTeacher.untrained(towers_card(), None)
     found, trunk = teacher.frozen_images(pixels), teacher.model.visual.trunk.trunk
     with torch.no_grad():
-        x = teacher.preprocessing.normalise(pixels)
-        last = trunk.forward_intermediates(x, indices=1, intermediates_only=True)[0]
-        torch.testing.assert_close(found[:, :256], trunk(x))
-    torch.testing.assert_close(found[:, -64:], last.amax((2, 3)))
-    torch.testing.assert_close(found[:, -128:-64], last.mean((2, 3)))
-    assert found.shape == (3, 256 + 2 * (48 + 64))
+        stages = trunk.forward_intermediates(teacher.preprocessing.normalise(pixels), intermediates_only=True)[-2:]
+    pooled = [pool for stage in stages for pool in (stage.mean((2, 3)), stage.flatten(2).max(-1).values)]
+    torch.testing.assert_close(found, torch.cat(pooled, 1))
+    assert teacher.model.visual.trunk.num_features == found.shape[1] == 2 * (48 + 64)
+
+
+def test_pictures_are_seen_at_the_cards_resolution_and_scaled_to_the_networks(pixels: torch.Tensor) -> None:
+    teacher = TrainedClipTeacher.untrained(towers_card(image_size=16), None)
+    picture = Image.fromarray(pixels[0].numpy())
+    small = np.array(teacher.fit(picture))
+    assert small.shape == (16, 16, 3)
+    found = teacher.frozen_images(torch.from_numpy(small)[None])
+    assert not found.allclose(teacher.frozen_images(pixels[:1]))
+    wide = teacher.preprocessing.normalise(torch.from_numpy(small)[None])
+    assert wide.shape == (1, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(found, teacher.model.visual.trunk(wide))
 
 
 def test_frozen_features_projected_are_the_embeddings(pixels: torch.Tensor) -> None:

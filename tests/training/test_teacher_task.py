@@ -163,7 +163,7 @@ def test_frozen_towers_see_each_picture_and_text_once(workspace: Workspace, monk
 def test_a_batch_is_of_features_and_of_what_is_alike(workspace: Workspace) -> None:
     task = TeacherTask.build(workspace, "teacher", CPU, ALONE)
     batch = task.batch(0, ALONE)
-    assert (batch.pixels.shape, batch.texts.shape) == ((8, 256 + 2 * (48 + 64)), (8, 16))
+    assert (batch.pixels.shape, batch.texts.shape) == ((8, 2 * (48 + 64)), (8, 16))
     labels = [workspace.corpus.column("label")[row] for row in task._rows_of(0)]
     assert len(set(zip(labels, batch.items[:, 0].tolist(), strict=True))) == 2
     assert not [key for key in task.module.state_dict() if "trunk" in key or "transformer" in key]

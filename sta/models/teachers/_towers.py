@@ -41,21 +41,20 @@ class PublishedTokenizer:
 
 
 class Stages(nn.Module):
-    """A timm network's pooled features, and the mean and maximum over the picture of its last stages: [B, F].
+    """The mean and the maximum over the picture of the last stages of a timm network, before its classes: [B, F].
 
-    Early stages know lines and colours, which drawings have and photographs, that the last ones were trained on, lack.
+    What follows the stages is made for the classes of photographs, and knows drawings worse than they do.
     """
 
     def __init__(self, trunk: Any, count: int):
         super().__init__()
         self.trunk, self.count, self.pretrained_cfg = trunk, count, trunk.pretrained_cfg
-        self.num_features = trunk.num_features + 2 * sum(stage["num_chs"] for stage in trunk.feature_info[-count:])
+        self.num_features = 2 * sum(stage["num_chs"] for stage in trunk.feature_info[-count:])
 
     def forward(self, x: Tensor) -> Tensor:
         """Return features of pictures [B, 3, H, W]."""
-        final, stages = self.trunk.forward_intermediates(x, indices=self.count)
-        pooled = [pool for stage in stages for pool in (stage.mean((2, 3)), stage.amax((2, 3)))]
-        return torch.cat([self.trunk.forward_head(final, pre_logits=True), *pooled], 1)
+        stages = self.trunk.forward_intermediates(x, indices=self.count, intermediates_only=True)
+        return torch.cat([pool for stage in stages for pool in (stage.mean((2, 3)), stage.amax((2, 3)))], 1)
 
 
 class Head(nn.Sequential):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -116,6 +119,10 @@ class TrainedClipTeacher(OpenClipTeacher):
         """Return true: it learns the recipe's languages."""
         return True
 
+    def fit(self, picture: Image.Image) -> np.ndarray:
+        """Return a picture at the resolution of the card, the network's may be higher; drawings are softer then."""
+        return replace(self.preprocessing, size=self.card.image_size).fit(picture)
+
     @torch.no_grad()
     def frozen_images(self, pixels: Tensor) -> Tensor:
         """Return what the frozen image tower makes of pictures uint8 [B, H, W, 3]: [B, F]."""
@@ -138,10 +145,11 @@ class TrainedClipTeacher(OpenClipTeacher):
 
 def preprocessing_of(model: Any, card: TrainedClipCard) -> Preprocessing:
     """Return how pictures are made ready: as the published tower saw them, else as OpenAI's."""
+    size = card.config["vision_cfg"]["image_size"]
     if "image" not in card.published:
-        return Preprocessing(card.image_size)
+        return Preprocessing(size)
     trained = model.visual.trunk.pretrained_cfg
-    return Preprocessing(card.image_size, tuple(trained["mean"]), tuple(trained["std"]), trained["interpolation"])
+    return Preprocessing(size, tuple(trained["mean"]), tuple(trained["std"]), trained["interpolation"])
 
 
 def tokenizer_of(card: TrainedClipCard, pieces: Path | None) -> Tokenizer:
