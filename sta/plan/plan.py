@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -154,7 +155,8 @@ def _teacher_flops(recipe: Recipe, facts: CorpusFacts) -> float:
     model, length = teacher_class(card).outline(card)
     with torch.device("meta"), torch.no_grad():
         model.eval()
-        sides = np.broadcast_to(model.visual.image_size, 2).tolist()  # type: ignore[arg-type]
+        visual: Any = model.visual
+        sides = np.broadcast_to(visual.image_size, 2).tolist()
         pictures = flops_of(lambda: model.encode_image(torch.empty(1, 3, *sides)))  # type: ignore[operator]
         captions = flops_of(lambda: model.encode_text(torch.zeros(1, length, dtype=torch.long)))  # type: ignore[operator]
     return facts.pictures * pictures + facts.rows * captions
