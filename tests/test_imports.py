@@ -37,11 +37,12 @@ ALLOWED: dict[str, set[str]] = {
 }
 #: heavyweight -> the modules or packages that may import it.
 HOMES = {
-    "open_clip": {"sta/models/teachers", "sta/training/tasks/teacher.py"},
+    "open_clip": {"sta/models/teachers", "sta/models/towers.py", "sta/training/tasks/teacher.py"},
     "accelerate": {"sta/training", "sta/bench", "sta/distributed/team.py", "sta/private.py"},
     "deepspeed": {"sta/training", "sta/private.py"},
     "diffusers": {"sta/models", "sta/inference", "sta/bench/reference.py"},
     "transformers": {"sta/models/backbones", "sta/models/recogniser.py", "sta/data/synthesis/vits.py",
+                     "sta/models/towers.py",
                      "sta/private.py"},
     "datasets": {"sta/data/rows.py", "sta/metrics/modules"},
     "torch": {"sta/distributed", "sta/models", "sta/training", "sta/metrics", "sta/inference", "sta/evaluation",
