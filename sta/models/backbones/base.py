@@ -51,6 +51,9 @@ class SpeechBackbone(nn.Module, ABC):
             lengths: [B], valid rows of inputs.
         """
 
+    def start_from(self, inputs: Tensor, lengths: Tensor) -> None:
+        """Take what has to be known of recordings before a training, such as the scale of features, from some."""
+
     def output_lengths(self, lengths: Tensor) -> Tensor | None:
         """Return the lengths [B] of `forward`, on the device of the given ones; None where they are not worked out.
 

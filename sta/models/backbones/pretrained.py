@@ -37,7 +37,9 @@ SHORTEST = 8_000  # samples of a batch: below .2 s the SpecAugment of models tha
 class LayerSum(SpeechBackbone):
     """States of a model's layers, side by side [B, S, L*C], to frames [B, S, D]: a learned sum, then a projection.
 
-    The weights of the sum follow SUPERB (Yang et al. 2021).
+    The weights of the sum follow SUPERB (Yang et al. 2021). Each channel has mean 0 and deviation 1 over the recordings
+    that a training starts with: some channels of Whisper are hundreds of times as large as others, and with these as
+    they are little is learnt.
 
     Args:
         width: D.
@@ -45,6 +47,8 @@ class LayerSum(SpeechBackbone):
         logits: [L], of the weights to start from.
     """
 
+    mean: Tensor
+    deviation: Tensor
     feature_kind = "frames"
     features_per_second = FRAMES_PER_SECOND
     cached_features = staticmethod(sample_features)
@@ -55,6 +59,8 @@ class LayerSum(SpeechBackbone):
         self.layer_weights = nn.Parameter(logits)
         self.project = nn.Linear(channels, width)
         self.norm = nn.LayerNorm(width)
+        self.register_buffer("mean", torch.zeros(len(logits), channels))
+        self.register_buffer("deviation", torch.ones(len(logits), channels))
 
     def inputs(self, features: Tensor) -> Tensor:
         """Return cached frames, float16, as float32."""
@@ -62,17 +68,33 @@ class LayerSum(SpeechBackbone):
 
     def forward(self, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Return frames [B, S, D] and their lengths [B]."""
-        return self.weigh(inputs.chunk(len(self.layer_weights), -1)), lengths
+        states, lengths = self.states(inputs, lengths)
+        return self.weigh(states), lengths
+
+    def states(self, inputs: Tensor, lengths: Tensor) -> tuple[Sequence[Tensor], Tensor]:
+        """Return the states of the layers that are summed, [B, S, C] each, and their lengths [B]."""
+        return inputs.chunk(len(self.layer_weights), -1), lengths
+
+    @torch.no_grad()
+    def start_from(self, inputs: Tensor, lengths: Tensor) -> None:
+        """Take mean and deviation of the channels from some recordings."""
+        states, lengths = self.states(inputs, lengths)
+        valid = length_mask(lengths, states[0].shape[1])
+        for layer, state in enumerate(states):
+            deviation, mean = torch.std_mean(state[valid].float(), 0)
+            self.mean[layer], self.deviation[layer] = mean, deviation.clamp_min(1e-5)
 
     def weigh(self, states: Sequence[Tensor]) -> Tensor:
         """Return the sum of the layers' states [B, S, C], projected to [B, S, D]."""
-        mixed = sum(w * h for w, h in zip(self.layer_weights.softmax(0), states, strict=True))
+        parts = zip(self.layer_weights.softmax(0), states, self.mean, self.deviation, strict=True)
+        mixed = sum(weight * (state - mean) / deviation for weight, state, mean, deviation in parts)
         return self.norm(self.project(mixed))  # type: ignore[no-any-return]
 
     def reader(self) -> LayerSum:
         """Return what reads cached frames, with the same trainable parts."""
         made = LayerSum(self.project.out_features, self.project.in_features, self.layer_weights)
         made.layer_weights, made.project, made.norm = self.layer_weights, self.project, self.norm
+        made.mean, made.deviation = self.mean, self.deviation
         return made
 
 
@@ -214,19 +236,14 @@ class PretrainedBackbone(LayerSum):
         """Return what reads cached frames, with the same trainable parts; of a model that is trained, itself."""
         return super().reader() if self.frozen else self
 
-    def forward(self, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Return frames [B, S, D] and their lengths [B]."""
-        states, lengths = self.states(inputs, lengths)
-        return self.weigh(states), lengths
-
     @torch.no_grad()
     def layer_frames(self, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Return what the reader reads: float16 [B, S, L*C], and lengths [B]."""
         states, lengths = self.states(inputs, lengths)
         largest = torch.finfo(torch.half).max
-        return torch.cat(states, -1).clamp(-largest, largest).half(), lengths
+        return torch.cat(list(states), -1).clamp(-largest, largest).half(), lengths
 
-    def states(self, inputs: Tensor, lengths: Tensor) -> tuple[list[Tensor], Tensor]:
+    def states(self, inputs: Tensor, lengths: Tensor) -> tuple[Sequence[Tensor], Tensor]:
         """Return the states of the layers that are summed, [B, S, C] each, pooled, and their lengths [B]."""
         wave = inputs.squeeze(-1) * length_mask(lengths, inputs.shape[1])
         if self.model.training:

@@ -44,6 +44,8 @@ from sta.training.task import CorpusFacts, Task, compile_layers, compiles
 from sta.training.teacher_features import cache_teacher, check_teacher_reads, teacher_features, teacher_reads
 from sta.training.workspace import Workspace
 
+STARTED_FROM = 64  # recordings, at most, that a backbone is shown before the first step
+
 
 @dataclass(frozen=True)
 class WrittenBatch(Batch):
@@ -180,6 +182,7 @@ class DistillTask(Task):
         self.encoder = self.corpus.encoder = module.encoder
         self.frozen = module.encoder.acoustics.frozen_part
         self.inputs = open_inputs(workspace, module.encoder, device)
+        self._start_from_recordings()
         kept = self._short_enough()
         short = self.corpus.short
         self.phrases = self._order(short & kept)
@@ -193,6 +196,12 @@ class DistillTask(Task):
         if settings.backbone:
             module.encoder.acoustics.load_published(settings.backbone)
         return module
+
+    def _start_from_recordings(self) -> None:
+        """Show the backbone some recordings, the same ones on every rank."""
+        acoustics, some = self.encoder.acoustics, self.rows[:: -(-len(self.rows) // STARTED_FROM)]
+        features, lengths = self.inputs.padded(self.inputs.first_of(some))
+        acoustics.start_from(acoustics.inputs(torch.from_numpy(features)), torch.from_numpy(lengths))
 
     # ---- before there is one ------------------------------------------------------------------------------------
 
