@@ -1,7 +1,7 @@
 """A tokenizer without a codebook: squares of pixels to latents that latent diffusion draws, and back.
 
-It starts as the best linear code of its pictures, their principal components, which keeps colours and outlines from the
-first step on, and two convolutional networks learn what that leaves out.
+Its linear part is the best linear code of its pictures, their principal components, which keeps colours and outlines
+from the first step on and is not trained; two convolutional networks learn what that leaves out.
 """
 
 from __future__ import annotations
@@ -38,12 +38,14 @@ class Autoencoder(Tokenizer):
             nn.ReLU(), nn.Conv2d(2 * width, code_width, 1),
         )  # fmt: skip
         self.pixels = nn.ConvTranspose2d(code_width, 3, factor, stride=factor, bias=False)
-        self.mean = nn.Parameter(torch.zeros(3, factor, factor))
+        self.mean = nn.Parameter(torch.zeros(3, factor, factor), requires_grad=False)
         self.decoder = nn.Sequential(
             nn.Conv2d(code_width, 2 * width, 3, padding=1), ResidualBlock(2 * width), ResidualBlock(2 * width),
             nn.ReLU(), nn.ConvTranspose2d(2 * width, width, 4, stride=2, padding=1), ResidualBlock(width),
             ResidualBlock(width), nn.ReLU(), nn.Conv2d(width, 3 * stem * stem, 3, padding=1), nn.PixelShuffle(stem),
         )  # fmt: skip
+        for part in (self.patches, self.pixels):
+            part.requires_grad_(False)
         for last in (self.encoder[-1], self.decoder[-2]):
             assert isinstance(last, nn.Conv2d)
             assert last.bias is not None
@@ -68,7 +70,7 @@ class Autoencoder(Tokenizer):
     def forward(self, pictures: Tensor, unquantised: float = 1.0) -> tuple[Tensor, Quantized]:
         """Return reconstructions [B, 3, H, W] from latents with some noise, as latents that were drawn have it."""
         latents = self._encode(pictures)
-        level = 2 * LATENT_NOISE * sharding.uniform(len(latents), 1, 1, 1, device=latents.device)
+        level = LATENT_NOISE * sharding.uniform(len(latents), 1, 1, 1, device=latents.device)
         noisy = latents + level * sharding.normal_like(latents)
         beyond = (latents.float().abs() - LIMIT).clamp_min(0).square().mean()
         codes = torch.zeros(len(latents), 0, dtype=torch.long, device=latents.device)

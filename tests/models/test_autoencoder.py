@@ -78,7 +78,9 @@ def test_gradient_reaches_every_parameter() -> None:
     made = scatter(autoencoder(), by=0.2).train()
     drawn, quantized = made(pictures(4))  # type: ignore[operator]
     (drawn.square().mean() + quantized.commit).backward()
-    assert not [name for name, p in made.named_parameters() if p.grad is None or p.grad.abs().max() == 0]
+    learnt = {name: p for name, p in made.named_parameters() if p.requires_grad}
+    assert not [name for name, p in learnt.items() if p.grad is None or p.grad.abs().max() == 0]
+    assert {name.partition(".")[0] for name in learnt} == {"encoder", "decoder"}
 
 
 def test_latents_far_from_zero_cost() -> None:
