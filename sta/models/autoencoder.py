@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from sta.distributed import sharding
 from sta.models.vq import LATENT_NOISE, Quantized, ResidualBlock, Tokenizer, VQTokenizer
 
-LIMIT = 4.0  # how far from 0 a latent goes at no cost; its variance is 1 at the start
+LIMIT = 6.0  # how far from 0 a latent goes at no cost; its mean square is 1 at the start
 
 
 class Autoencoder(Tokenizer):
-    """Encode pictures [B, 3, H, W] in [-1, 1] to latents [B, d, h, w] of about unit variance, and back.
+    """Encode pictures [B, 3, H, W] in [-1, 1] to latents [B, d, h, w] of mean square 1, about, and back.
 
     Args:
         size: picture side, pixels.
@@ -54,17 +54,22 @@ class Autoencoder(Tokenizer):
 
     @torch.no_grad()
     def start_from(self, pictures: Tensor) -> None:
-        """Make the linear part that of the principal components of pictures [n, 3, H, W] in [-1, 1]."""
+        """Make the linear part that of the principal components of pictures [n, 3, H, W] in [-1, 1].
+
+        A latent's mean square is 1 over all channels, and each channel's as its component's deviation, so that what
+        shows most is drawn first and counts most.
+        """
         factor, width = self.config.factor, self.config.code_width
         squares = F.unfold(pictures, factor, stride=factor).transpose(1, 2).flatten(0, 1).double()  # [n * N, 3 f f]
         mean = squares.mean(0)
         variances, axes = torch.linalg.eigh((squares - mean).T.cov(correction=0))
-        deviations = variances[-width:].clamp_min(1e-8).sqrt()[:, None]
         axes = axes[:, -width:].T  # [d, 3 f f]
-        self.patches.weight.copy_((axes / deviations).view_as(self.patches.weight))
+        roots = variances[-width:].clamp_min(1e-8) ** 0.25
+        scales = (roots * roots.square().mean().sqrt())[:, None]
+        self.patches.weight.copy_((axes / scales).view_as(self.patches.weight))
         assert self.patches.bias is not None
-        self.patches.bias.copy_(-(axes / deviations) @ mean)
-        self.pixels.weight.copy_((axes * deviations).view_as(self.pixels.weight))
+        self.patches.bias.copy_(-(axes / scales) @ mean)
+        self.pixels.weight.copy_((axes * scales).view_as(self.pixels.weight))
         self.mean.copy_(mean.view_as(self.mean))
 
     def forward(self, pictures: Tensor, unquantised: float = 1.0) -> tuple[Tensor, Quantized]:
