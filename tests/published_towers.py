@@ -26,7 +26,8 @@ def write_towers(folder: Path) -> Path:
     image.mkdir(parents=True)
     seeing = timm.create_model("test_efficientnet")
     save_file(seeing.state_dict(), image / "model.safetensors")
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    sizes: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 16}
+    sizes |= {"num_hidden_layers": 1, "num_attention_heads": 2}
     BertModel(
         BertConfig(vocab_size=len(WORDS), pad_token_id=1, **sizes), add_pooling_layer=False
     ).half().save_pretrained(text)

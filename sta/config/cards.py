@@ -211,9 +211,9 @@ class TrainedClipCard(TeacherCard):
 
     `timm_model_name` in `config.vision_cfg` and `hf_model_name` in `config.text_cfg` make towers of published weights,
     by path or by name on the Hub. Those in `frozen` do not train: what they make of the corpus is computed once, and
-    a `head` is trained upon each, in the place of open_clip's own, which may see the last `image_stages` of the image
-    tower too. `sha256` is that of each one's model.safetensors,
-    `text_prefix` stands before every text.
+    a `head` is trained upon each, in the place of open_clip's own; with `image_stages`, upon so many last stages of
+    the image tower. `tower_sha256` is that of each one's model.safetensors, `text_prefix` stands before every text.
+    Pictures are seen at `image_size`, and scaled to that of `config.vision_cfg`.
     """
 
     config: dict[str, Any]
@@ -221,7 +221,7 @@ class TrainedClipCard(TeacherCard):
     head: HeadCard | None = None
     image_stages: int = Field(default=0, ge=0)
     text_prefix: str = ""
-    sha256: dict[Literal["image", "text"], SHA256] = Field(default_factory=dict)
+    tower_sha256: dict[Literal["image", "text"], SHA256] = Field(default_factory=dict)
 
     @property
     def published(self) -> dict[str, str]:
@@ -234,7 +234,7 @@ class TrainedClipCard(TeacherCard):
     def _holds(self) -> TrainedClipCard:
         if "vocab_size" not in self.config.get("text_cfg", {}) and "text" not in self.published:
             raise ValueError("config needs text_cfg with a vocab_size, so that its pieces can be trained")
-        if unpublished := sorted({*self.frozen, *self.sha256} - set(self.published)):
+        if unpublished := sorted({*self.frozen, *self.tower_sha256} - set(self.published)):
             raise ValueError(
                 f"the {unpublished[0]} tower is no published network; name one in config.vision_cfg.timm_model_name or "
                 "config.text_cfg.hf_model_name"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 
 from sta.config.cards import load_teacher
@@ -153,7 +155,9 @@ def _teacher_flops(recipe: Recipe, facts: CorpusFacts) -> float:
     model, length = teacher_class(card).outline(card)
     with torch.device("meta"), torch.no_grad():
         model.eval()
-        pictures = flops_of(lambda: model.encode_image(torch.empty(1, 3, card.image_size, card.image_size)))  # type: ignore[operator]
+        visual: Any = model.visual
+        sides = np.broadcast_to(visual.image_size, 2).tolist()
+        pictures = flops_of(lambda: model.encode_image(torch.empty(1, 3, *sides)))  # type: ignore[operator]
         captions = flops_of(lambda: model.encode_text(torch.zeros(1, length, dtype=torch.long)))  # type: ignore[operator]
     return facts.pictures * pictures + facts.rows * captions
 

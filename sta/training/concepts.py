@@ -8,8 +8,6 @@ import numpy as np
 
 from sta.data.rows import Corpus
 from sta.distributed.sharding import IGNORE_INDEX
-from sta.training.teacher_features import teacher_reads
-from sta.training.workspace import Workspace
 
 READ_AT_ONCE = 65_536
 
@@ -31,11 +29,6 @@ def label_numbers(corpus: Corpus) -> np.ndarray:
     """Return the number of each row's label among all, sorted: int64 [rows], -1 where it has none."""
     column = corpus.column("label")
     return np.where(column.valid(), column.numbered(), -1)
-
-
-def concepts_of(workspace: Workspace, image: np.ndarray, text: np.ndarray) -> Concepts:
-    """Compute `centroids_of` a recipe's corpus."""
-    return centroids_of(workspace.corpus, image, text, teacher_reads(workspace))
 
 
 def centroids_of(corpus: Corpus, image: np.ndarray, text: np.ndarray, readable: np.ndarray) -> Concepts:

@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModel, AutoTokenizer
 
 from sta.config.published import MODELS
 from sta.errors import WeightsError
+from sta.models.teachers._towers import build_clip, check_hashes, without_trunks
 from sta.models.teachers.trained_clip import TrainedClipTeacher, save
-from sta.models.towers import build_clip, check_hashes, without_trunks
 from tests.published_towers import IMAGE, TEXT, towers_card, write_towers
 
 TEXTS = ["a red dog", "chat"]
@@ -58,16 +59,27 @@ def test_texts_are_read_as_transformers_has_it(towers: Path) -> None:
             torch.testing.assert_close(found, states[0].mean(0))
 
 
-def test_features_of_pictures_are_those_of_the_last_stages_too(pixels: torch.Tensor) -> None:
+def test_features_of_pictures_are_those_of_the_last_stages(pixels: torch.Tensor) -> None:
     teacher = TrainedClipTeacher.untrained(towers_card(), None)
     found, trunk = teacher.frozen_images(pixels), teacher.model.visual.trunk.trunk
     with torch.no_grad():
-        x = teacher.preprocessing.normalise(pixels)
-        last = trunk.forward_intermediates(x, indices=1, intermediates_only=True)[0]
-        torch.testing.assert_close(found[:, :256], trunk(x))
-    torch.testing.assert_close(found[:, -64:], last.amax((2, 3)))
-    torch.testing.assert_close(found[:, -128:-64], last.mean((2, 3)))
-    assert found.shape == (3, 256 + 2 * (48 + 64))
+        stages = trunk.forward_intermediates(teacher.preprocessing.normalise(pixels), intermediates_only=True)[-2:]
+    pooled = [pool for stage in stages for pool in (stage.mean((2, 3)), stage.flatten(2).max(-1).values)]
+    torch.testing.assert_close(found, torch.cat(pooled, 1))
+    assert teacher.model.visual.trunk.num_features == found.shape[1] == 2 * (48 + 64)
+
+
+def test_pictures_are_seen_at_the_cards_resolution_and_scaled_to_the_networks(pixels: torch.Tensor) -> None:
+    teacher = TrainedClipTeacher.untrained(towers_card(image_size=16), None)
+    picture = Image.fromarray(pixels[0].numpy())
+    small = np.array(teacher.fit(picture))
+    assert small.shape == (16, 16, 3)
+    found = teacher.frozen_images(torch.from_numpy(small)[None])
+    assert not found.allclose(teacher.frozen_images(pixels[:1]))
+    wide = teacher.preprocessing.normalise(torch.from_numpy(small)[None])
+    assert wide.shape == (1, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(found, teacher.model.visual.trunk(wide))
 
 
 def test_frozen_features_projected_are_the_embeddings(pixels: torch.Tensor) -> None:
@@ -94,8 +106,10 @@ def test_saved_without_its_frozen_towers_it_comes_back_the_same(tmp_path: Path, 
 def test_other_weights_than_it_was_trained_with_are_refused(tmp_path: Path) -> None:
     save(build_clip(towers_card()), towers_card(), None, tmp_path)
     saved = json.loads((tmp_path / "config.json").read_text())
-    assert saved["sha256"] == check_hashes(towers_card())
-    (tmp_path / "config.json").write_text(json.dumps(saved | {"sha256": saved["sha256"] | {"image": "0" * 64}}))
+    assert saved["tower_sha256"] == check_hashes(towers_card())
+    (tmp_path / "config.json").write_text(
+        json.dumps(saved | {"tower_sha256": saved["tower_sha256"] | {"image": "0" * 64}})
+    )
     with pytest.raises(
         WeightsError, match=r"the image tower it was made with has 000.*bring back those weights"
     ) as error:
@@ -105,7 +119,7 @@ def test_other_weights_than_it_was_trained_with_are_refused(tmp_path: Path) -> N
 
 def test_towers_that_are_not_there_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(MODELS, str(tmp_path))
-    monkeypatch.setattr("sta.models.towers.hf_hub_download", _offline)
+    monkeypatch.setattr("sta.models.teachers._towers.hf_hub_download", _offline)
     text = towers_card().config["text_cfg"] | {"hf_model_name": str(write_towers(tmp_path / "own") / TEXT)}
     card = towers_card(config=towers_card().config | {"text_cfg": text})
     with pytest.raises(
@@ -113,6 +127,15 @@ def test_towers_that_are_not_there_are_one_sentence(tmp_path: Path, monkeypatch:
     ) as error:
         build_clip(card)
     assert str(error.value).endswith("put them in a folder by these names and set STA_MODELS to it")
+
+
+def test_weights_that_are_cut_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_towers(tmp_path) / IMAGE / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    monkeypatch.setenv(MODELS, str(tmp_path))
+    with pytest.raises(WeightsError, match=r"'of-parts': its towers .* cannot be loaded") as error:
+        build_clip(towers_card())
+    assert "\n" not in str(error.value)
 
 
 def _offline(*args: str) -> str:
@@ -150,7 +173,7 @@ def test_an_outline_needs_no_weights(towers: Path, tmp_path: Path, monkeypatch: 
     assert (length, {parameter.device.type for parameter in network.parameters()}) == (16, {"meta"})
 
 
-@pytest.mark.parametrize("changes", [{"frozen": ["text"]}, {"frozen": [], "sha256": {"text": "0" * 64}}])
+@pytest.mark.parametrize("changes", [{"frozen": ["text"]}, {"frozen": [], "tower_sha256": {"text": "0" * 64}}])
 def test_a_tower_that_is_not_published_cannot_be_frozen(changes: dict[str, object]) -> None:
     small = {"context_length": 10, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
     with pytest.raises(ValueError, match=r"the text tower is no published network; name one in config\."):

@@ -24,6 +24,7 @@ from sta.distributed import sharding
 from sta.distributed.sharding import BatchShard
 from sta.evaluation.zero_shot import zero_shot_rows
 from sta.models.teachers.trained_clip import TrainedClipTeacher
+from sta.plan.plan import _teacher_flops
 from sta.training.loop import train
 from sta.training.runtime import bf16_autocast
 from sta.training.tasks.teacher import CaptionedBatch, TeacherTask, label_contrast
@@ -162,7 +163,7 @@ def test_frozen_towers_see_each_picture_and_text_once(workspace: Workspace, monk
 def test_a_batch_is_of_features_and_of_what_is_alike(workspace: Workspace) -> None:
     task = TeacherTask.build(workspace, "teacher", CPU, ALONE)
     batch = task.batch(0, ALONE)
-    assert (batch.pixels.shape, batch.texts.shape) == ((8, 256 + 2 * (48 + 64)), (8, 16))
+    assert (batch.pixels.shape, batch.texts.shape) == ((8, 2 * (48 + 64)), (8, 16))
     labels = [workspace.corpus.column("label")[row] for row in task._rows_of(0)]
     assert len(set(zip(labels, batch.items[:, 0].tolist(), strict=True))) == 2
     assert not [key for key in task.module.state_dict() if "trunk" in key or "transformer" in key]
@@ -182,7 +183,10 @@ def test_heads_train_and_are_the_teacher_of_what_follows(workspace: Workspace) -
     image, text = teacher_features(workspace, CPU)
     teacher = TrainedClipTeacher.load(towers_card(), workspace.final("teacher"))
     seen = torch.from_numpy(np.stack([teacher.fit(workspace.corpus.picture(row)) for row in range(0, 24, 2)]))
-    close = {"rtol": 0.05, "atol": 0.05}  # the features are computed in bfloat16 where the machine has it
+    close: dict[str, Any] = {
+        "rtol": 0.05,
+        "atol": 0.05,
+    }  # bfloat16 features, where the machine has it
     torch.testing.assert_close(torch.from_numpy(np.array(image)), teacher.encode_images(seen), **close)
     said = [workspace.texts[row] for row in range(24)]
     torch.testing.assert_close(torch.from_numpy(np.array(text)), teacher.encode_texts(said), **close)
@@ -194,6 +198,7 @@ def test_it_is_planned_without_weights(workspace: Workspace) -> None:
     batch = TeacherTask.example_batch(recipe, FACTS, "teacher", 4, 0.0)
     assert isinstance(batch, CaptionedBatch)
     assert module(batch)["clip"].isfinite()
+    assert _teacher_flops(recipe, FACTS) > 0
 
 
 # ---- zero-shot ---------------------------------------------------------------------------------------------------

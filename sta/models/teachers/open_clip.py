@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from sta.config.cards import OpenClipCard, TeacherCard
 from sta.data.checksums import file_hash
 from sta.errors import WeightsError, first_line
+from sta.models.teachers._towers import without_mask
 from sta.models.teachers.base import Preprocessing, Teacher
 
 
@@ -74,7 +75,7 @@ class OpenClipTeacher(Teacher):
         except (OSError, RuntimeError, ValueError) as error:
             reason = first_line(error)
             raise WeightsError(f"teacher '{card.name}': {card.architecture} cannot be built ({reason})") from error
-        return model, getattr(model, "context_length", 77)
+        return without_mask(model), getattr(model, "context_length", 77)
 
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> Tensor:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -17,9 +20,17 @@ from sta.config.cards import MARKS, TeacherCard, TrainedClipCard
 from sta.config.published import locate
 from sta.data.text import Pieces
 from sta.errors import CorpusError, WeightsError, first_line
+from sta.models.teachers._towers import (
+    HEADS,
+    TRUNKS,
+    PublishedTokenizer,
+    build_clip,
+    check_hashes,
+    weights_file,
+    without_mask,
+)
 from sta.models.teachers.base import Preprocessing
 from sta.models.teachers.open_clip import OpenClipTeacher
-from sta.models.towers import HEADS, TRUNKS, PublishedTokenizer, build_clip, check_hashes, weights_file
 
 Tokenizer = Callable[[Sequence[str]], Tensor]
 
@@ -86,7 +97,7 @@ class TrainedClipTeacher(OpenClipTeacher):
     def towers_version(cls, card: TrainedClipCard) -> object:
         """Return what the features of its frozen towers depend on, JSON-like."""
         files = {tower: weights_file(card.published[tower]).stat() for tower in card.frozen}
-        said = {tower: card.sha256.get(tower) or [at.st_size, at.st_mtime_ns] for tower, at in files.items()}
+        said = {tower: card.tower_sha256.get(tower) or [at.st_size, at.st_mtime_ns] for tower, at in files.items()}
         return [
             said,
             card.image_size,
@@ -100,12 +111,17 @@ class TrainedClipTeacher(OpenClipTeacher):
     def outline(cls, card: TrainedClipCard) -> tuple[nn.Module, int]:
         """Build the network on torch's meta device."""
         with torch.device("meta"):
-            return build_clip(card, weights=False), int(card.config["text_cfg"]["context_length"])
+            model = without_mask(build_clip(card, weights=False))
+        return model, int(card.config["text_cfg"]["context_length"])
 
     @classmethod
     def reads(cls, card: TeacherCard, language: str) -> bool:
         """Return true: it learns the recipe's languages."""
         return True
+
+    def fit(self, picture: Image.Image) -> np.ndarray:
+        """Return a picture at the resolution of the card, the network's may be higher; drawings are softer then."""
+        return replace(self.preprocessing, size=self.card.image_size).fit(picture)
 
     @torch.no_grad()
     def frozen_images(self, pixels: Tensor) -> Tensor:
@@ -129,10 +145,11 @@ class TrainedClipTeacher(OpenClipTeacher):
 
 def preprocessing_of(model: Any, card: TrainedClipCard) -> Preprocessing:
     """Return how pictures are made ready: as the published tower saw them, else as OpenAI's."""
+    size = card.config["vision_cfg"]["image_size"]
     if "image" not in card.published:
-        return Preprocessing(card.image_size)
+        return Preprocessing(size)
     trained = model.visual.trunk.pretrained_cfg
-    return Preprocessing(card.image_size, tuple(trained["mean"]), tuple(trained["std"]), trained["interpolation"])
+    return Preprocessing(size, tuple(trained["mean"]), tuple(trained["std"]), trained["interpolation"])
 
 
 def tokenizer_of(card: TrainedClipCard, pieces: Path | None) -> Tokenizer:
@@ -150,7 +167,7 @@ def save(model: nn.Module, card: TrainedClipCard, pieces: Path | None, folder: P
     Frozen towers stay where they are: the configuration has their names and the SHA-256 of their weights.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    card = card.model_copy(update={"sha256": {t: s for t, s in check_hashes(card).items() if t in card.frozen}})
+    card = card.model_copy(update={"tower_sha256": {t: s for t, s in check_hashes(card).items() if t in card.frozen}})
     (folder / "config.json").write_text(json.dumps(card.model_dump(mode="json"), indent=2))
     frozen = tuple(TRUNKS[tower] for tower in card.frozen)
     state = {k: v.contiguous() for k, v in model.state_dict().items() if not k.startswith(frozen)}

@@ -26,7 +26,7 @@ from sta.models.bottleneck import SpeechBottleneck
 from sta.models.encoder import SpeechEncoder, pieces_to_frames
 from sta.training import examples
 from sta.training.batch import Batch
-from sta.training.concepts import Concepts, concepts_of
+from sta.training.concepts import Concepts, centroids_of
 from sta.training.losses.base import (
     DistillCorpus,
     DistillLoss,
@@ -395,7 +395,7 @@ class GroupCorpus:
 
     @cached_property
     def concepts(self) -> Concepts:
-        return concepts_of(self.workspace, self.image, self.text)
+        return centroids_of(self.workspace.corpus, self.image, self.text, self.read)
 
     def image_features(self, rows: np.ndarray) -> np.ndarray:
         return self.image[self.image_of[rows]]

@@ -19,9 +19,9 @@ from sta.data.parts import ITEMS_PER_PART
 from sta.distributed import sharding
 from sta.distributed.sharding import BatchShard
 from sta.distributed.team import Team
+from sta.models.teachers._towers import build_clip, tower_widths, without_trunks
 from sta.models.teachers.base import teacher_class
 from sta.models.teachers.trained_clip import preprocessing_of, save, tokenizer_of
-from sta.models.towers import build_clip, tower_widths, without_trunks
 from sta.training import examples
 from sta.training.batch import Batch
 from sta.training.concepts import label_numbers

@@ -17,9 +17,10 @@ from torch.nn import functional as F
 from sta.config.cards import OpenClipCard, TrainedClipCard
 from sta.data.text import Pieces
 from sta.errors import StaError, WeightsError
+from sta.models.teachers._towers import build_clip
 from sta.models.teachers.base import Preprocessing, teacher_class
 from sta.models.teachers.open_clip import OpenClipTeacher
-from sta.models.teachers.trained_clip import PieceTokenizer, TrainedClipTeacher, build, save
+from sta.models.teachers.trained_clip import PieceTokenizer, TrainedClipTeacher, save
 
 CONFIG: dict[str, Any] = {
     "embed_dim": 8,
@@ -62,13 +63,13 @@ def pixels() -> torch.Tensor:
 @pytest.fixture
 def folder(tmp_path: Path, pieces_model: Path) -> Path:
     torch.manual_seed(0)
-    save(build(card()), card(), pieces_model, tmp_path / "teacher")
+    save(build_clip(card()), card(), pieces_model, tmp_path / "teacher")
     return tmp_path / "teacher"
 
 
 def test_own_teacher_comes_back_the_same(folder: Path, pieces: Pieces, pixels: torch.Tensor) -> None:
     torch.manual_seed(0)
-    made = TrainedClipTeacher(build(card()), PieceTokenizer(pieces, 10, 64), card(), Preprocessing(16))
+    made = TrainedClipTeacher(build_clip(card()), PieceTokenizer(pieces, 10, 64), card(), Preprocessing(16))
     again = load_from(folder)
     assert again.card == card()
     assert again.encode_images(pixels).equal(made.encode_images(pixels))

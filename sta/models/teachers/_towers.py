@@ -9,6 +9,7 @@ from typing import Any
 import open_clip
 import torch
 from huggingface_hub import hf_hub_download
+from safetensors import SafetensorError
 from timm.models import load_checkpoint
 from torch import Tensor, nn
 
@@ -40,21 +41,20 @@ class PublishedTokenizer:
 
 
 class Stages(nn.Module):
-    """A timm network's pooled features, and the mean and maximum over the picture of its last stages: [B, F].
+    """The mean and the maximum over the picture of the last stages of a timm network, before its classes: [B, F].
 
-    Early stages know lines and colours, which drawings have and photographs, that the last ones were trained on, lack.
+    What follows the stages is made for the classes of photographs, and knows drawings worse than they do.
     """
 
     def __init__(self, trunk: Any, count: int):
         super().__init__()
         self.trunk, self.count, self.pretrained_cfg = trunk, count, trunk.pretrained_cfg
-        self.num_features = trunk.num_features + 2 * sum(stage["num_chs"] for stage in trunk.feature_info[-count:])
+        self.num_features = 2 * sum(stage["num_chs"] for stage in trunk.feature_info[-count:])
 
     def forward(self, x: Tensor) -> Tensor:
         """Return features of pictures [B, 3, H, W]."""
-        final, stages = self.trunk.forward_intermediates(x, indices=self.count)
-        pooled = [pool for stage in stages for pool in (stage.mean((2, 3)), stage.amax((2, 3)))]
-        return torch.cat([self.trunk.forward_head(final, pre_logits=True), *pooled], 1)
+        stages = self.trunk.forward_intermediates(x, indices=self.count, intermediates_only=True)
+        return torch.cat([pool for stage in stages for pool in (stage.mean((2, 3)), stage.amax((2, 3)))], 1)
 
 
 class Head(nn.Sequential):
@@ -88,7 +88,7 @@ def build_clip(card: TrainedClipCard, weights: bool = True) -> Any:
         model = open_clip.CustomTextCLIP(**card.config | {"vision_cfg": vision, "text_cfg": text}, output_dict=True)
         if "image" in card.published and weights:
             _load_trunk(model.visual.trunk, weights_file(card.published["image"]))
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise WeightsError(
             f"teacher '{card.name}': its towers {' and '.join(card.published.values())} cannot be loaded "
             f"({first_line(error)}); put them in a folder by these names and set {MODELS} to it"
@@ -123,6 +123,22 @@ def without_trunks(model: Any, frozen: Sequence[str]) -> Any:
     return model
 
 
+class _WithoutMask(nn.Module):
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Any:
+        return self.network(input_ids=input_ids)
+
+
+def without_mask(model: Any) -> Any:
+    """Return the model with all tokens taken for valid: transformers looks at a mask, which the meta device has not."""
+    if hasattr(getattr(model, "text", None), "pooler"):  # of transformers
+        model.text.transformer = _WithoutMask(model.text.transformer)
+    return model
+
+
 def weights_file(name: str) -> Path:
     """Return where the weights of a published network are, which the Hub is asked for where they are not on disk."""
     folder = Path(locate(name))
@@ -136,7 +152,7 @@ def check_hashes(card: TrainedClipCard) -> dict[str, str]:
         WeightsError: it is another one than the card says.
     """
     found = {tower: file_hash(weights_file(name)) for tower, name in card.published.items()}
-    for tower, said in card.sha256.items():
+    for tower, said in card.tower_sha256.items():
         if found[tower] != said:
             raise WeightsError(
                 f"teacher '{card.name}': {weights_file(card.published[tower])} has the SHA-256 {found[tower]}, and the "
