@@ -1,7 +1,7 @@
 """A tokenizer without a codebook: squares of pixels to latents that latent diffusion draws, and back.
 
-It starts as the best linear code of its pictures, their principal components, which keeps colours and outlines from the
-first step on, and two convolutional networks learn what that leaves out.
+Its linear part is the best linear code of its pictures, their principal components, which keeps colours and outlines
+from the first step on and is not trained; two convolutional networks learn what that leaves out.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from sta.distributed import sharding
 from sta.models.vq import LATENT_NOISE, Quantized, ResidualBlock, Tokenizer, VQTokenizer
 
-LIMIT = 4.0  # how far from 0 a latent goes at no cost; its variance is 1 at the start
+LIMIT = 6.0  # how far from 0 a latent goes at no cost; its mean square is 1 at the start
 
 
 class Autoencoder(Tokenizer):
-    """Encode pictures [B, 3, H, W] in [-1, 1] to latents [B, d, h, w] of about unit variance, and back.
+    """Encode pictures [B, 3, H, W] in [-1, 1] to latents [B, d, h, w] of mean square 1, about, and back.
 
     Args:
         size: picture side, pixels.
@@ -38,12 +38,14 @@ class Autoencoder(Tokenizer):
             nn.ReLU(), nn.Conv2d(2 * width, code_width, 1),
         )  # fmt: skip
         self.pixels = nn.ConvTranspose2d(code_width, 3, factor, stride=factor, bias=False)
-        self.mean = nn.Parameter(torch.zeros(3, factor, factor))
+        self.mean = nn.Parameter(torch.zeros(3, factor, factor), requires_grad=False)
         self.decoder = nn.Sequential(
             nn.Conv2d(code_width, 2 * width, 3, padding=1), ResidualBlock(2 * width), ResidualBlock(2 * width),
             nn.ReLU(), nn.ConvTranspose2d(2 * width, width, 4, stride=2, padding=1), ResidualBlock(width),
             ResidualBlock(width), nn.ReLU(), nn.Conv2d(width, 3 * stem * stem, 3, padding=1), nn.PixelShuffle(stem),
         )  # fmt: skip
+        for part in (self.patches, self.pixels):
+            part.requires_grad_(False)
         for last in (self.encoder[-1], self.decoder[-2]):
             assert isinstance(last, nn.Conv2d)
             assert last.bias is not None
@@ -52,23 +54,28 @@ class Autoencoder(Tokenizer):
 
     @torch.no_grad()
     def start_from(self, pictures: Tensor) -> None:
-        """Make the linear part that of the principal components of pictures [n, 3, H, W] in [-1, 1]."""
+        """Make the linear part that of the principal components of pictures [n, 3, H, W] in [-1, 1].
+
+        A latent's mean square is 1 over all channels, and each channel's as its component's deviation, so that what
+        shows most is drawn first and counts most.
+        """
         factor, width = self.config.factor, self.config.code_width
         squares = F.unfold(pictures, factor, stride=factor).transpose(1, 2).flatten(0, 1).double()  # [n * N, 3 f f]
         mean = squares.mean(0)
         variances, axes = torch.linalg.eigh((squares - mean).T.cov(correction=0))
-        deviations = variances[-width:].clamp_min(1e-8).sqrt()[:, None]
         axes = axes[:, -width:].T  # [d, 3 f f]
-        self.patches.weight.copy_((axes / deviations).view_as(self.patches.weight))
+        roots = variances[-width:].clamp_min(1e-8) ** 0.25
+        scales = (roots * roots.square().mean().sqrt())[:, None]
+        self.patches.weight.copy_((axes / scales).view_as(self.patches.weight))
         assert self.patches.bias is not None
-        self.patches.bias.copy_(-(axes / deviations) @ mean)
-        self.pixels.weight.copy_((axes * deviations).view_as(self.pixels.weight))
+        self.patches.bias.copy_(-(axes / scales) @ mean)
+        self.pixels.weight.copy_((axes * scales).view_as(self.pixels.weight))
         self.mean.copy_(mean.view_as(self.mean))
 
     def forward(self, pictures: Tensor, unquantised: float = 1.0) -> tuple[Tensor, Quantized]:
         """Return reconstructions [B, 3, H, W] from latents with some noise, as latents that were drawn have it."""
         latents = self._encode(pictures)
-        level = 2 * LATENT_NOISE * sharding.uniform(len(latents), 1, 1, 1, device=latents.device)
+        level = LATENT_NOISE * sharding.uniform(len(latents), 1, 1, 1, device=latents.device)
         noisy = latents + level * sharding.normal_like(latents)
         beyond = (latents.float().abs() - LIMIT).clamp_min(0).square().mean()
         codes = torch.zeros(len(latents), 0, dtype=torch.long, device=latents.device)

@@ -75,10 +75,11 @@ class Draft(nn.Module):
 
     def loss(self, drafted: Tensor, latents: Tensor) -> Tensor:
         """Compute the error of the latents [B, d, h, w] that a draft [B, P, D] predicts, weighted by detail: scalar."""
-        errors = (self._predicted(drafted) - latents.float()).square()
+        errors = (self.predicted(drafted) - latents.float()).square()
         return (detail(latents.float()) * errors).mean()
 
-    def _predicted(self, drafted: Tensor) -> Tensor:
+    def predicted(self, drafted: Tensor) -> Tensor:
+        """Compute the latents [B, d, h, w] that a draft [B, P, D] predicts."""
         cells = unpatchify(self.out(drafted).float(), self.side, self.patch_size)
         return cells.transpose(1, 2).unflatten(2, (self.side, self.side))
 

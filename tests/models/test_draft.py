@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sta.models.decoders.latent_diffusion import LatentDecoder
+from sta.config.recipe import Sampling, load_recipe
+from sta.errors import RecipeError
+from sta.models.bottleneck import SpeechCondition
+from sta.models.decoders.latent_diffusion import FlowMatching, LatentDecoder
 from sta.models.decoders.vq_diffusion import CodeDecoder
 from sta.models.draft import Draft, detail
 from sta.models.patchify import patchify, unpatchify
@@ -126,3 +129,48 @@ def test_a_draft_sees_the_style_and_without_one_is_that_of_any():
     some, other = (draft(tokens, torch.full((2,), style)) for style in (0, 1))
     assert not torch.allclose(some, other)
     torch.testing.assert_close(draft(tokens), draft(tokens, torch.full((2,), 3)))
+
+
+# ---- drawing from the draft ---------------------------------------------------------------------------------------
+
+
+def from_the_draft(share: float) -> LatentDecoder:
+    torch.manual_seed(0)
+    made = LatentDecoder(SIDE, D, **SIZES, draft_start=share)  # type: ignore[arg-type]
+    scatter(made.trunk, by=0.2)  # and its velocity is nothing: what it starts from is what it draws
+    return made.eval()
+
+
+@pytest.mark.parametrize("share", [0.25, 1.0])
+def test_drawing_starts_from_the_draft_with_a_share_of_noise(share: float) -> None:
+    made, times = from_the_draft(share), list[float]()
+    start, _, tokens, embedding = given(made)
+    settings, condition = made.Settings(), SpeechCondition(tokens, embedding, torch.zeros(2))
+
+    def note(number: int, t: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        times.append(float(t) / 1000)
+        return x
+
+    drawn = made.sample(made.build_scheduler(settings, Sampling()), condition, start, 4, 1.0, None, note)
+    assert made.trunk.draft is not None
+    with torch.no_grad():
+        known = made.trunk.draft.predicted(made.trunk.draft(tokens))
+    torch.testing.assert_close(drawn, share * start + (1 - share) * known)
+    assert times == pytest.approx([share, share * 3 / 4, share / 2, share / 4], abs=1e-3)
+
+
+def test_training_sees_no_more_noise_than_drawing() -> None:
+    made, seen = from_the_draft(0.3), list[torch.Tensor]()
+    made.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[1]))
+    tokens, embedding = torch.zeros(500, K, C), torch.zeros(500, E)
+    condition, drop = SpeechCondition(tokens, embedding, torch.zeros(500)), torch.zeros(500, dtype=torch.bool)
+    FlowMatching(made)(torch.zeros(500, D, SIDE, SIDE), condition, drop, None)
+    assert 0.2 < seen[0].max() < 0.3
+    assert seen[0].min() < 0.1
+
+
+def test_a_start_from_the_draft_takes_one() -> None:
+    overrides = ["decoder={kind: latent-diffusion, draft_start: 0.5}", "stages.tokenizer.unquantised=0.5"]
+    with pytest.raises(RecipeError, match=r"decoder.draft_start below 1 starts from a draft"):
+        load_recipe("garden-tiny", overrides)
+    assert load_recipe("garden-tiny", [*overrides, "decoder.draft=1"]).decoder.draft_start == 0.5  # type: ignore[attr-defined]

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from diffusers.utils.torch_utils import randn_tensor
+from pydantic import Field
 from torch import Tensor, nn
 
 from sta.config.recipe import Recipe, Sampling
 from sta.distributed import sharding
 from sta.models.bottleneck import SpeechCondition
 from sta.models.decoders._transformer import TransformerDecoder, TransformerSettings, Trunk
-from sta.models.decoders.base import Objective, PictureGrid, TokenSpace
+from sta.models.decoders.base import Objective, PictureGrid, StepCallback, TokenSpace
 from sta.models.flow import TIMESTEPS, flow_loss, interpolate, sample_noise_levels
 from sta.models.patchify import patchify, unpatchify
 from sta.models.scheduler import Generators
@@ -29,11 +30,18 @@ class FlowMatching(Objective):
         self, x0: Tensor, condition: SpeechCondition, drop: Tensor, drafted: Tensor | None
     ) -> dict[str, Tensor]:
         """Compute the loss of latents x_0 [B, d, h, w] at noise levels drawn here."""
-        x0, t = x0.float(), sample_noise_levels(len(x0), x0.device)
+        x0, most = x0.float(), self.decoder.config.draft_start
+        t = most * sample_noise_levels(len(x0), x0.device)
         noise = sharding.normal_like(x0)
         xt = interpolate(x0, noise, t)
         velocity = self.decoder(xt, t, condition.tokens, condition.embedding, drop, drafted, condition.style)
         return {"flow": flow_loss(velocity, x0, noise)}
+
+
+class _Settings(TransformerSettings):
+    draft_start: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="share of noise in what drawing starts from, the rest of which is the draft; 1: noise alone"
+    )
 
 
 class LatentDecoder(TransformerDecoder):
@@ -46,9 +54,10 @@ class LatentDecoder(TransformerDecoder):
         token_width: C. embedding_width: E. tokens: K.
         draft: layers of the draft of the picture that the tokens alone give; 0: none.
         styles: names of what `SpeechCondition.style` numbers.
+        draft_start: share of noise that drawing starts from, on the draft (shallow diffusion, Liu et al. 2022).
     """
 
-    Settings = TransformerSettings
+    Settings = _Settings
     title = "latent diffusion"
     target = "latents"
     loss_weights = {"flow": 1.0}  # noqa: RUF012
@@ -57,7 +66,7 @@ class LatentDecoder(TransformerDecoder):
     def __init__(
         self, side: int, channels: int, tokens: int, token_width: int, embedding_width: int, width: int = 256,
         layers: int = 6, heads: int = 4, patch_size: int = 2, dropout: float = 0.0, draft: int = 0,
-        styles: Sequence[str] = (),
+        styles: Sequence[str] = (), draft_start: float = 1.0,
     ):  # fmt: skip
         super().__init__()
         self.patch_embed = nn.Linear(patch_size * patch_size * channels, width)
@@ -83,6 +92,11 @@ class LatentDecoder(TransformerDecoder):
     def check(cls, recipe: Recipe) -> None:
         """Refuse a tokenizer that never learns to decode such latents."""
         super().check(recipe)
+        settings: Any = recipe.decoder
+        if settings.draft_start < 1 and not settings.draft:
+            raise ValueError(
+                "decoder.draft_start below 1 starts from a draft: give decoder.draft some layers, such as 2"
+            )
         if recipe.tokenizer.codes and not getattr(recipe.stages.tokenizer, "unquantised", True):
             raise ValueError(
                 f"decoder.kind {recipe.decoder.kind} draws latents that skip the codebook, which the tokenizer has to "
@@ -90,9 +104,9 @@ class LatentDecoder(TransformerDecoder):
             )
 
     @classmethod
-    def build(cls, settings: TransformerSettings, grid: PictureGrid, space: TokenSpace) -> LatentDecoder:
+    def build(cls, settings: _Settings, grid: PictureGrid, space: TokenSpace) -> LatentDecoder:
         """Make an untrained decoder."""
-        return cls(grid.side, grid.channels, **cls.sizes_of(settings, space))
+        return cls(grid.side, grid.channels, draft_start=settings.draft_start, **cls.sizes_of(settings, space))
 
     def objective(self, settings: TransformerSettings, weights: Mapping[str, float]) -> FlowMatching:
         """Make the module that trains this decoder."""
@@ -105,10 +119,22 @@ class LatentDecoder(TransformerDecoder):
     def set_timesteps(self, scheduler: Any, steps: int, device: torch.device) -> None:
         """Spread `steps` evenly, the last of which ends at the picture, which flow matching has to be told."""
         steps = min(steps, scheduler.config["num_train_timesteps"])
-        scheduler.set_timesteps(sigmas=np.linspace(1, 1 / steps, steps), device=device)
+        most = self.config.draft_start
+        scheduler.set_timesteps(sigmas=np.linspace(most, most / steps, steps), device=device)
         scheduler.set_begin_index(0)  # or the first step looks its time up, for which a GPU has to be waited for
 
     def start(self, batch: int, generator: Generators, device: torch.device) -> Tensor:
         """Make x_T: noise, [B, d, h, w]."""
         shape = (batch, self.config.channels, self.config.side, self.config.side)
         return randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
+
+    @torch.no_grad()
+    def sample(
+        self, scheduler: Any, condition: SpeechCondition, start: Tensor, steps: int, guidance: float,
+        generator: Generators = None, on_step: StepCallback | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Draw x_0 from noise, or from the draft with a share of it; otherwise as of `Decoder.sample`."""
+        if self.trunk.draft is not None and self.config.draft_start < 1:
+            known = self.trunk.draft.predicted(self.trunk.draft(condition.tokens.to(self.dtype), condition.style))
+            start = interpolate(known, start, start.new_full((len(start),), self.config.draft_start))
+        return super().sample(scheduler, condition, start, steps, guidance, generator, on_step)
