@@ -4,6 +4,7 @@ from sta.config.published import MODELS, locate
 
 
 def test_own_folder_is_looked_in_before_the_hub(tmp_path, monkeypatch):
+    monkeypatch.delenv(MODELS, raising=False)
     (tmp_path / "openai" / "whisper-base").mkdir(parents=True)
     assert locate("openai/whisper-base") == "openai/whisper-base"
     monkeypatch.setenv(MODELS, str(tmp_path))

@@ -87,8 +87,7 @@ def test_where_nothing_is_learnt_from_texts_no_pieces_are_needed(tmp_path: Path)
     workspace = workspace_of(tmp_path, ENGLISH_ALONE, *WORDLESS)
     check_captions(workspace)
     train_pieces(workspace, tmp_path)
-    assert Pieces.load(tmp_path / "en.model").size > 10
-    assert Pieces.load(tmp_path / "ar.model").encode("x") == []
+    assert all(Pieces.load(tmp_path / f"{code}.model").encode("x") == [] for code in ("en", "ar"))
     assert workspace.texts[1] == ""
 
 
