@@ -19,6 +19,7 @@ from sta.bench.training import SYSTEMS as SYSTEMS_OF_TRAINING
 from sta.cli.main import main
 from sta.config import yamlfile
 from sta.config.cards import load_language
+from sta.config.published import MODELS
 from sta.config.recipe import Recipe, load_recipe
 from sta.data.audio import write_wav
 from sta.data.checksums import write_sums
@@ -28,6 +29,9 @@ from sta.data.corpora.garden.grammar import Grammar
 from sta.inference.release import verify
 from sta.metrics.rows import SYSTEMS, Report
 from tests.parquet_fixtures import write_parquet
+from tests.picturebook_fixtures import write_emoji
+from tests.published_towers import IMAGE, towers_card, write_towers
+from tests.tiny_whisper import write_whisper
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 STAGES = ("teacher", "tokenizer", "distill", "decoder", "classifier")
@@ -38,6 +42,17 @@ SMALL = (
     *(f"stages.{stage}.{size}" for stage in STAGES for size in ("steps=2", "batch=4")),
     *("teacher=garden-clip", "stages.distill.negatives=8", "corpus.size=32", "sampling.steps=2"),
     *("evaluation.items=4", "evaluation.pictures=1", "evaluation.samples=1"),
+)
+#: Of recipes on emoji, whose published parts are tiny ones in the same formats.
+SMALL_EMOJI = (
+    *("languages=[en,ar]", "corpus.concepts=12", "corpus.styles=[noto,noto-v1,twemoji]", "corpus.tested=1.0"),
+    *("corpus.test_styles=[fluent-emoji-3d]", "corpus.recordings=2", "corpus.validation=2", "corpus.test=4"),
+    *("corpus.size=32", "corpus.picture_size=32", "encoder.backbone=tiny/whisper", "encoder.backbone_layers=[1,2]"),
+    *("encoder.width=32", "encoder.layers=1", "encoder.heads=2", "bottleneck.tokens=2", "bottleneck.width=8"),
+    *("bottleneck.layers=1", "tokenizer.width=8", "decoder.width=32", "decoder.layers=1", "decoder.heads=2"),
+    *(f"stages.{stage}.{size}" for stage in STAGES for size in ("steps=2", "batch=4")),
+    *("stages.distill.negatives=8", "sampling.steps=2", "evaluation.items=4", "evaluation.pictures=1"),
+    *("evaluation.samples=1", f"evaluation.judge={IMAGE}", "evaluation.recogniser=null"),
 )
 SMALL_GARDEN = (
     *("corpus.scenes=12", "corpus.validation=4", "corpus.test=4", "corpus.swaps=2"),
@@ -96,11 +111,31 @@ def check_run(run: Path, language: str, work: Path) -> None:
         assert picture.size == (32, 32)
 
 
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Emoji, and tiny networks in the published formats with the card of a teacher made of them."""
+    root = write_towers(write_emoji(tmp_path_factory.mktemp("parts")))
+    write_whisper(root / "tiny" / "whisper")
+    (root / "of-parts.yaml").write_text(yamlfile.dump(towers_card().model_dump(mode="json")))
+    return root
+
+
+def small(recipe: Recipe, folder: Path, parts: Path) -> list[str]:
+    """Return what makes a recipe small, on a corpus that is here."""
+    if recipe.corpus.knows_attributes:
+        return [*SMALL, *SMALL_GARDEN]
+    if recipe.corpus.name == "emoji":
+        return [*SMALL_EMOJI, f"corpus.root={parts}", f"teacher={parts / 'of-parts.yaml'}"]
+    return [*SMALL, f"corpus.root={folder}", "languages=[en]"]
+
+
 @pytest.mark.parametrize("file", RECIPES, ids=lambda f: f.stem)
-def test_recipe_runs_from_nothing_to_a_drawing(file: Path, tmp_path: Path, folder: Path) -> None:
+def test_recipe_runs_from_nothing_to_a_drawing(
+    file: Path, tmp_path: Path, folder: Path, parts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(MODELS, str(parts))
     recipe = load_recipe(file)
-    corpus = SMALL_GARDEN if recipe.corpus.knows_attributes else (f"corpus.root={folder}", "languages=[en]")
-    assert main(["run", str(file), *SMALL, *corpus, "--out", str(tmp_path)]) == 0
+    assert main(["run", str(file), *small(recipe, folder, parts), "--out", str(tmp_path)]) == 0
     check_run(tmp_path / recipe.name, "en" if "en" in recipe.languages else recipe.languages[0], tmp_path)
     if recipe.corpus.knows_attributes:
         check_garden_report(Report.read(tmp_path / recipe.name / "evaluation" / "report.json"), recipe)
