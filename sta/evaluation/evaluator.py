@@ -220,14 +220,22 @@ class Evaluator(BatchedPipeline):
         """Return the judge's features [n, F] of pictures [n, 3, H, W] in [-1, 1], if there is a judge."""
         return None if self.network is None else features_of(self.network, _bytes(pictures))
 
-    def asked_styles(self, rows: np.ndarray) -> list[str | None]:
-        """Return the style in which each row is drawn: its own where the decoder knows it, else any."""
+    def own_styles(self, rows: np.ndarray) -> list[str | None]:
+        """Return the style of each row's picture where the decoder knows it."""
         styles = [self.space.known.styles[picture] for picture in self.image_of[rows]]
         return [style if style in self.pipe.decoder.styles else None for style in styles]
 
-    def generate_styled(self, tokens: SpeechCondition, rows: np.ndarray) -> Tensor:
-        """Draw `rows` in the styles of their own pictures: [n, 3, H, W] in [-1, 1]."""
-        return self.generate(self.pipe.with_style(tokens, self.asked_styles(rows)), self.seeds(rows))
+    def asked_styles(self, rows: np.ndarray) -> list[str | None]:
+        """Return the style in which each row is drawn: one in which training had its label, else its picture's own."""
+        labels = [self.space.known.labels[picture] for picture in self.image_of[rows]]
+        known = [self.space.known.trained_styles.get(label, []) for label in labels]
+        found = [[style for style in styles if style in self.pipe.decoder.styles] for styles in known]
+        own = self.own_styles(rows)
+        return [s[int(row) % len(s)] if s else o for row, s, o in zip(rows, found, own, strict=True)]
+
+    def generate_styled(self, tokens: SpeechCondition, rows: np.ndarray, styles: Sequence[str | None]) -> Tensor:
+        """Draw `rows` in some styles: [n, 3, H, W] in [-1, 1]."""
+        return self.generate(self.pipe.with_style(tokens, styles), self.seeds(rows))
 
     # ---- what is measured --------------------------------------------------------------------------------
 

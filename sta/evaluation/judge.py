@@ -109,6 +109,12 @@ class KnownPictures:
     trained: np.ndarray
     hidden: np.ndarray
 
+    @cached_property
+    def trained_styles(self) -> dict[str, list[str]]:
+        """The styles in which training shows each label, sorted."""
+        shown = {(x, y) for x, y, seen in zip(self.labels, self.styles, self.trained, strict=True) if seen and x and y}
+        return {label: sorted(style for x, style in shown if x == label) for label in {x for x, _ in shown}}
+
     @classmethod
     def of(cls, corpus: Corpus) -> KnownPictures:
         """Read the rows of a corpus: what the first row of a picture says of it holds for all."""

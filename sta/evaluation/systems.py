@@ -31,13 +31,15 @@ def split_rows(evaluator: Evaluator, rows: np.ndarray, language: str, split: str
     where = ResultKey(language=language, split=split, condition="clean", system="speech")
     asked = evaluator.select_recordings(split, language)
     tokens = evaluator.encode(asked, language)
-    pictures = evaluator.generate_styled(tokens[: len(rows)], rows)
+    styles = evaluator.asked_styles(rows)
+    pictures = evaluator.generate_styled(tokens[: len(rows)], rows, styles)
     features = evaluator.see(pictures)
     found = [Row.of("bits", bootstrap(tokens.bits.cpu().numpy()), len(asked), **where)]
     found += evaluator.space.rows(tokens.embedding.cpu(), asked, where)
-    found += _marked(evaluator, features, rows, where)
+    found += _marked(evaluator, features, rows, where, styles)
     if evaluator.pictures is not None and features is not None:
         found += evaluator.pictures.novelty(features, **where)
+        found += _unseen_style(evaluator, tokens[: len(rows)], rows, where)
     found += _shuffled(evaluator, tokens.embedding.cpu(), asked, features, rows, where)
     found += _bounds(evaluator, tokens.embedding.cpu(), rows, where)
     found += _written(evaluator, "cascade-perfect", [evaluator.workspace.texts[r] for r in asked], asked, rows, where)
@@ -54,21 +56,36 @@ def disturbed_rows(evaluator: Evaluator, waves: Sequence[np.ndarray], language: 
     tokens = evaluator.encode_waves(waves, language)
     found = evaluator.space.rows(tokens.embedding.cpu(), asked, where)
     if evaluator.pictures is not None:
-        features = evaluator.see(evaluator.generate_styled(tokens[: len(rows)], rows))
-        found += _marked(evaluator, features, rows, where)
+        styles = evaluator.asked_styles(rows)
+        features = evaluator.see(evaluator.generate_styled(tokens[: len(rows)], rows, styles))
+        found += _marked(evaluator, features, rows, where, styles)
     wave_of = dict(zip(asked.tolist(), waves, strict=True))
     return found + cascade_rows(evaluator, asked, rows, wave_of.__getitem__, where)
 
 
 def _marked(
-    evaluator: Evaluator, features: Tensor | None, rows: np.ndarray, where: ResultKey, styled: bool = True
-) -> list[Row]:
-    """Mark drawings for `rows` by the judge, in the styles that were asked for where any were."""
+    evaluator: Evaluator, features: Tensor | None, rows: np.ndarray, where: ResultKey,
+    styles: Sequence[str | None] | None = None,
+) -> list[Row]:  # fmt: skip
+    """Mark drawings for `rows` by the judge, and their styles by those that were asked for."""
     if evaluator.pictures is None or features is None:
         return []
     labels = [evaluator.space.known.labels[p] for p in evaluator.image_of[rows]]
-    styles = evaluator.asked_styles(rows) if styled else [None] * len(rows)
-    return evaluator.pictures.mark(features, labels, styles, **where)
+    return evaluator.pictures.mark(features, labels, styles or [None] * len(rows), **where)
+
+
+def _unseen_style(evaluator: Evaluator, tokens: SpeechCondition, rows: np.ndarray, where: ResultKey) -> list[Row]:
+    """Mark drawings in the styles of the rows' own pictures, for those whose label training never has in that style."""
+    known, own = evaluator.space.known, evaluator.own_styles(rows)
+    labels = [known.labels[picture] for picture in evaluator.image_of[rows]]
+    pairs = zip(own, labels, strict=True)
+    unseen = [n for n, (s, x) in enumerate(pairs) if s is not None and x in known.trained_styles
+              and s not in known.trained_styles[x]]  # fmt: skip
+    if not unseen:
+        return []
+    some, styles = rows[unseen], [own[n] for n in unseen]
+    drawn = evaluator.generate_styled(tokens[torch.tensor(unseen)], some, styles)
+    return _marked(evaluator, evaluator.see(drawn), some, ResultKey(**{**where, "system": "unseen-style"}), styles)
 
 
 def _shuffled(
@@ -78,7 +95,7 @@ def _shuffled(
     """Mark each recording, and its drawing, as another one's."""
     where = ResultKey(**{**where, "system": "shuffled"})
     found = evaluator.space.rows(embedding[_away(len(asked))], asked, where)
-    return found + _marked(evaluator, None if features is None else features[_away(len(rows))], rows, where, False)
+    return found + _marked(evaluator, None if features is None else features[_away(len(rows))], rows, where)
 
 
 def _away(count: int) -> np.ndarray:
@@ -92,9 +109,10 @@ def _bounds(evaluator: Evaluator, embedding: Tensor, rows: np.ndarray, where: Re
         return []
     nearest = torch.from_numpy(evaluator.space.nearest_pictures(embedding[: len(rows)]))
     retrieved = ResultKey(**{**where, "system": "retrieval"})
-    found = _marked(evaluator, evaluator.pictures.raw[nearest], rows, retrieved, False)
+    found = _marked(evaluator, evaluator.pictures.raw[nearest], rows, retrieved)
     through = evaluator.see(evaluator.reconstruct(evaluator.real_images(rows)))
-    return found + _marked(evaluator, through, rows, ResultKey(**{**where, "system": "tokenizer"}))
+    own = evaluator.own_styles(rows)
+    return found + _marked(evaluator, through, rows, ResultKey(**{**where, "system": "tokenizer"}), own)
 
 
 def cascade_rows(
@@ -148,7 +166,9 @@ def _written(
         condition = evaluator.pipe.encode_text(list(texts[: len(rows)]), language)
     else:  # there is no text branch
         condition = nearest_condition(evaluator, vectors[: len(rows)], language)
-    return found + _marked(evaluator, evaluator.see(evaluator.generate_styled(condition, rows)), rows, where)
+    styles = evaluator.asked_styles(rows)
+    drawn = evaluator.generate_styled(condition, rows, styles)
+    return found + _marked(evaluator, evaluator.see(drawn), rows, where, styles)
 
 
 def nearest_condition(evaluator: Evaluator, vectors: Tensor, language: str) -> SpeechCondition:

@@ -104,6 +104,7 @@ SYSTEMS: dict[str, str] = {
     "cascade": "a transcript (the CTC head's, or a recogniser's), given to the same decoder: a recogniser in front",
     "tokenizer": "the real picture through the image tokenizer and back",
     "retrieval": "no drawing: the training picture nearest to the speech in the teacher's space, shown as it is",
+    "unseen-style": "drawn in a style in which training never had that thing",
     "shuffled": "the picture of another utterance",
 }
 
