@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from sta.evaluation.evaluator import Evaluator
 from sta.evaluation.judge import KnownPictures
 from sta.evaluation.space import TeacherSpace
 from sta.metrics.page import write_page
-from sta.metrics.rows import MEAN, Report, Row
+from sta.metrics.rows import MEAN, Report, ResultKey, Row
+from sta.models.bottleneck import SpeechCondition
 from tests.evaluation.toys import ToyTeacher, toy_network, toy_vectors, toy_workspace
 from tests.release_fixtures import tiny_pipeline
 
@@ -156,3 +158,31 @@ def test_page_shows_the_judge_beside_and_the_mean_of_the_languages(
 def test_a_split_without_recordings_cannot_be_disturbed(tmp_path: Path) -> None:
     with pytest.raises(StaError, match="condition_split 'test' has no recordings; name one of seen, voice"):
         toy_evaluator(tmp_path, "evaluation.condition_split=test")
+
+
+def test_a_drawing_is_asked_for_in_a_style_that_training_had_and_other_styles_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluator = toy_evaluator(tmp_path)
+    rows = evaluator.corpus.select("voice", "en")
+    known, pictures = evaluator.space.known, evaluator.image_of[rows]
+    assert evaluator.own_styles(rows) == [None] * len(rows), "the decoder knows no styles"
+    known.trained_styles["apple"] = ["flat"]
+    decoder = SimpleNamespace(styles=("flat", "lines"))
+    asked_for: list[list[str | None]] = []
+    monkeypatch.setattr(evaluator, "pipe", SimpleNamespace(decoder=decoder))
+    assert evaluator.own_styles(rows) == known.styles[pictures].tolist()
+    apples = [n for n, picture in enumerate(pictures) if known.labels[picture] == "apple"]
+    assert {evaluator.own_styles(rows)[n] for n in apples} == {"flat", "lines"}
+    assert {evaluator.asked_styles(rows)[n] for n in apples} == {"flat"}
+
+    def draw(tokens: Any, some: np.ndarray, styles: list[str | None]) -> torch.Tensor:
+        asked_for.append(styles)
+        return torch.zeros(len(some), 3, 8, 8)
+
+    monkeypatch.setattr(evaluator, "generate_styled", draw)
+    tokens = SpeechCondition(torch.zeros(len(rows), 2, 3), torch.zeros(len(rows), 4), torch.zeros(len(rows)))
+    where = ResultKey(language="en", split="voice", condition="clean", system="speech")
+    found = systems._unseen_style(evaluator, tokens, rows, where)
+    assert asked_for == [["lines"]]
+    assert {(row.system, row.n) for row in found if row.metric == "concept_top1"} == {("unseen-style", 1)}
