@@ -43,15 +43,17 @@ class Draft(nn.Module):
         patch_size: side of the square of latents that shares a position.
         tokens: K. token_width: C. width: D.
         styles: how many styles a picture may be asked for in.
+        embedding_width: E, of the global embedding if that is read too; 0: it is not.
     """
 
     def __init__(
         self, side: int, channels: int, patch_size: int, tokens: int, token_width: int, width: int, layers: int,
-        heads: int, styles: int = 0,
+        heads: int, styles: int = 0, embedding_width: int = 0,
     ):  # fmt: skip
         super().__init__()
         self.side, self.patch_size = side, patch_size
         self.style_embedding = nn.Embedding(styles + 1, width) if styles else None  # the last is of any style
+        self.embedding_proj = nn.Linear(embedding_width, width) if embedding_width else None
         self.position_embedding = nn.Parameter(torch.randn(num_patches(side, patch_size), width) * 0.5)
         self.token_proj = nn.Linear(token_width, width)
         self.token_embedding = nn.Parameter(torch.randn(tokens, width) * 0.3)
@@ -59,14 +61,17 @@ class Draft(nn.Module):
         self.norm = LayerNorm(width)
         self.out = nn.Linear(width, patch_size * patch_size * channels)
 
-    def forward(self, tokens: Tensor, style: Tensor | None = None) -> Tensor:
-        """Draft tokens [B, K, C] in a style [B] as positions [B, P, D]."""
+    def forward(self, tokens: Tensor, style: Tensor | None = None, embedding: Tensor | None = None) -> Tensor:
+        """Draft tokens [B, K, C] and embedding [B, E] in a style [B] as positions [B, P, D]."""
         memory = self.token_proj(tokens)
         memory = memory + self.token_embedding.to(memory.dtype)
         if self.style_embedding is not None:
             any_style = torch.full((len(tokens),), self.style_embedding.num_embeddings - 1, device=tokens.device)
             looks = self.style_embedding(any_style if style is None else style)[:, None]
             memory = torch.cat([memory, looks.to(memory.dtype)], 1)
+        if self.embedding_proj is not None:
+            assert embedding is not None
+            memory = torch.cat([memory, self.embedding_proj(embedding.to(tokens.dtype))[:, None].to(memory.dtype)], 1)
         x = self.position_embedding.to(memory.dtype).expand(len(tokens), -1, -1)
         for layer in self.layers:
             x = layer(x, memory)

@@ -174,3 +174,9 @@ def test_a_start_from_the_draft_takes_one() -> None:
     with pytest.raises(RecipeError, match=r"decoder.draft_start below 1 starts from a draft"):
         load_recipe("garden-tiny", overrides)
     assert load_recipe("garden-tiny", [*overrides, "decoder.draft=1"]).decoder.draft_start == 0.5  # type: ignore[attr-defined]
+
+
+def test_a_draft_may_read_the_embedding():
+    draft = Draft(SIDE, D, 2, K, C, width=12, layers=1, heads=2, embedding_width=5).eval()
+    tokens, embedding = torch.randn(2, K, C), torch.randn(2, 5)
+    assert not torch.allclose(draft(tokens, embedding=embedding), draft(tokens, embedding=-embedding))

@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sta.config.recipe import DecoderSettings, Positive, Recipe, Share, check_multiple
+from sta.models.bottleneck import SpeechCondition
 from sta.models.decoders.base import Decoder, TokenSpace
 from sta.models.draft import Draft
 from sta.models.layers import Attention, LayerNorm, feed_forward, sinusoids
@@ -48,11 +49,15 @@ class Trunk(nn.Module):
     def __init__(
         self, side: int, channels: int, patch_size: int, tokens: int, token_width: int, embedding_width: int,
         width: int, layers: int, heads: int, dropout: float, draft: int, styles: int = 0,
+        draft_embedding: bool = False,
     ):  # fmt: skip
         super().__init__()
         self.width, self.draft, self.styles, self.style_embedding = width, None, styles, None
         if draft:
-            self.draft = Draft(side, channels, patch_size, tokens, token_width, width, draft, heads, styles)
+            self.draft = Draft(
+                side, channels, patch_size, tokens, token_width, width, draft, heads, styles,
+                embedding_width if draft_embedding else 0,
+            )  # fmt: skip
             self.draft_proj = nn.Linear(width, width)
         self.position_embedding = nn.Parameter(torch.randn(num_patches(side, patch_size), width) * 0.02)
         self.token_proj = nn.Linear(token_width, width)
@@ -89,7 +94,7 @@ class Trunk(nn.Module):
         modulation = self.adaln(time + condition).unflatten(-1, (9, -1))
         x = x + self.position_embedding.to(x.dtype)  # bfloat16 under autocast, and so in all layers
         if self.draft is not None:
-            known = self.draft_proj(self.draft(tokens, style) if drafted is None else drafted)
+            known = self.draft_proj(self.draft(tokens, style, embedding) if drafted is None else drafted)
             x = x + (known if drop is None else known.masked_fill(drop[:, None, None], 0))
         for layer in self.blocks:
             x = layer(x, memory, modulation)
@@ -114,6 +119,7 @@ class TransformerSettings(DecoderSettings):
     draft: Annotated[int, Field(ge=0)] = Field(
         0, description="layers of the draft that the tokens alone give, which the denoiser starts from; 0: none"
     )
+    draft_embedding: bool = Field(False, description="let the draft read the global embedding beside the tokens")
 
 
 class TransformerDecoder(Decoder):
@@ -138,7 +144,7 @@ class TransformerDecoder(Decoder):
     @classmethod
     def sizes_of(cls, settings: Any, space: TokenSpace) -> dict[str, Any]:
         """Return the arguments of the constructor that settings and condition give whichever decoder it is."""
-        sizes = ("width", "layers", "heads", "patch_size", "dropout", "draft")
+        sizes = ("width", "layers", "heads", "patch_size", "dropout", "draft", "draft_embedding")
         return {
             "tokens": space.tokens, "token_width": space.token_width, "embedding_width": space.embedding_width,
             "styles": space.styles if settings.styles else (), **{name: getattr(settings, name) for name in sizes},
@@ -154,9 +160,12 @@ class TransformerDecoder(Decoder):
         """Return how many squares of codes there are."""
         return num_patches(side, settings.patch_size)
 
-    def draft(self, tokens: Tensor, style: Tensor | None = None) -> Tensor | None:
-        """Compute what tokens [B, K, C] and style [B] tell of the picture [B, P, D]; None without a draft."""
-        return None if self.trunk.draft is None else self.trunk.draft(tokens, style)
+    def draft(self, condition: SpeechCondition) -> Tensor | None:
+        """Compute what a condition tells of the picture [B, P, D]; None without a draft."""
+        if self.trunk.draft is None:
+            return None
+        tokens, embedding = condition.tokens.to(self.dtype), condition.embedding.to(self.dtype)
+        return self.trunk.draft(tokens, condition.style, embedding)
 
     def draft_loss(self, drafted: Tensor, latents: Tensor) -> Tensor:
         """Compute the weighted squared error of the latents [B, d, h, w] that a draft [B, P, D] predicts: scalar."""

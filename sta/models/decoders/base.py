@@ -168,8 +168,8 @@ class Decoder(ModelMixin, ConfigMixin, ABC):
     def start(self, batch: int, generator: Generators, device: torch.device) -> Tensor:
         """Make what a drawing starts from, x_T, of the shape of x_0."""
 
-    def draft(self, tokens: Tensor, style: Tensor | None = None) -> Tensor | None:
-        """Compute what tokens [B, K, C] and style [B] tell of the picture, once for all steps; None without a draft."""
+    def draft(self, condition: SpeechCondition) -> Tensor | None:
+        """Compute what a condition tells of the picture, once for all steps; None without a draft."""
         return None
 
     def draft_loss(self, drafted: Tensor, latents: Tensor) -> Tensor:
@@ -223,7 +223,7 @@ class Decoder(ModelMixin, ConfigMixin, ABC):
             on_step: called with the step's number, its time and x after it; returns the x to go on with.
         """
         self.set_timesteps(scheduler, steps, start.device)
-        drafted = self.draft(condition.tokens.to(self.dtype), condition.style)
+        drafted = self.draft(condition)
         x, total = start, scheduler.config["num_train_timesteps"]
         for number, t in enumerate(scheduler.timesteps):
             prediction = self.predict(x, t / total, condition, guidance, drafted)

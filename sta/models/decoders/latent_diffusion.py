@@ -54,6 +54,7 @@ class LatentDecoder(TransformerDecoder):
         token_width: C. embedding_width: E. tokens: K.
         draft: layers of the draft of the picture that the tokens alone give; 0: none.
         styles: names of what `SpeechCondition.style` numbers.
+        draft_embedding: whether the draft reads the global embedding, too.
         draft_start: share of noise that drawing starts from, on the draft (shallow diffusion, Liu et al. 2022).
     """
 
@@ -66,13 +67,13 @@ class LatentDecoder(TransformerDecoder):
     def __init__(
         self, side: int, channels: int, tokens: int, token_width: int, embedding_width: int, width: int = 256,
         layers: int = 6, heads: int = 4, patch_size: int = 2, dropout: float = 0.0, draft: int = 0,
-        styles: Sequence[str] = (), draft_start: float = 1.0,
+        styles: Sequence[str] = (), draft_start: float = 1.0, draft_embedding: bool = False,
     ):  # fmt: skip
         super().__init__()
         self.patch_embed = nn.Linear(patch_size * patch_size * channels, width)
         self.trunk = Trunk(
             side, channels, patch_size, tokens, token_width, embedding_width, width, layers, heads, dropout, draft,
-            len(styles),
+            len(styles), draft_embedding,
         )  # fmt: skip
         self.out = nn.Linear(width, patch_size * patch_size * channels)
         nn.init.zeros_(self.out.weight)
@@ -135,6 +136,8 @@ class LatentDecoder(TransformerDecoder):
     ) -> Tensor:  # fmt: skip
         """Draw x_0 from noise, or from the draft with a share of it; otherwise as of `Decoder.sample`."""
         if self.trunk.draft is not None and self.config.draft_start < 1:
-            known = self.trunk.draft.predicted(self.trunk.draft(condition.tokens.to(self.dtype), condition.style))
+            drafted = self.draft(condition)
+            assert drafted is not None
+            known = self.trunk.draft.predicted(drafted)
             start = interpolate(known, start, start.new_full((len(start),), self.config.draft_start))
         return super().sample(scheduler, condition, start, steps, guidance, generator, on_step)

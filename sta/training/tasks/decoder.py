@@ -123,7 +123,7 @@ class _Denoising(nn.Module):
         tokens = self._condition(group, batch)
         losses: dict[str, Tensor] = {"kl": tokens.kl.mean()}
         condition = replace(tokens, style=self._style(batch))
-        drafted = decoder.draft(tokens.tokens, condition.style)
+        drafted = decoder.draft(condition)
         if batch.x0 is not None:
             drop = sharding.uniform(len(batch.x0), device=batch.x0.device) < self.stage.condition_dropout
             losses |= self.objective(batch.x0, condition, drop, drafted)
