@@ -90,12 +90,16 @@ def test_an_error_costs_more_where_there_is_detail() -> None:
     assert cost(0, 0) > 3 * cost(3, 3) > 0
 
 
+def spoken(tokens: torch.Tensor) -> SpeechCondition:
+    return SpeechCondition(tokens, torch.zeros(len(tokens), E), torch.zeros(len(tokens)))
+
+
 @pytest.mark.parametrize("make", [latent_decoder, code_decoder])
 def test_a_draft_made_once_draws_what_a_draft_of_every_step_draws(make: type[LatentDecoder]) -> None:
     made = make()
     parts = given(made)
-    torch.testing.assert_close(made(*parts), made(*parts, drafted=made.draft(parts[2])))
-    assert not made(*parts).allclose(made(*parts, drafted=made.draft(parts[2].flip(0))), atol=1e-3)
+    torch.testing.assert_close(made(*parts), made(*parts, drafted=made.draft(spoken(parts[2]))))
+    assert not made(*parts).allclose(made(*parts, drafted=made.draft(spoken(parts[2].flip(0)))), atol=1e-3)
 
 
 @pytest.mark.parametrize("make", [latent_decoder, code_decoder])
@@ -110,7 +114,7 @@ def test_the_gradient_of_the_draft_reaches_the_tokens_and_every_weight() -> None
     made = latent_decoder().train()
     _, _, tokens, _ = given(made)
     tokens.requires_grad_()
-    made.draft_loss(made.draft(tokens), torch.randn(2, D, SIDE, SIDE)).backward()  # type: ignore[arg-type]
+    made.draft_loss(made.draft(spoken(tokens)), torch.randn(2, D, SIDE, SIDE)).backward()  # type: ignore[arg-type]
     assert tokens.grad is not None
     assert tokens.grad.flatten(1).norm(dim=1).min() > 0
     assert made.trunk.draft is not None
@@ -119,7 +123,7 @@ def test_the_gradient_of_the_draft_reaches_the_tokens_and_every_weight() -> None
 
 def test_without_layers_there_is_no_draft() -> None:
     made = LatentDecoder(SIDE, D, **(SIZES | {"draft": 0}))  # type: ignore[arg-type]
-    assert made.draft(torch.randn(1, K, C)) is None
+    assert made.draft(spoken(torch.randn(1, K, C))) is None
     assert not [name for name, _ in made.named_parameters() if "draft" in name]
 
 

@@ -36,7 +36,9 @@ def test_what_a_decoder_says_of_itself(kind: str) -> None:
     made, settings = tiny_decoder(kind, GRID, SPACE)
     assert made.title
     assert made.reads(settings)[0] == made.target
-    assert made.has_draft(settings) == (made.draft(torch.zeros(1, 2, 3)) is not None)
+    assert made.has_draft(settings) == (
+        made.draft(SpeechCondition(torch.zeros(1, 2, 3), torch.zeros(1, 4), torch.zeros(1))) is not None
+    )
     assert made.has_draft(settings) <= ("latents" in made.reads(settings))
     x0 = {"codes": (3, 16), "latents": (3, 3, 4, 4)}[made.target]
     assert made.start(3, seeded(), torch.device("cpu")).shape == x0
@@ -173,7 +175,7 @@ def test_drawing_asks_no_tensor_for_a_number(kind: str, reveal: str) -> None:
 def test_training_asks_no_tensor_for_a_number(kind: str) -> None:
     loss, x0 = tiny_objective(kind, draft=1)
     given, drop = on_meta(condition(16)), torch.zeros(16, dtype=torch.bool, device=META)
-    drafted = loss.to(META).decoder.draft(given.tokens)
+    drafted = loss.to(META).decoder.draft(given)
     losses = loss(x0.to(META), given, drop, drafted)
     if drafted is not None:
         losses["draft"] = loss.decoder.draft_loss(drafted, torch.zeros(16, 3, 4, 4, device=META))
