@@ -186,7 +186,7 @@ DRAW = [
     *WEIGHTS,
     _option("--out", type=Path, default=Path("drawings"), help="folder for the pictures (default: drawings)"),
     _option("--pictures", type=_count, default=1, help="pictures of each recording (default: 1)"),
-    _option("--style", help="how to draw, a style that the release knows (default: any)"),
+    _option("--style", help="how to draw, a style that the release knows (default: one by chance)"),
     _option("--seed", type=_seed, default=0, help="the same seed draws the same pictures (default: 0)"),
     _option("--steps", type=_count, help="steps of the sampler (default: the release's)"),
     _option("--guidance", type=_guidance, help="strength of guidance, 1 is none (default: the release's)"),

@@ -67,7 +67,7 @@ def _styles(release: Path) -> str:
     """Return which styles the decoder of a release may be asked for, as a paragraph; nothing where it knows none."""
     path = release / "decoder" / "config.json"
     styles = json.loads(path.read_text(encoding="utf-8")).get("styles") if path.exists() else None
-    return f'\n`style="{styles[0]}"` chooses how: {", ".join(styles)}; without it, any.\n' if styles else ""
+    return f'\n`style="{styles[0]}"` chooses how: {", ".join(styles)}; without it, one by chance.\n' if styles else ""
 
 
 def licences_of(recipe: Recipe, data: DataCard) -> dict[str, str | None]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
 
@@ -112,6 +113,15 @@ class SpeechToImagePipeline(ReleasePipeline):
         """
         numbers = arguments.styles(style, self.decoder.styles, len(condition.kl))
         return replace(condition, style=torch.tensor(numbers, device=self.device) if self.decoder.styles else None)
+
+    def _in_some_style(self, condition: SpeechCondition, generator: Generators) -> SpeechCondition:
+        """Return the condition with a style by chance for each picture that none was asked for: any is their blend."""
+        count, style = len(self.decoder.styles), condition.style
+        if style is None or not bool((style == count).any()):
+            return condition
+        each = generator if isinstance(generator, list) else [generator] * len(style)
+        found = torch.cat([randn_tensor((1, count), generator=one, device=self.device).argmax(1) for one in each])
+        return replace(condition, style=torch.where(style == count, found, style))
 
     def _encode(self, waves: list[np.ndarray], pack: LanguagePack) -> EncoderOutput:
         features, lengths = pad([pack.encoder.features(wave) for wave in waves], LENGTH_MULTIPLE)
@@ -223,7 +233,8 @@ class SpeechToImagePipeline(ReleasePipeline):
             return_dict: False gives the tuple (images, tokens).
             callback_on_step_end: called as `(pipe, step, timestep, {"latents": ...})`; may return others.
             callback_on_step_end_tensor_inputs: what it is given, `latents` or nothing.
-            style: how to draw, one of `pipe.decoder.styles`, or one for each recording; by default any of them.
+            style: how to draw, one of `pipe.decoder.styles`, or one for each recording; by default one by chance for
+                each picture.
 
         Raises:
             AudioError: a recording cannot be read or drawn.
@@ -241,6 +252,7 @@ class SpeechToImagePipeline(ReleasePipeline):
             raise ArgumentError(
                 f"{len(generator)} generators were given for {len(tokens.tokens)} pictures; give as many"
             )
+        tokens = self._in_some_style(tokens, generator)
         latents = self.denoise(
             tokens, num_inference_steps, guidance_scale, generator, latents, callback_on_step_end, callback_tensors,
         )  # fmt: skip

@@ -145,7 +145,7 @@ def test_regional_codes_are_languages_to_the_hub(tmp_path: Path) -> None:
 def test_it_lists_the_styles(tmp_path: Path) -> None:
     (tmp_path / "decoder").mkdir()
     (tmp_path / "decoder" / "config.json").write_text('{"styles": ["flat", "line"]}')
-    assert '`style="flat"` chooses how: flat, line; without it, any.' in card_of(tmp_path, rows()).text
+    assert '`style="flat"` chooses how: flat, line; without it, one by chance.' in card_of(tmp_path, rows()).text
     (tmp_path / "decoder" / "config.json").write_text("{}")
     assert "style" not in card_of(tmp_path, rows()).text
 

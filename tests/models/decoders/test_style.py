@@ -215,7 +215,21 @@ def test_a_style_is_asked_for_by_name(pipe: SpeechToImagePipeline, tmp_path: Pat
 def test_each_recording_may_have_its_own_style(pipe: SpeechToImagePipeline) -> None:
     tokens = pipe([wave(), wave()], style=["line", None], num_images_per_prompt=2, num_inference_steps=1).tokens
     assert tokens.style is not None
-    assert tokens.style.tolist() == [1, 1, ANY, ANY]
+    assert tokens.style[:2].tolist() == [1, 1]
+    assert set(tokens.style[2:].tolist()) <= set(range(ANY))
+
+
+def test_without_a_style_each_picture_has_one_by_chance_and_the_same_for_the_same_seed(
+    pipe: SpeechToImagePipeline,
+) -> None:
+    def styles(seed: int) -> list[int]:
+        generators = [torch.Generator().manual_seed(seed + number) for number in range(12)]
+        tokens = pipe(wave(), num_images_per_prompt=12, generator=generators, num_inference_steps=1).tokens
+        assert tokens.style is not None
+        return tokens.style.tolist()  # type: ignore[no-any-return]
+
+    assert styles(0) == styles(0)
+    assert set(styles(0)) == set(range(ANY))
 
 
 @pytest.mark.parametrize(
