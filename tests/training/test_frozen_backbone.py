@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -41,6 +42,7 @@ SMALL = (
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """Every stage, after which the recordings' features are thrown away."""
+    AcceleratorState._reset_state(reset_partial_state=True)  # another test may have left one of other settings
     corpus, whisper = tmp_path_factory.mktemp("mine"), write_whisper(tmp_path_factory.mktemp("whisper"))
     for number in range(20):
         Image.new("RGB", (16, 16), (number * 12, 0, 0)).save(corpus / f"{number}.png")
