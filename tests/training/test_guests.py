@@ -238,6 +238,7 @@ def test_the_styles_of_the_training_rows_become_a_condition(written: Path, tmp_p
     assert made.styles == ("flat", "round")
 
 
+@pytest.mark.usefixtures("written")
 def test_a_task_of_ones_own_takes_a_stages_place(runs: Path) -> None:
     given = "stages.tokenizer={task: 'guest_task:ColourTask', steps: 2, batch: 4, log_every: 1, brightness: 0.25}"
     of = recipe("name=task", given)
