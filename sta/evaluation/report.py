@@ -23,6 +23,7 @@ from sta.evaluation.bounds import bound_rows, swapped_rows
 from sta.evaluation.evaluator import Evaluator
 from sta.evaluation.spoken import condition_rows, every_mood_rows
 from sta.evaluation.systems import split_rows
+from sta.evaluation.zero_shot import zero_shot_rows
 from sta.inference.pipeline import repeat_condition
 from sta.inference.release import PARTS, load_release
 from sta.metrics.fidelity import fid_rows
@@ -105,6 +106,8 @@ def _rows(evaluator: Evaluator) -> list[Row]:
             for condition in conditions if len(evaluator.select_rows(evaluator.hardest, language)) else ():
                 found += condition_rows(evaluator, language, condition)
                 bar.advance()
+    if evaluator.judge is None:
+        found += zero_shot_rows(evaluator.workspace, evaluator.space.image, evaluator.space.text)
     drawn, rows, of = torch.cat(pictures), np.concatenate(shown), np.repeat(drawn_of, [len(r) for r in shown])
     return (
         found + _fidelity(evaluator, drawn, rows, of) + evaluator.inception_score(drawn, everywhere("clean", "speech"))

@@ -6,6 +6,7 @@ that nothing uses are put where pictures are.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
@@ -87,7 +88,7 @@ class ResidualBlock(nn.Module):
         return x + self.body(x)
 
 
-class Tokenizer(ModelMixin, ConfigMixin):
+class Tokenizer(ModelMixin, ConfigMixin, ABC):
     """What encodes pictures [B, 3, H, W] in [-1, 1] to codes or latents, and decodes them; its `size` is their side."""
 
     config_name = "config.json"
@@ -112,13 +113,13 @@ class Tokenizer(ModelMixin, ConfigMixin):
         """Decode codes [B, N] to pictures [B, 3, H, W] in [-1, 1]."""
         raise NotImplementedError(f"{type(self).__name__} has no codes")
 
+    @abstractmethod
     def latents(self, pictures: Tensor) -> Tensor:
         """Encode pictures [B, 3, H, W] in [-1, 1] to latents [B, d, h, w] of mean square 1, about."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Decode latents [B, d, h, w] to pictures [B, 3, H, W] in [-1, 1]."""
-        raise NotImplementedError
 
 
 class VQTokenizer(Tokenizer):

@@ -78,6 +78,12 @@ def test_every_system_is_marked_with_the_judges_accuracy_beside(measured: tuple[
     assert {r.split for r in rows if r.metric == "fid"} >= {"all", "seen", "voice"}
 
 
+def test_the_teacher_is_measured_on_pictures_of_every_split(measured: tuple[Evaluator, list[Row]]) -> None:
+    found = {(r.split, r.language): r for r in measured[1] if r.metric == "zero_shot1"}
+    assert {("style", "all"), ("style", "en"), ("voice", "ar")} <= set(found)
+    assert found["style", "all"].value == 1, "the toy teacher knows its things"
+
+
 def test_the_true_caption_finds_all_and_a_transcript_what_it_says(measured: tuple[Evaluator, list[Row]]) -> None:
     _, rows = measured
     assert _of(rows, "cascade-perfect")["r1_speech_to_text"].value == 1
