@@ -256,6 +256,8 @@ class DecoderStage(Optimisation):
     style_dropout: Share = 0.1  # chance that the style is hidden, so that none need be asked for
     draft_warmup: Share = 0.0  # share of the steps, at the start, that train draft and bottleneck, not the denoiser
     text_ratio: Share = 0.15  # share of the batch conditioned through the text branch
+    teacher_ratio: Share = 0.0  # share conditioned on the teacher's view, not on speech (decoder.condition embedding)
+    teacher_noise: Weight = 0.5  # length of the noise on such a view, at most, which is a unit vector
     phrase_ratio: Share = 0.1  # share of short phrases among the recordings
     augment_ratio: Share = 0.0  # share of the recordings encoded with the distill stage's augmentation (log-mel)
     tune_bottleneck: bool = True  # let the denoising loss reach the bottleneck (encoder frozen)

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from sta.config.recipe import load_recipe
 from sta.distributed.sharding import BatchShard
+from sta.errors import RecipeError
 from sta.models.bottleneck import SpeechBottleneck
 from sta.models.captioner import pad_captions
 from sta.models.encoder import SpeechEncoder
 from sta.training.task import compile_layers, compiles
-from sta.training.tasks.decoder import DecoderBatch, _Denoising, frames_of, text_mask
+from sta.training.tasks.decoder import DecoderBatch, DecoderTask, _Denoising, between, frames_of, taught_mask, text_mask
 from tests.conftest import tiny_encoder
 from tests.release_fixtures import tiny_objective
 
@@ -69,7 +70,8 @@ def test_a_share_of_the_recordings_is_heard_disturbed(share: float, stores: int)
 def spoken(encoder: SpeechEncoder) -> DecoderBatch:
     """Four recordings, and no caption."""
     frames, mask = torch.randn(4, 6, encoder.config.width), torch.ones(4, 6, dtype=torch.bool)
-    return DecoderBatch(0, torch.zeros(4, dtype=torch.long), torch.arange(4), torch.arange(0), frames, mask)
+    none = torch.arange(0)
+    return DecoderBatch(0, torch.zeros(4, dtype=torch.long), torch.arange(4), none, none, frames, mask)
 
 
 def test_captions_that_the_teacher_does_not_read_have_no_text_loss() -> None:
@@ -110,7 +112,9 @@ def test_a_written_caption_takes_its_own_place_in_the_batch() -> None:
     module = _Denoising(loss, {"pooled": encoder}, {"pooled": bottleneck}, stage, 0.03).eval()
     frames, mask = torch.randn(2, 6, encoder.config.width), torch.ones(2, 6, dtype=torch.bool)
     pieces, lengths, language = torch.tensor([[1, 0, 2, 0]] * 1), torch.tensor([4]), torch.zeros(3, dtype=torch.long)
-    batch = DecoderBatch(0, language, torch.tensor([0, 2]), torch.tensor([1]), frames, mask, pieces, lengths)
+    batch = DecoderBatch(
+        0, language, torch.tensor([0, 2]), torch.tensor([1]), torch.arange(0), frames, mask, None, pieces, lengths
+    )  # fmt: skip
     tokens = module._condition("pooled", batch).tokens
     read = encoder.encode_text(pieces, lengths, language[:1])
     torch.testing.assert_close(tokens[[0, 2]], bottleneck(frames, mask, language[:2]).tokens)
@@ -137,3 +141,50 @@ def test_the_layers_that_repeat_are_compiled(kind: str) -> None:
         "speech": ["ContextLayer", *["QueryLayer"] * 2],
     }  # fmt: skip
     assert compiled == wanted[kind]
+
+
+# ---- the teacher's views in the place of speech ------------------------------------------------------------------
+
+
+def test_views_take_the_last_places_and_leave_none_to_speech_at_a_share_of_one() -> None:
+    assert taught_mask(8, 0.25).tolist() == [False] * 6 + [True] * 2
+    assert taught_mask(8, 1).all()
+
+
+def test_a_view_lies_between_caption_and_label_as_far_as_the_noise_lets_it() -> None:
+    ends = torch.nn.functional.normalize(torch.randn(2, 1, 64), dim=-1).expand(2, 500, 64)
+    torch.manual_seed(0)
+    clean, noisy = (between(ends, most) for most in (0.0, 1.0))
+    inside = clean @ ends[:, 0].T
+    assert torch.allclose(clean.norm(dim=-1), torch.ones(500))
+    assert (inside >= (ends[0, 0] @ ends[1, 0]) - 1e-5).all()
+    assert inside.amin(0).lt(0.9).all()  # neither end alone
+    assert 0.6 < (noisy @ ends[:, 0].T).amax(1).mean() < (clean @ ends[:, 0].T).amax(1).mean()
+
+
+def test_views_stand_in_for_some_recordings_and_for_all() -> None:
+    encoder, (objective, x0) = tiny_encoder({"en": 5}), tiny_objective("latent-diffusion")
+    bottleneck = SpeechBottleneck(encoder.config.width, 3, tokens=2, width=3, layers=1, heads=2)
+    stage = load_recipe("garden-mini", ["stages.decoder.teacher_noise=0"]).stages.decoder
+    module = _Denoising(objective, {"pooled": encoder}, {"pooled": bottleneck}, stage, 0.03).eval()
+    view = torch.nn.functional.normalize(torch.randn(1, 4, 3), dim=-1).expand(2, 4, 3)
+    whole = spoken(encoder)
+    assert whole.frames is not None
+    assert whole.frames_mask is not None
+    alone = module._condition("pooled", whole)
+    some = replace(
+        whole, spoken=torch.arange(2), taught=torch.tensor([2, 3]), frames=whole.frames[:2],
+        frames_mask=whole.frames_mask[:2], views=view[:, 2:],
+    )  # fmt: skip
+    mixed = module._condition("pooled", some)
+    torch.testing.assert_close(mixed.embedding[:2], alone.embedding[:2])
+    torch.testing.assert_close(mixed.embedding[2:], view[0, 2:])
+    every = replace(whole, spoken=torch.arange(0), taught=torch.arange(4), frames=None, frames_mask=None, views=view)
+    torch.testing.assert_close(module._condition("pooled", every).embedding, view[0])
+    assert module(replace(every, x0=x0[:4]))["flow"].isfinite()
+
+
+def test_views_need_a_decoder_that_reads_the_embedding_alone() -> None:
+    with pytest.raises(RecipeError, match="set decoder.condition to embedding"):
+        DecoderTask.check(load_recipe("garden-mini", ["stages.decoder.teacher_ratio=0.5"]))
+    DecoderTask.check(load_recipe("garden-mini", ["stages.decoder.teacher_ratio=0.5", "decoder.condition=embedding"]))

@@ -223,13 +223,14 @@ class Phrases:
         return [s for number, s in said if (chance(concept.id, f"{number}") < SENTENCES_HELD_OUT) == held_out]
 
     def spans(self, concept: Concept, count: int) -> list[str]:
-        """Return `count` spans of one to four words of each of its sentences that are trained on; names are left out."""
+        """Return `count` spans of one to four words of each of its training sentences; names are left out."""
         found = []
         for sentence in self.sentences(concept, held_out=False):
             words = sentence.split()
             for number in range(count):
                 length = 1 + int(4 * chance(concept.id, self.code, sentence, f"length {number}"))
-                first = int(max(1, len(words) - length + 1) * chance(concept.id, self.code, sentence, f"first {number}"))
+                places = max(1, len(words) - length + 1)
+                first = int(places * chance(concept.id, self.code, sentence, f"first {number}"))
                 found.append(" ".join(words[first : first + length]))
         return [span for span in found if span.casefold() not in self.names]
 

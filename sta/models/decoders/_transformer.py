@@ -1,6 +1,7 @@
 """The transformer that two decoders share: the positions of a picture read the speech tokens.
 
-Cross-attention to the tokens, adaptive norm from time and the global embedding (one table shared by all
+Cross-attention to the tokens (or to as many that the global embedding gives, as IP-Adapter's, Ye et al. 2023, which
+then is all that a picture depends on), adaptive norm from time and the global embedding (one table shared by all
 layers, as in PixArt-alpha), learned null condition for guidance. Squares of `patch_size` x `patch_size` codes share a
 position, so that the transformer works on patch_size^2 times fewer positions.
 """
@@ -49,10 +50,11 @@ class Trunk(nn.Module):
     def __init__(
         self, side: int, channels: int, patch_size: int, tokens: int, token_width: int, embedding_width: int,
         width: int, layers: int, heads: int, dropout: float, draft: int, styles: int = 0,
-        draft_embedding: bool = False,
+        draft_embedding: bool = False, condition: str = "tokens",
     ):  # fmt: skip
         super().__init__()
         self.width, self.draft, self.styles, self.style_embedding = width, None, styles, None
+        self.embedding_tokens = nn.Linear(embedding_width, tokens * token_width) if condition == "embedding" else None
         if draft:
             self.draft = Draft(
                 side, channels, patch_size, tokens, token_width, width, draft, heads, styles,
@@ -81,6 +83,7 @@ class Trunk(nn.Module):
         style: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """Compute [B, P, D] of x, drafted [B, P, D], t, style [B], tokens [B, K, C], embedding [B, E], drop [B]."""
+        tokens = self.tokens_read(tokens, embedding)
         memory = self.token_proj(tokens)
         memory = memory + self.token_embedding.to(memory.dtype)
         condition = self.embedding_proj(embedding)
@@ -101,6 +104,12 @@ class Trunk(nn.Module):
         normed: Tensor = self.norm(x)
         return normed
 
+    def tokens_read(self, tokens: Tensor, embedding: Tensor) -> Tensor:
+        """Return the tokens [B, K, C] to be read: the speech tokens, or as many that the embedding [B, E] gives."""
+        if self.embedding_tokens is None:
+            return tokens
+        return self.embedding_tokens(embedding).unflatten(-1, tokens.shape[1:])  # type: ignore[no-any-return]
+
     def _style_numbers(self, batch: int, style: Tensor | None, drop: Tensor | None, device: torch.device) -> Tensor:
         """Return which embedding each picture's style has, [B]: that of any style where none is asked for."""
         style = torch.full((batch,), self.styles, device=device) if style is None else style
@@ -120,6 +129,9 @@ class TransformerSettings(DecoderSettings):
         0, description="layers of the draft that the tokens alone give, which the denoiser starts from; 0: none"
     )
     draft_embedding: bool = Field(False, description="let the draft read the global embedding beside the tokens")
+    condition: Literal["tokens", "embedding"] = Field(
+        "tokens", description="read the speech tokens, or as many that the global embedding gives (as IP-Adapter does)"
+    )
 
 
 class TransformerDecoder(Decoder):
@@ -144,7 +156,7 @@ class TransformerDecoder(Decoder):
     @classmethod
     def sizes_of(cls, settings: Any, space: TokenSpace) -> dict[str, Any]:
         """Return the arguments of the constructor that settings and condition give whichever decoder it is."""
-        sizes = ("width", "layers", "heads", "patch_size", "dropout", "draft", "draft_embedding")
+        sizes = ("width", "layers", "heads", "patch_size", "dropout", "draft", "draft_embedding", "condition")
         return {
             "tokens": space.tokens, "token_width": space.token_width, "embedding_width": space.embedding_width,
             "styles": space.styles if settings.styles else (), **{name: getattr(settings, name) for name in sizes},
@@ -165,7 +177,7 @@ class TransformerDecoder(Decoder):
         if self.trunk.draft is None:
             return None
         tokens, embedding = condition.tokens.to(self.dtype), condition.embedding.to(self.dtype)
-        return self.trunk.draft(tokens, condition.style, embedding)
+        return self.trunk.draft(self.trunk.tokens_read(tokens, embedding), condition.style, embedding)
 
     def draft_loss(self, drafted: Tensor, latents: Tensor) -> Tensor:
         """Compute the weighted squared error of the latents [B, d, h, w] that a draft [B, P, D] predicts: scalar."""

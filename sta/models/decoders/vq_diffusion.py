@@ -31,6 +31,7 @@ class CodeDecoder(CodeDiffusion, TransformerDecoder):
         styles: names of what `SpeechCondition.style` numbers.
         channels: d of the tokenizer's latents, which the draft predicts.
         draft_embedding: whether the draft reads the global embedding, too.
+        condition: `tokens`, or `embedding`, which then stands for them too.
     """
 
     Settings = _Settings
@@ -41,6 +42,7 @@ class CodeDecoder(CodeDiffusion, TransformerDecoder):
         self, side: int, codebook: int, tokens: int, token_width: int, embedding_width: int, width: int = 256,
         layers: int = 6, heads: int = 4, patch_size: int = 2, dropout: float = 0.0, draft: int = 0, channels: int = 8,
         styles: Sequence[str] = (), draft_embedding: bool = False,
+        condition: str = "tokens",
     ):  # fmt: skip
         super().__init__()
         members = patch_size * patch_size
@@ -48,7 +50,7 @@ class CodeDecoder(CodeDiffusion, TransformerDecoder):
         self.patch_embed = nn.Linear(width // members * members, width)
         self.trunk = Trunk(
             side, channels, patch_size, tokens, token_width, embedding_width, width, layers, heads, dropout, draft,
-            len(styles), draft_embedding,
+            len(styles), draft_embedding, condition,
         )  # fmt: skip
         self.out = nn.Linear(width, members * width // 2)
         self.classify = nn.Linear(width // 2, codebook)

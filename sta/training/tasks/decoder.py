@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sta.config.cards import load_teacher
@@ -19,7 +20,7 @@ from sta.data.store import Ragged, pad
 from sta.distributed import sharding
 from sta.distributed.sharding import BatchShard
 from sta.distributed.team import Team
-from sta.errors import StaError
+from sta.errors import RecipeError, StaError
 from sta.models.backbones import backbone_class
 from sta.models.bottleneck import SpeechBottleneck, SpeechCondition
 from sta.models.captioner import Captioner, pad_captions
@@ -27,6 +28,7 @@ from sta.models.decoders.base import Objective, PictureGrid, Target, TokenSpace,
 from sta.models.encoder import SpeechEncoder, pieces_to_frames
 from sta.training import examples
 from sta.training.batch import Batch
+from sta.training.concepts import centroids_of
 from sta.training.losses.base import similarity_distillation
 from sta.training.picture_features import cache_pictures, pictures_as
 from sta.training.sampler import ShuffledSampler, build_sampler
@@ -46,8 +48,10 @@ class DecoderBatch(Batch):
 
     Attributes:
         group: the group's number. language: int64 [B], numbers of its encoder's `languages`.
-        spoken, written: int64 [B1], [B2], the batch's places of recordings and of captions; B1 + B2 = B.
-        frames: float16 [B1, S, D] of the frozen encoder; frames_mask: bool [B1, S].
+        spoken, written, taught: int64 [B1], [B2], [B3], the batch's places of recordings, of captions that the text
+            branch reads and of those that the teacher reads; B1 + B2 + B3 = B.
+        frames: float16 [B1, S, D] of the frozen encoder; frames_mask: bool [B1, S]. None where no recording is read.
+        views: float32 [2, B3, E], unit vectors: what the teacher makes of a caption, and of its label.
         text_pieces, text_lengths: int64 [B2, R], [B2], what the text branch reads; None where it reads nothing on any
             rank, and of one caption where it reads nothing on this rank alone.
         style: int64 [B], as of `SpeechCondition`; None where the decoder has no styles.
@@ -62,8 +66,10 @@ class DecoderBatch(Batch):
     language: Tensor
     spoken: Tensor
     written: Tensor
-    frames: Tensor
-    frames_mask: Tensor
+    taught: Tensor
+    frames: Tensor | None = None
+    frames_mask: Tensor | None = None
+    views: Tensor | None = None
     text_pieces: Tensor | None = None
     text_lengths: Tensor | None = None
     style: Tensor | None = None
@@ -80,15 +86,22 @@ def text_mask(size: int, share: float) -> np.ndarray:
     return np.arange(size) < round(size * share)
 
 
+def taught_mask(size: int, share: float) -> np.ndarray:
+    """Return bool [size], True for the last `share` of places."""
+    return text_mask(size, share)[::-1].copy()
+
+
 def kinds_of_pictures(recipe: Recipe) -> tuple[Target, ...]:
     """Return what the stage reads of the pictures: what the decoder draws, and what a draft is measured against."""
     return find_decoder(recipe.decoder.kind).reads(recipe.decoder)
 
 
 def kinds_of_frames(recipe: Recipe) -> tuple[bool, ...]:
-    """Return whether each kind of frames that the stage reads is disturbed: clean ones always come first."""
-    disturbs = recipe.stages.decoder.augment_ratio > 0 and backbone_class(recipe.encoder.backbone).augments
-    return (False, True) if disturbs else (False,)
+    """Return whether each kind of frames that the stage reads is disturbed: clean ones come first; none may be read."""
+    stage = recipe.stages.decoder
+    if stage.teacher_ratio == 1:
+        return ()
+    return (False, True) if stage.augment_ratio > 0 and backbone_class(recipe.encoder.backbone).augments else (False,)
 
 
 class _Denoising(nn.Module):
@@ -152,26 +165,48 @@ class _Denoising(nn.Module):
         return sharding.global_mean((apart * batch.text_known).sum(), batch.text_known.sum())
 
     def _condition(self, group: str, batch: DecoderBatch) -> SpeechCondition:
-        """Return tokens of the batch in its order, of recordings and of captions, each in their places."""
-        bottleneck, places = self.bottlenecks[group], torch.cat([batch.spoken, batch.written])
+        """Return tokens of the batch in its order: of recordings, captions and the teacher's views, in their places."""
+        bottleneck, total = self.bottlenecks[group], len(batch.language)
         assert isinstance(bottleneck, SpeechBottleneck)
         size = bottleneck.config
-        noise = sharding.normal(len(places), size.tokens, size.width, device=places.device)
-        frames, language = batch.frames.to(self.objective.decoder.dtype), batch.language
-        spoken = bottleneck(frames, batch.frames_mask, language[batch.spoken], noise[batch.spoken])
-        if batch.text_pieces is None:
-            return spoken
-        encoder = self.encoders[group]
+        noise, found = sharding.normal(total, size.tokens, size.width, device=batch.language.device), []
+        if batch.frames is not None:
+            frames, language = batch.frames.to(self.objective.decoder.dtype), batch.language[batch.spoken]
+            found.append(bottleneck(frames, batch.frames_mask, language, noise[batch.spoken]))
+        if batch.text_pieces is not None:
+            found.append(self._written(group, batch, noise))
+        if batch.views is not None:
+            found.append(self._taught(batch.views, noise[batch.taught]))
+        if len(found) == 1 and len(found[0].tokens) == total:
+            return found[0]  # type: ignore[no-any-return]
+        back = torch.cat([batch.spoken, batch.written, batch.taught]).argsort()
+        return SpeechCondition(*(torch.cat(each)[back] for each in zip(*map(_parts, found), strict=True)))
+
+    def _written(self, group: str, batch: DecoderBatch, noise: Tensor) -> SpeechCondition:
+        """Return tokens of the captions that the text branch reads."""
+        encoder, bottleneck = self.encoders[group], self.bottlenecks[group]
         assert isinstance(encoder, SpeechEncoder)
         count = len(batch.written)  # none, where this rank's caption is only there to be as the other ranks
-        noise, language = (x[batch.written] if count else x[:1] for x in (noise, language))
+        noise, language = (x[batch.written] if count else x[:1] for x in (noise, batch.language))
         with torch.no_grad():
             captions = encoder.encode_text(batch.text_pieces, batch.text_lengths, language)
-        written = bottleneck(captions.frames, captions.mask, language, noise)
-        back = places.argsort()
-        return SpeechCondition(
-            *(torch.cat([h, r[:count]])[back] for h, r in zip(_parts(spoken), _parts(written), strict=True))
-        )
+        return bottleneck(captions.frames, captions.mask, language, noise)[:count]  # type: ignore[no-any-return]
+
+    def _taught(self, views: Tensor, tokens: Tensor) -> SpeechCondition:
+        """Return the teacher's views [2, B, E], with noise, as the embedding; its decoder reads no tokens [B, K, C]."""
+        embedding = between(views, self.stage.teacher_noise)
+        return SpeechCondition(torch.zeros_like(tokens), embedding, embedding.new_zeros(len(embedding)))
+
+
+def between(views: Tensor, most: float) -> Tensor:
+    """Draw unit vectors [B, E] from between two views [2, B, E] of each, with noise of a length up to `most`.
+
+    Speech lies there too: it is distilled against both, and never gets quite there. (Such noise on the condition makes
+    a decoder robust to the errors of what it is given: Ho et al. 2022, cascaded diffusion.)
+    """
+    share, level = sharding.uniform(views.shape[1], 2, device=views.device).split(1, -1)
+    place = F.normalize(torch.lerp(views[0], views[1], share), dim=-1)
+    return F.normalize(place + most * level * sharding.normal_like(place) / place.shape[1] ** 0.5, dim=-1)
 
 
 def _parts(tokens: SpeechCondition) -> tuple[Tensor, Tensor, Tensor]:
@@ -231,10 +266,14 @@ class DecoderTask(Task):
         self.pictures = pictures_as(workspace, kinds_of_pictures(recipe)[0], device)
         has_draft = find_decoder(recipe.decoder.kind).has_draft(recipe.decoder)
         self.latents = pictures_as(workspace, "latents", device) if has_draft else None
-        self.text = teacher_features(workspace, device)[1] if _weighs_text(self.stage) else None
         self.known, self.read = workspace.corpus.has_text, teacher_reads(workspace)
-        disturbs = kinds_of_frames(recipe)
-        self.frames = {g: [cached_frames(workspace, g, device, each) for each in disturbs] for g in self.groups}
+        self.text, self.concepts = None, None
+        if _weighs_text(self.stage) or self.stage.teacher_ratio:
+            image, self.text = teacher_features(workspace, device)
+            self.concepts = centroids_of(workspace.corpus, image, self.text, self.read)
+        self.frames = {
+            g: [cached_frames(workspace, g, device, each) for each in kinds_of_frames(recipe)] for g in self.groups
+        }
         self.rows = {g: group_rows(workspace, g) for g in self.groups}
         self.image_of, _ = workspace.corpus.image_index
         self.language = workspace.corpus.column("language")
@@ -255,9 +294,14 @@ class DecoderTask(Task):
 
     @classmethod
     def check(cls, recipe: Recipe) -> None:
-        """Refuse a text loss where the teacher does not read the language."""
+        """Refuse a text loss where the teacher does not read the language, and its views where tokens are read."""
         if _weighs_text(recipe.stages.decoder):
             check_teacher_reads(recipe, "decoder")
+        if recipe.stages.decoder.teacher_ratio and getattr(recipe.decoder, "condition", "tokens") != "embedding":
+            raise RecipeError(
+                "stages.decoder.teacher_ratio conditions on the teacher's view, which has no speech tokens: set "
+                "decoder.condition to embedding, or teacher_ratio to 0"
+            )
 
     @classmethod
     def fill_caches(cls, workspace: Workspace, name: str, device: torch.device, team: Team) -> None:
@@ -285,8 +329,9 @@ class DecoderTask(Task):
         """Return noise for frames, pictures and captions."""
         stage, rng = recipe.stages.decoder, np.random.default_rng(0)
         count = examples.frames_read(recipe, facts, seconds)
-        is_written = text_mask(size, stage.text_ratio) & bool(recipe.stages.distill.losses.get("ctc"))
-        spoken, length = np.flatnonzero(~is_written), examples.padded(count, FRAME_MULTIPLE)
+        is_taught = taught_mask(size, stage.teacher_ratio)
+        is_written = text_mask(size, stage.text_ratio) & bool(recipe.stages.distill.losses.get("ctc")) & ~is_taught
+        spoken, length = np.flatnonzero(~is_written & ~is_taught), examples.padded(count, FRAME_MULTIPLE)
         frames = rng.standard_normal((len(spoken), length, recipe.encoder.width)).astype(np.float16)
         known = sum(facts.pieces[code] for code in next(iter(recipe.groups.values())))
         captions = examples.captions(facts, known, size, seconds, rng)
@@ -295,15 +340,18 @@ class DecoderTask(Task):
         draws_codes = kinds_of_pictures(recipe)[0] == "codes"
         batch = DecoderBatch(
             0, torch.zeros(size, dtype=torch.long), torch.from_numpy(spoken),
-            torch.from_numpy(np.flatnonzero(is_written)), torch.from_numpy(frames),
-            (torch.arange(length) < count).expand(len(spoken), -1),
+            torch.from_numpy(np.flatnonzero(is_written)), torch.from_numpy(np.flatnonzero(is_taught)),
+            torch.from_numpy(frames), (torch.arange(length) < count).expand(len(spoken), -1),
             x0=torch.randint(grid.codes, (size, grid.side**2)) if draws_codes else latents,
             latents=latents if find_decoder(recipe.decoder.kind).has_draft(recipe.decoder) else None,
         )  # fmt: skip
         if stage.losses.get("caption"):
             batch = replace(batch, pieces=torch.from_numpy(pad_captions(captions, np.ones(size, bool))))
+        width = load_teacher(recipe.teacher).embedding_width
+        if is_taught.any():
+            views = examples.unit_vectors(2 * int(is_taught.sum()), width, rng).view(2, -1, width)
+            batch = replace(batch, views=views, **({} if len(spoken) else {"frames": None, "frames_mask": None}))
         if _weighs_text(stage):
-            width = load_teacher(recipe.teacher).embedding_width
             text, bank = (examples.unit_vectors(n, width, rng) for n in (size, min(BANK, facts.recordings)))
             batch = replace(batch, text=text, text_known=torch.ones(size), text_bank=bank)
         if is_written.any():
@@ -320,8 +368,9 @@ class DecoderTask(Task):
     def check_shares(cls, recipe: Recipe, shares: int) -> None:
         """Refuse a batch whose shares do not all have a recording and, if there are any, a caption."""
         stage = recipe.stages.decoder
-        spoken = int((~text_mask(stage.batch, stage.text_ratio)).sum())
-        if spoken < shares:
+        taught = taught_mask(stage.batch, stage.teacher_ratio)
+        spoken = int((~text_mask(stage.batch, stage.text_ratio) & ~taught).sum())
+        if spoken < shares and not taught.all():
             raise StaError(
                 f"stages.decoder: {spoken} recordings a step are too few for {shares} shares of it; raise "
                 "stages.decoder.batch or lower stages.decoder.text_ratio"
@@ -362,17 +411,16 @@ class DecoderTask(Task):
         self.check_shares(self.workspace.recipe, shard.count)
         number, everyone = self._places_of(step)
         group = self.groups[number]
-        written, rows, numbers = self._written_places(group, everyone), self.rows[group], np.arange(len(everyone))
-        places, is_written, numbers = shard.of(everyone), shard.of(written), shard.of(numbers)
-        shown = rows[places]
-        stores, key, share = self.frames[group], [self.workspace.recipe.seed, step], self.stage.augment_ratio
-        frames_of_places = [frames_of(stores, place, share, key) for place in places[~is_written]]
-        frames, lengths = pad(frames_of_places, FRAME_MULTIPLE)
+        taught = taught_mask(len(everyone), self.stage.teacher_ratio) & self.read[self.rows[group][everyone]]
+        written = self._written_places(group, everyone) & ~taught
+        rows, numbers = self.rows[group], np.arange(len(everyone))
+        places, is_written, is_taught, numbers = map(shard.of, (everyone, written, taught, numbers))
+        shown, is_spoken = rows[places], ~is_written & ~is_taught
         language = self.encoders[group].language_indices([self.language[row] for row in shown])
         batch = DecoderBatch(
-            number, language, torch.from_numpy(np.flatnonzero(~is_written)),
-            torch.from_numpy(np.flatnonzero(is_written)), torch.from_numpy(frames),
-            torch.arange(frames.shape[1]) < torch.from_numpy(lengths)[:, None],
+            number, language, torch.from_numpy(np.flatnonzero(is_spoken)),
+            torch.from_numpy(np.flatnonzero(is_written)), torch.from_numpy(np.flatnonzero(is_taught)),
+            **self._frames(group, places[is_spoken], step), **self._views(shown[is_taught]),
             **self._pictures(shown, step), **self._texts(group, shown, step),
         )  # fmt: skip
         if not written.any():
@@ -382,6 +430,25 @@ class DecoderTask(Task):
         seeds = [step * len(everyone) + int(number) for number in numbers[is_written]] or None
         pieces, counts = pieces_to_frames(captions, seeds)
         return replace(batch, text_pieces=pieces, text_lengths=counts)
+
+    def _frames(self, group: str, places: np.ndarray, step: int) -> dict[str, Tensor]:
+        """Return the frames of recordings, if there are any."""
+        if not len(places):
+            return {}
+        stores, key, share = self.frames[group], [self.workspace.recipe.seed, step], self.stage.augment_ratio
+        frames, lengths = pad([frames_of(stores, place, share, key) for place in places], FRAME_MULTIPLE)
+        mask = torch.arange(frames.shape[1]) < torch.from_numpy(lengths)[:, None]
+        return {"frames": torch.from_numpy(frames), "frames_mask": mask}
+
+    def _views(self, rows: np.ndarray) -> dict[str, Tensor]:
+        """Return what the teacher makes of the captions and labels of some rows, if there are any."""
+        if not len(rows):
+            return {}
+        assert self.text is not None
+        assert self.concepts is not None
+        text, label = self.text[rows], self.concepts.of_row[rows]
+        named = np.where((label >= 0)[:, None], self.concepts.centroids[np.maximum(label, 0)], text)
+        return {"views": torch.from_numpy(np.stack([text, named]).astype(np.float32))}
 
     def _pictures(self, rows: np.ndarray, step: int) -> dict[str, Tensor]:
         """Return what the decoder and its draft are to draw."""
@@ -397,7 +464,7 @@ class DecoderTask(Task):
     def _texts(self, group: str, rows: np.ndarray, step: int) -> dict[str, Tensor]:
         """Return what the losses want to know of the captions."""
         found = dict[str, Tensor]()
-        if self.text is not None:
+        if self.text is not None and _weighs_text(self.stage):
             rng, every = np.random.default_rng([self.workspace.recipe.seed, step]), self.rows[group]
             bank = rng.choice(every, min(BANK, len(every)), replace=False)
             found["text"] = torch.from_numpy(self.text[rows])

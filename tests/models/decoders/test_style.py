@@ -127,8 +127,9 @@ def pictures(size: int, styles: list[int] | None) -> DecoderBatch:
     x0 = torch.randn(size, 3, 4, 4, generator=generator)
     style = None if styles is None else torch.tensor(styles)
     return DecoderBatch(
-        0, torch.zeros(size, dtype=torch.long), torch.arange(size), torch.arange(0), frames, mask, style=style, x0=x0
-    )
+        0, torch.zeros(size, dtype=torch.long), torch.arange(size), torch.arange(0), torch.arange(0), frames, mask,
+        style=style, x0=x0,
+    )  # fmt: skip
 
 
 def flow(module: _Denoising, batch: DecoderBatch, shard: BatchShard = BatchShard(), size: int = 8) -> Tensor:  # noqa: B008
