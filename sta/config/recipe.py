@@ -460,6 +460,37 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     return yamlfile.validate(Recipe, data, source)
 
 
+class Measured(Strict):
+    """What a run is measured on beside its own corpus: another one, and what differs of how it is done."""
+
+    corpus: Annotated[SerializeAsAny[CorpusSettings], BeforeValidator(lambda given: read_corpus(given, "corpus"))]
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+
+def measured_on(recipe: Recipe, name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Return a recipe with the corpus of a `Measured` file, by path or packaged name, in the place of its own.
+
+    The pictures are as large as the recipe's; what the file does not say of `evaluation` is as the recipe has it, but
+    for the split that is disturbed.
+
+    Raises:
+        RecipeError: names file, key, value and what would be accepted.
+    """
+    path = yamlfile.find(name_or_path, "corpora")
+    data = yamlfile.located(yamlfile.read(path), path.parent)
+    for override in overrides:
+        _apply(data, override)
+    kept = {
+        "corpus": {"size": recipe.corpus.size},
+        "evaluation": {**recipe.evaluation.model_dump(mode="json"), "condition_split": None},
+    }
+    given = {key: {**kept.get(key, {}), **value} if isinstance(value, dict) else value for key, value in data.items()}
+    found = yamlfile.validate(Measured, {**kept, **given}, str(path))
+    if found.corpus.size != recipe.corpus.size:
+        raise RecipeError(f"{path}: corpus.size must be that of the run's pictures, {recipe.corpus.size}; leave it out")
+    return recipe.model_copy(update={"corpus": found.corpus, "evaluation": found.evaluation})
+
+
 def _refuse_renamed(data: Any, source: str, path: tuple[str, ...] = ()) -> None:
     """Refuse a key that an older version knew by another name."""
     for key, value in data.items() if isinstance(data, dict) else ():

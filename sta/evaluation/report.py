@@ -60,8 +60,9 @@ def _measuring(folder: Path) -> Iterator[None]:
         yield
 
 
-def _measure(workspace: Workspace, release: Path, folder: Path) -> None:
-    evaluator = Evaluator(workspace, load_release(release))
+def _measure(workspace: Workspace, release: Path, folder: Path, trained: Workspace | None = None) -> None:
+    pipe = load_release(release)
+    evaluator = Evaluator(workspace, pipe, Evaluator(trained, pipe) if trained else None)
     ranks.run_on_main(evaluator.fill_caches)
     rows, (examples, diversity) = _rows(evaluator), _examples(evaluator)
     rows += diversity
@@ -133,8 +134,7 @@ def _split(evaluator: Evaluator, rows: np.ndarray, language: str, split: str) ->
     where = ResultKey(language=language, split=split, condition="clean", system="speech")
     tokens = evaluator.encode(rows, language)
     pictures = evaluator.generate(tokens, evaluator.seeds(rows))
-    found = [Row.of("bits", bootstrap(tokens.bits.cpu().numpy()), len(rows), **where)]
-    found += evaluator.retrieval(tokens, rows, where)
+    found = [*evaluator.rate(tokens, rows, where), *evaluator.retrieval(tokens, rows, where)]
     known = evaluator.known(rows)
     if not len(known):
         return pictures, found
@@ -202,17 +202,20 @@ def _write(folder: Path, report: Report, examples: Sequence[Example]) -> None:
     write_grid(folder / "grid.png", examples)
 
 
-def evaluate_again(workspace: Workspace) -> Report:
-    """Measure a finished run anew; the report that it has stays until there is another.
+def evaluate_again(workspace: Workspace, name: str = "evaluation", trained: Workspace | None = None) -> Report:
+    """Measure a finished run anew, in a folder of it; the report that it has stays until there is another.
+
+    Args:
+        trained: as the run was trained, where the workspace has another corpus.
 
     Raises:
         StaError: another launch measures it now.
     """
-    new, old = workspace.folder / "evaluation", workspace.folder / "evaluation.old"
+    new, old = workspace.folder / name, workspace.folder / f"{name}.old"
     with _measuring(new):
         ranks.run_on_main(lambda: _set_aside(new, old))
         try:
-            _measure(workspace, workspace.folder / "release", new)
+            _measure(workspace, workspace.folder / "release", new, trained)
         finally:
             if ranks.is_main() and old.exists():
                 shutil.rmtree(old) if new.exists() else old.replace(new)
@@ -229,6 +232,7 @@ def _meta(workspace: Workspace) -> dict[str, Any]:
     recipe = workspace.recipe
     return {
         "recipe": recipe.name, "seed": recipe.seed, "languages": recipe.languages,
-        "sampling": recipe.sampling.model_dump(), "training": provenance(workspace), **environment(),
+        "corpus": recipe.corpus.name, "sampling": recipe.sampling.model_dump(), "training": provenance(workspace),
+        **environment(),
         **{key: name for key in ("judge", "recogniser") if (name := getattr(recipe.evaluation, key)) is not None},
     }  # fmt: skip
