@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import (
     AfterValidator,
@@ -557,13 +557,14 @@ def _apply(data: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise RecipeError(f"override '{override}' is not key=value, such as stages.decoder.steps=500")
-    value, target = yamlfile.parse(text, f"override '{override}'"), data
+    value, target = yamlfile.parse(text, f"override '{override}'"), cast(Any, data)
     if key == "decoder.kind":
         key, value = "decoder", {"kind": value}
     *parents, last = key.split(".")
-    for part in parents:
-        target = target.setdefault(part, {})
-        if not isinstance(target, dict):
+    for part, below in zip(parents, [*parents[1:], ""], strict=False):
+        target = target[int(part)] if isinstance(target, list) else target.setdefault(part, {})
+        is_item = isinstance(target, list) and below.isdecimal() and int(below) < len(target)  # such as corpus.parts.0
+        if not (is_item or isinstance(target, dict)):
             raise RecipeError(f"override '{override}': key '{part}' holds {target!r}, which has no keys below it")
     if isinstance(value, dict) and isinstance(target.get(last), dict):
         value = _merge(_kept(last, target[last], value), value)
