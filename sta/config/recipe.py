@@ -465,10 +465,11 @@ class Measured(Strict):
 
     corpus: Annotated[SerializeAsAny[CorpusSettings], BeforeValidator(lambda given: read_corpus(given, "corpus"))]
     evaluation: EvaluationSettings = EvaluationSettings()
+    encoded_as: dict[str, str] = {}  # languages that the run lacks -> its own that they are encoded as; only these
 
 
-def measured_on(recipe: Recipe, name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Return a recipe with the corpus of a `Measured` file, by path or packaged name, in the place of its own.
+def load_measured(recipe: Recipe, name_or_path: str | Path, overrides: Sequence[str] = ()) -> Measured:
+    """Read what a recipe's run is measured on, by path or packaged name.
 
     The pictures are as large as the recipe's; what the file does not say of `evaluation` is as the recipe has it, but
     for the split that is disturbed.
@@ -488,7 +489,13 @@ def measured_on(recipe: Recipe, name_or_path: str | Path, overrides: Sequence[st
     found = yamlfile.validate(Measured, {**kept, **given}, str(path))
     if found.corpus.size != recipe.corpus.size:
         raise RecipeError(f"{path}: corpus.size must be that of the run's pictures, {recipe.corpus.size}; leave it out")
-    return recipe.model_copy(update={"corpus": found.corpus, "evaluation": found.evaluation})
+    for code, own in found.encoded_as.items():
+        if code in recipe.languages or own not in recipe.languages:
+            known = ", ".join(recipe.languages)
+            raise RecipeError(
+                f"{path}: encoded_as.{code}: {own} has to be of a language not among {known} to one that is"
+            )
+    return found
 
 
 def _refuse_renamed(data: Any, source: str, path: tuple[str, ...] = ()) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from sta.evaluation.evaluator import Evaluator
 from sta.evaluation.spoken import condition_rows, every_mood_rows
 from sta.evaluation.systems import split_rows
 from sta.evaluation.zero_shot import zero_shot_rows
-from sta.inference.pipeline import repeat_condition
+from sta.inference.pipeline import SpeechToImagePipeline, repeat_condition
 from sta.inference.release import PARTS, load_release
 from sta.metrics.fidelity import fid_rows
 from sta.metrics.judged import mean_rows
@@ -34,6 +34,8 @@ from sta.models.vq import to_pixels
 from sta.progress import Bar
 from sta.training.stages import environment, provenance
 from sta.training.workspace import Workspace
+
+Build = Callable[[Workspace, SpeechToImagePipeline], Evaluator]
 
 
 def evaluate(workspace: Workspace, release: Path) -> Report:
@@ -60,9 +62,8 @@ def _measuring(folder: Path) -> Iterator[None]:
         yield
 
 
-def _measure(workspace: Workspace, release: Path, folder: Path, trained: Workspace | None = None) -> None:
-    pipe = load_release(release)
-    evaluator = Evaluator(workspace, pipe, Evaluator(trained, pipe) if trained else None)
+def _measure(workspace: Workspace, release: Path, folder: Path, build: Build = Evaluator) -> None:
+    evaluator = build(workspace, load_release(release))
     ranks.run_on_main(evaluator.fill_caches)
     rows, (examples, diversity) = _rows(evaluator), _examples(evaluator)
     rows += diversity
@@ -202,11 +203,11 @@ def _write(folder: Path, report: Report, examples: Sequence[Example]) -> None:
     write_grid(folder / "grid.png", examples)
 
 
-def evaluate_again(workspace: Workspace, name: str = "evaluation", trained: Workspace | None = None) -> Report:
+def evaluate_again(workspace: Workspace, name: str = "evaluation", build: Build = Evaluator) -> Report:
     """Measure a finished run anew, in a folder of it; the report that it has stays until there is another.
 
     Args:
-        trained: as the run was trained, where the workspace has another corpus.
+        build: of what measures it.
 
     Raises:
         StaError: another launch measures it now.
@@ -215,7 +216,7 @@ def evaluate_again(workspace: Workspace, name: str = "evaluation", trained: Work
     with _measuring(new):
         ranks.run_on_main(lambda: _set_aside(new, old))
         try:
-            _measure(workspace, workspace.folder / "release", new, trained)
+            _measure(workspace, workspace.folder / "release", new, build)
         finally:
             if ranks.is_main() and old.exists():
                 shutil.rmtree(old) if new.exists() else old.replace(new)

@@ -173,6 +173,6 @@ def _written(
 
 def nearest_condition(evaluator: Evaluator, vectors: Tensor, language: str) -> SpeechCondition:
     """Return what the training recordings give whose captions are nearest to texts of vectors [n, E]."""
-    trained = evaluator.trained
+    trained, language = evaluator.trained, evaluator.pipe.pack(language).card.code
     rows, back = np.unique(trained.space.nearest_captions(vectors, language), return_inverse=True)
     return trained.encode(rows, language)[torch.from_numpy(back)]

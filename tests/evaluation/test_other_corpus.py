@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from sta.config import yamlfile
-from sta.config.recipe import load_recipe, measured_on
+from sta.config.recipe import load_measured, load_recipe
 from sta.data.audio import wav_bytes, write_wav
 from sta.data.rows import Corpus
 from sta.errors import CorpusError, RecipeError
@@ -24,7 +26,7 @@ from sta.training.prepare import prepare_tests
 from sta.training.workspace import Workspace
 from tests.evaluation.test_systems import Scribe, toy_evaluator
 from tests.evaluation.toys import COLOURS, toy_picture, toy_vectors, write_rows
-from tests.release_fixtures import wave
+from tests.release_fixtures import tiny_pipeline, wave
 
 PEOPLE = ["moon", "apple", None, "sun", "star", "sea"]  # labels, of which training has three
 
@@ -107,13 +109,12 @@ def test_what_a_transcript_gives_the_decoder_is_a_training_recording(measured: t
 
 
 def test_every_packaged_file_holds() -> None:
-    recipe = load_recipe("picturebook-mini")
-    assert "people" in yamlfile.names("corpora")
+    recipe = load_recipe("picturebook")
+    assert set(yamlfile.names("corpora")) >= {"people", "people-unheard"}
     for name in yamlfile.names("corpora"):
-        found = measured_on(recipe, name, ["evaluation.items=7"])
+        found = load_measured(recipe, name, ["evaluation.items=7"])
         assert (found.corpus.size, found.evaluation.items) == (recipe.corpus.size, 7)
         assert found.evaluation.judge == recipe.evaluation.judge, "what the file does not say is as the run has it"
-        assert found.stages == recipe.stages
 
 
 @pytest.mark.parametrize(
@@ -123,6 +124,8 @@ def test_every_packaged_file_holds() -> None:
         ("corpus: {name: folder, root: here}", ["stages.decoder.steps=3"], "unknown key 'stages'"),
         ("evaluation: {items: 3}", [], "corpus.*name"),
         ("corpus: {name: folder, root: here}\nevaluation: {item: 3}", [], "unknown key 'evaluation.item'"),
+        ("corpus: {name: folder, root: here}", ["encoded_as={be: ru}"], "encoded_as.be: .* among en, ar, fr, es"),
+        ("corpus: {name: folder, root: here}", ["encoded_as={fr: es}"], "encoded_as.fr: .* among en, ar, fr, es"),
         ("corpus: {name: folder, root: here, rot: here}", [], "unknown key 'corpus.rot'"),
     ],
 )
@@ -130,7 +133,7 @@ def test_files_that_do_not_hold(tmp_path: Path, written: str, overrides: list[st
     path = tmp_path / "other.yaml"
     path.write_text(written, encoding="utf-8")
     with pytest.raises(RecipeError, match=said):
-        measured_on(load_recipe("picturebook-mini"), path, overrides)
+        load_measured(load_recipe("picturebook-mini"), path, overrides)
 
 
 def test_a_name_that_makes_no_folder_and_a_name_that_is_none(tmp_path: Path) -> None:
@@ -141,7 +144,7 @@ def test_a_name_that_makes_no_folder_and_a_name_that_is_none(tmp_path: Path) -> 
         evaluate_on(workspace, "peeple")
 
 
-def _other(tmp_path: Path, lines: list[str]) -> OtherCorpus:
+def _other(tmp_path: Path, lines: list[str], *overrides: str) -> OtherCorpus:
     root = tmp_path / "mine"
     root.mkdir()
     for number in range(3):
@@ -151,12 +154,12 @@ def _other(tmp_path: Path, lines: list[str]) -> OtherCorpus:
     path = tmp_path / "mine.yaml"
     path.write_text("corpus: {name: folder, root: mine}\n", encoding="utf-8")
     recipe = load_recipe("garden-tiny")
-    trained = Workspace(recipe, tmp_path / "runs")
-    return OtherCorpus(measured_on(recipe, path), tmp_path / "runs", trained)
+    return OtherCorpus.of(Workspace(recipe, tmp_path / "runs"), load_measured(recipe, path, overrides))
 
 
-def _line(number: int, split: str = "test") -> str:
-    return f'{{"audio": "{number}.wav", "image": "{number}.png", "text": "a", "language": "en", "split": "{split}"}}'
+def _line(number: int, split: str = "test", language: str = "en") -> str:
+    files = {"audio": f"{number}.wav", "image": f"{number}.png"}
+    return json.dumps({**files, "text": "a", "language": language, "split": split})
 
 
 def test_rows_and_pictures_are_prepared_without_training_rows(tmp_path: Path) -> None:
@@ -174,3 +177,17 @@ def test_a_corpus_without_recordings_is_refused(tmp_path: Path) -> None:
     other = _other(tmp_path, [_line(0), _line(1, "train"), _line(2, "train")])
     with pytest.raises(CorpusError, match="the test split has 1 recordings and needs 2"):
         prepare_tests(other)
+
+
+def test_a_language_that_the_run_lacks_is_encoded_as_one_of_its_own(tmp_path: Path) -> None:
+    other = _other(tmp_path, [_line(0, language="sw"), _line(1, language="sw")], "encoded_as={sw: en}")
+    assert other.recipe.languages == list(other.cards) == ["sw"], "the run's own are measured apart"
+    assert other.cards["sw"].normaliser == other.trained.cards["en"].normaliser
+    prepare_tests(other)
+    assert len(other.corpus.select("test", "sw")) == 2
+    pipe = tiny_pipeline()
+    other.add_languages(pipe)
+    said = [wave(0.5, seed=1)]
+    torch.testing.assert_close(pipe.encode_speech(said, "sw").tokens, pipe.encode_speech(said, "en").tokens)
+    assert pipe.transcribe(said, "sw") == pipe.transcribe(said, "en")
+    torch.testing.assert_close(pipe.encode_text("a bird", "sw").tokens, pipe.encode_text("a bird", "en").tokens)
