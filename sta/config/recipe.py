@@ -493,7 +493,7 @@ def load_measured(recipe: Recipe, name_or_path: str | Path, overrides: Sequence[
         if code in recipe.languages or own not in recipe.languages:
             known = ", ".join(recipe.languages)
             raise RecipeError(
-                f"{path}: encoded_as.{code}: {own} has to be of a language not among {known} to one that is"
+                f"{path}: encoded_as: '{code}: {own}' must be a language that the run lacks: one of its own ({known})"
             )
     return found
 

@@ -72,6 +72,11 @@ class OtherCorpus(Workspace):
         """Return a folder of `prepared`, or one of the run's own."""
         return super().made(what) if what in self.prepared else self.trained.made(what)
 
+    def check(self) -> None:
+        """Refuse, before anything slow is done, a corpus that is not there, and a run whose own is not."""
+        self.source.check()
+        self.trained.made("corpus")
+
     def evaluator(self, workspace: Workspace, pipe: SpeechToImagePipeline) -> Evaluator:
         """Return what measures a workspace like this one, beside the run's own corpus."""
         self.add_languages(pipe)
@@ -96,6 +101,6 @@ def evaluate_on(workspace: Workspace, name_or_path: str, overrides: Sequence[str
         raise RecipeError(f"{name_or_path}: the report's folder would be '{name}'; name the file in a-z, 0-9, _ and -")
     other = OtherCorpus.of(workspace, load_measured(workspace.recipe, name_or_path, overrides))
     accelerator = runtime.start(other.recipe.precision)
-    ranks.run_on_main(other.source.check)
+    ranks.run_on_main(other.check)
     prepare_tests(other, Team.of(accelerator))
     return other.folder / name, evaluate_again(other, name, other.evaluator)

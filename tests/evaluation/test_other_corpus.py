@@ -124,8 +124,16 @@ def test_every_packaged_file_holds() -> None:
         ("corpus: {name: folder, root: here}", ["stages.decoder.steps=3"], "unknown key 'stages'"),
         ("evaluation: {items: 3}", [], "corpus.*name"),
         ("corpus: {name: folder, root: here}\nevaluation: {item: 3}", [], "unknown key 'evaluation.item'"),
-        ("corpus: {name: folder, root: here}", ["encoded_as={be: ru}"], "encoded_as.be: .* among en, ar, fr, es"),
-        ("corpus: {name: folder, root: here}", ["encoded_as={fr: es}"], "encoded_as.fr: .* among en, ar, fr, es"),
+        (
+            "corpus: {name: folder, root: here}",
+            ["encoded_as={be: ru}"],
+            "'be: ru' must be .* of its own .en, ar, fr, es",
+        ),
+        (
+            "corpus: {name: folder, root: here}",
+            ["encoded_as={fr: es}"],
+            "'fr: es' must be a language that the run lacks",
+        ),
         ("corpus: {name: folder, root: here, rot: here}", [], "unknown key 'corpus.rot'"),
     ],
 )
@@ -142,6 +150,12 @@ def test_a_name_that_makes_no_folder_and_a_name_that_is_none(tmp_path: Path) -> 
         evaluate_on(workspace, "my people.yaml")
     with pytest.raises(RecipeError, match="no file or name 'peeple'.*people"):
         evaluate_on(workspace, "peeple")
+
+
+def test_the_runs_own_corpus_has_to_be_there_before_anything_is_prepared(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match="cache/garden-.*corpus: not there"):
+        evaluate_on(Workspace(load_recipe("garden-tiny"), tmp_path), "people")
+    assert not list(tmp_path.rglob("tests-*"))
 
 
 def _other(tmp_path: Path, lines: list[str], *overrides: str) -> OtherCorpus:
