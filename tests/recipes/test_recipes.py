@@ -26,6 +26,7 @@ from sta.data.checksums import write_sums
 from sta.data.corpora.garden.corpus import WorldSettings, speak, world_of
 from sta.data.corpora.garden.draw import draw
 from sta.data.corpora.garden.grammar import Grammar
+from sta.data.rows import Corpus
 from sta.inference.release import verify
 from sta.metrics.rows import SYSTEMS, Report
 from tests.parquet_fixtures import write_parquet
@@ -170,6 +171,11 @@ def check_mixture(run: Path) -> None:
     """People who are trained on are in the card of the weights, and those of other captions test."""
     report = Report.read(run / "evaluation" / "report.json")
     assert {"people", "voice", "concept"} <= {row.split for row in report.rows}
+    cache = Path(json.loads((run / "prepare" / "final" / "prepare.json").read_text(encoding="utf-8"))["cache"])
+    corpus = Corpus(cache / "corpus")
+    of_people = (corpus.part_of == 1) & corpus.has_audio & ~corpus.column("speaker").valid()
+    splits = {corpus.column("split")[row] for row in np.flatnonzero(of_people)}
+    assert splits >= {"train", "people"}, "no synthesiser is their speaker"
     assert "gpl-2.0" in (run / "release" / "README.md").read_text(encoding="utf-8").lower()
 
 
