@@ -173,26 +173,40 @@ def speak(options: argparse.Namespace) -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     """Evaluate a finished run again and write its report."""
+    from sta.evaluation.other_corpus import evaluate_on
     from sta.evaluation.report import evaluate_again
 
+    if options.overrides and not options.on:
+        raise StaError(f"'{options.overrides[0]}' goes with --on CORPUS; a run's own recipe is not changed")
     workspace = finished_run(options.folder)
-    report = evaluate_again(workspace)
+    if options.on:
+        folder, report = evaluate_on(workspace, options.on, options.overrides)
+    else:
+        report = evaluate_again(workspace)
     if not ranks.is_main():
         return
     if options.json:
         report.write(options.json)
-    _publish(workspace, report)
+    if options.on:
+        _show(folder, report)
+    else:
+        _publish(workspace, report)
 
 
 def _publish(workspace: Workspace, report: Report) -> None:
     """Write the model card of a run's release, and print what was measured."""
-    from rich.console import Console
-
     from sta.inference.modelcard import write_card
 
     write_card(workspace.folder / "release", workspace.recipe, list(workspace.cards.values()), report)
+    _show(workspace.folder / "evaluation", report)
+
+
+def _show(folder: Path, report: Report) -> None:
+    """Print a report, and where its page is."""
+    from rich.console import Console
+
     report.table(Console())
-    print(f"pictures and numbers: {workspace.folder / 'evaluation' / 'report.html'}")
+    print(f"pictures and numbers: {folder / 'report.html'}")
 
 
 def plan(options: argparse.Namespace) -> None:

@@ -170,6 +170,8 @@ RUNS = [
 ]
 STAGE = _option("--stage", required=True, help="prepare, teacher, tokenizer, distill-pooled, decoder, ...")
 CARD = _option("file", help="path or name, such as languages/sw.yaml or en")
+ON = _option("--on", metavar="CORPUS", help="another corpus: its file, or the name of a packaged one, such as people")
+OF_CORPUS = _option("overrides", nargs="*", metavar="key=value", help="with --on: such as evaluation.items=50")
 DEMO = [
     _option("--say", metavar="TEXT", help="say this instead; needs --language"),
     _option("--language", metavar="CODE", help="only this language (default: all of the release)"),
@@ -253,7 +255,7 @@ COMMANDS: tuple[tuple[str, bool, Callable[..., None], list[Option]], ...] = (
     ("plan", False, plan, [*RECIPE, *PLAN, JSON]),
     ("draw", True, draw, DRAW),
     ("speak", False, speak, SPEAK),
-    ("evaluate", True, evaluate, [RUN, JSON]),
+    ("evaluate", True, evaluate, [RUN, ON, OF_CORPUS, JSON]),
     ("bench sampling", False, bench_sampling, [RUN, *SAMPLING, JSON]),
     ("bench speed", False, bench_speed, [*WEIGHTS, *SPEED, JSON]),
     ("bench encoder", False, bench_encoder, ENCODER),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import (
     AfterValidator,
@@ -462,6 +462,44 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     return yamlfile.validate(Recipe, data, source)
 
 
+class Measured(Strict):
+    """What a run is measured on beside its own corpus: another one, and what differs of how it is done."""
+
+    corpus: Annotated[SerializeAsAny[CorpusSettings], BeforeValidator(lambda given: read_corpus(given, "corpus"))]
+    evaluation: EvaluationSettings = EvaluationSettings()
+    encoded_as: dict[str, str] = {}  # languages that the run lacks -> its own that they are encoded as; only these
+
+
+def load_measured(recipe: Recipe, name_or_path: str | Path, overrides: Sequence[str] = ()) -> Measured:
+    """Read what a recipe's run is measured on, by path or packaged name.
+
+    The pictures are as large as the recipe's; what the file does not say of `evaluation` is as the recipe has it, but
+    for the split that is disturbed.
+
+    Raises:
+        RecipeError: names file, key, value and what would be accepted.
+    """
+    path = yamlfile.find(name_or_path, "corpora")
+    data = yamlfile.located(yamlfile.read(path), path.parent)
+    for override in overrides:
+        _apply(data, override)
+    kept = {
+        "corpus": {"size": recipe.corpus.size},
+        "evaluation": {**recipe.evaluation.model_dump(mode="json"), "condition_split": None},
+    }
+    given = {key: {**kept.get(key, {}), **value} if isinstance(value, dict) else value for key, value in data.items()}
+    found = yamlfile.validate(Measured, {**kept, **given}, str(path))
+    if found.corpus.size != recipe.corpus.size:
+        raise RecipeError(f"{path}: corpus.size must be that of the run's pictures, {recipe.corpus.size}; leave it out")
+    for code, own in found.encoded_as.items():
+        if code in recipe.languages or own not in recipe.languages:
+            known = ", ".join(recipe.languages)
+            raise RecipeError(
+                f"{path}: encoded_as: '{code}: {own}' must be a language that the run lacks: one of its own ({known})"
+            )
+    return found
+
+
 def _refuse_renamed(data: Any, source: str, path: tuple[str, ...] = ()) -> None:
     """Refuse a key that an older version knew by another name."""
     for key, value in data.items() if isinstance(data, dict) else ():
@@ -528,13 +566,14 @@ def _apply(data: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise RecipeError(f"override '{override}' is not key=value, such as stages.decoder.steps=500")
-    value, target = yamlfile.parse(text, f"override '{override}'"), data
+    value, target = yamlfile.parse(text, f"override '{override}'"), cast(Any, data)
     if key == "decoder.kind":
         key, value = "decoder", {"kind": value}
     *parents, last = key.split(".")
-    for part in parents:
-        target = target.setdefault(part, {})
-        if not isinstance(target, dict):
+    for part, below in zip(parents, [*parents[1:], ""], strict=False):
+        target = target[int(part)] if isinstance(target, list) else target.setdefault(part, {})
+        is_item = isinstance(target, list) and below.isdecimal() and int(below) < len(target)  # such as corpus.parts.0
+        if not (is_item or isinstance(target, dict)):
             raise RecipeError(f"override '{override}': key '{part}' holds {target!r}, which has no keys below it")
     if isinstance(value, dict) and isinstance(target.get(last), dict):
         value = _merge(_kept(last, target[last], value), value)

@@ -9,7 +9,7 @@ A row that nobody can speak stays silent.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -23,7 +23,7 @@ from sta.data import vocaliser
 from sta.data.audio import MIN_SECONDS, SAMPLE_RATE, read_audio, wav_bytes
 from sta.data.corruptions import add_noise, add_room
 from sta.data.jsonlines import read_lines
-from sta.data.rows import Row, file_column, payload
+from sta.data.rows import Corpus, Row, file_column, payload
 from sta.data.synthesis.base import Delivery, Voice, Wave, shape_level, synthesiser
 from sta.data.synthesis.espeak import speakers
 from sta.errors import CorpusError, NoSoundError, RecipeError, VoiceError, first_line
@@ -60,6 +60,8 @@ class Speech:
     def version(self) -> object:
         """Return what changes when its recordings do: settings, and the version of each engine that speaks; JSON-like.
 
+        Engines that are kept for the tests are not in it: they may be there on one machine and not on another.
+
         Raises:
             RecipeError: an engine that the settings name is missing, or no language trains on it; or there is none for
                 a language.
@@ -74,7 +76,7 @@ class Speech:
             )
         engines = {}
         for code in self.cards:
-            for split in ("train", "engine", "test"):
+            for split in ("train", "test"):
                 pools = self.pools(code, split)
                 engines[f"{code} {split}"] = [[p.engine, synthesiser(p.engine).version()] for p in pools]
         settings, names = self.settings, {card.vocaliser for card in self.cards.values()} - {None}
@@ -82,6 +84,10 @@ class Speech:
             settings.model_dump(mode="json"), engines, vocaliser.version() if names and settings.vocalise else None,
             settings.recordings and hashlib.sha256(_manifest(settings.recordings).read_bytes()).hexdigest(),
         ]  # fmt: skip
+
+    def engines(self, split: str) -> set[str]:
+        """Return the engines that speak a split on this machine."""
+        return {pool.engine for code in self.cards for pool in self.pools(code, split)}
 
     def speaks(self, row: Row) -> bool:
         """Return whether a row has a text, no recording, and somebody to speak it."""
@@ -170,6 +176,18 @@ class Speech:
         if in_room:
             wave = add_room(wave, rng.uniform(*REVERBERATION), rng.uniform(*DIRECT), rng)
         return add_noise(wave, rng.uniform(*NOISE), rng) if in_noise else wave
+
+
+def other_engines(speeches: Sequence[Speech], corpus: Corpus) -> list[str]:
+    """Return a line where the split `engine` was not spoken by the engines of this machine."""
+    known = {engine for speech in speeches for card in speech.cards.values() for engine in card.speech.test_engines}
+    here = {engine for speech in speeches for engine in speech.engines("engine")}
+    speakers = corpus.column("speaker").counts(corpus.select("engine"))
+    heard = {str(name).rpartition("/")[0] for name in speakers} & known
+    if not speakers or heard == here:
+        return []
+    spoken, installed = (", ".join(sorted(engines)) or "none" for engines in (heard, here))
+    return [f"split engine is as it was spoken, by {spoken}; this machine has {installed}"]
 
 
 def _voices(engine: str, accents: tuple[str, ...]) -> tuple[Voice, ...]:

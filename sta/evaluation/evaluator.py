@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
@@ -11,7 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sta.config.limits import SAMPLE_RATE
 from sta.data.rows import TEST_SPLITS
+from sta.data.speech import other_engines
 from sta.data.store import Ragged
 from sta.distributed import ranks
 from sta.errors import StaError
@@ -28,7 +31,7 @@ from sta.evaluation.space import TeacherSpace
 from sta.inference.pipeline import Audio, SpeechToImagePipeline
 from sta.metrics import fidelity, retrieval
 from sta.metrics.attributes import attribute_rows, mood_rows
-from sta.metrics.rows import ResultKey, Row
+from sta.metrics.rows import ResultKey, Row, bootstrap
 from sta.models.bottleneck import SpeechCondition
 from sta.models.layers import length_mask
 from sta.models.recogniser import Recogniser
@@ -118,6 +121,10 @@ class BatchedPipeline:
 class Evaluator(BatchedPipeline):
     """Encodes a run's recordings, generates pictures with its pipeline, and scores them against the captions.
 
+    Args:
+        trained: of the corpus that the run was trained on, where the workspace's is another: what is known of concepts,
+            what the judge learns from and what is retrieved are of that one. Attributes are then not measured.
+
     Attributes:
         judge: what reads pictures' attributes; None where a corpus does not know what is true of them.
         hardest: `evaluation.condition_split`, or the last test split with recordings whose attributes are known, if
@@ -125,13 +132,14 @@ class Evaluator(BatchedPipeline):
         extractor: what `fidelity` and `inception_score` were computed with.
     """
 
-    def __init__(self, workspace: Workspace, pipe: SpeechToImagePipeline):
+    def __init__(self, workspace: Workspace, pipe: SpeechToImagePipeline, trained: Evaluator | None = None):
         super().__init__(pipe)
+        self.trained = trained or self
         self.workspace, self.settings = workspace, workspace.recipe.evaluation
         self.corpus, self.seed = workspace.corpus, workspace.recipe.seed
         self.ids, self.moods = self.corpus.column("id"), self.corpus.column("mood")
         self.image_of, _ = self.corpus.image_index
-        attributes = workspace.source.attributes()
+        attributes = None if trained else workspace.source.attributes()
         self.judge = None
         if attributes is not None:
             self.judge = load_judge(workspace.final("classifier") / "classifier", attributes, pipe.device)
@@ -141,8 +149,12 @@ class Evaluator(BatchedPipeline):
 
     def fill_caches(self) -> None:
         """Compute what frozen networks make of the corpus, where it is not there yet, as one process must."""
+        for line in other_engines(self.workspace.source.speeches(), self.corpus):
+            print(f"evaluate: {line}", file=sys.stderr)
         teacher_features(self.workspace, self.pipe.device)
-        if self.network is not None:
+        if self.trained is not self:
+            self.trained.fill_caches()
+        elif self.network is not None:
             self._picture_features()
         for pack in self.pipe.languages.values() if self.judge is not None else ():
             cached_frames(self.workspace, pack.group, self.pipe.device)
@@ -168,16 +180,26 @@ class Evaluator(BatchedPipeline):
         return self._recordings(split, language)[: max(self.settings.recordings, self.settings.items)]
 
     def _recordings(self, split: str, language: str) -> np.ndarray:
-        """Return the recordings of a split, in an order by chance where no attributes are known."""
+        """Return the recordings of a split, in an order by chance where no attributes are known.
+
+        Of another corpus than that of training, those come first whose concepts that one has.
+        """
         rows = self.corpus.select(split, language)
         rows = rows[self.corpus.has_audio[rows]]
-        return rows if self.judge is not None else np.random.default_rng(self.seed).permutation(rows)
+        if self.judge is not None:
+            return rows
+        rows = np.random.default_rng(self.seed).permutation(rows)
+        if self.trained is self:
+            return rows
+        return rows[np.argsort(self.space.concept_of[self.image_of[rows]] < 0, kind="stable")]
 
     # ---- where no attributes are known -------------------------------------------------------------------
 
     @cached_property
     def network(self) -> PictureFeatures | None:
         """What the judge sees pictures by, if the recipe names one."""
+        if self.trained is not self:
+            return self.trained.network
         name = self.settings.judge
         return None if name is None else PictureFeatures.load(name).to(self.pipe.device)
 
@@ -191,6 +213,8 @@ class Evaluator(BatchedPipeline):
         """What says of pictures which concept and style they are of, if the recipe names a judge."""
         if self.network is None:
             return None
+        if self.trained is not self:
+            return self.trained.pictures
         return PictureJudge(self._picture_features(), self.network.widths(), self.space.known)
 
     @cached_property
@@ -198,7 +222,8 @@ class Evaluator(BatchedPipeline):
         """The teacher's galleries."""
         vectors = teacher_features(self.workspace, self.pipe.device)
         known, reads = KnownPictures.of(self.corpus), teacher_reads(self.workspace)
-        return TeacherSpace(self.corpus, self.workspace.texts, *vectors, reads, known)
+        trained = None if self.trained is self else self.trained.space
+        return TeacherSpace(self.corpus, self.workspace.texts, *vectors, reads, known, trained)
 
     @cached_property
     def teacher(self) -> Teacher:
@@ -228,7 +253,7 @@ class Evaluator(BatchedPipeline):
     def asked_styles(self, rows: np.ndarray) -> list[str | None]:
         """Return the style in which each row is drawn: one in which training had its label, else its picture's own."""
         labels = [self.space.known.labels[picture] for picture in self.image_of[rows]]
-        known = [self.space.known.trained_styles.get(label, []) for label in labels]
+        known = [self.trained.space.known.trained_styles.get(label, []) for label in labels]
         found = [[style for style in styles if style in self.pipe.decoder.styles] for styles in known]
         own = self.own_styles(rows)
         return [s[int(row) % len(s)] if s else o for row, s, o in zip(rows, found, own, strict=True)]
@@ -278,6 +303,13 @@ class Evaluator(BatchedPipeline):
             *attribute_rows(self.caption_attributes(rows), readings, world, **where),
             *mood_rows([m for m, _ in pairs], [r for _, r in pairs], world, **where),
         ]
+
+    def rate(self, tokens: SpeechCondition, rows: np.ndarray, where: ResultKey) -> list[Row]:
+        """Measure the bits that the bottleneck lets through, of each recording and of each second of it."""
+        lengths = ranks.parallel_map(rows.tolist(), lambda row: len(self.corpus.waveform(row)))
+        bits, seconds = tokens.bits.cpu().numpy(), np.array(list(lengths)) / SAMPLE_RATE
+        found = {"bits": bits, "bits_per_second": bits / seconds}
+        return [Row.of(metric, bootstrap(values), len(rows), **where) for metric, values in found.items()]
 
     def retrieval(self, tokens: SpeechCondition, rows: np.ndarray, where: ResultKey) -> list[Row]:
         """Measure how well speech finds its picture among those of `rows`, and pictures their speech."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from sta.evaluation.evaluator import Evaluator
 from sta.evaluation.spoken import condition_rows, every_mood_rows
 from sta.evaluation.systems import split_rows
 from sta.evaluation.zero_shot import zero_shot_rows
-from sta.inference.pipeline import repeat_condition
+from sta.inference.pipeline import SpeechToImagePipeline, repeat_condition
 from sta.inference.release import PARTS, load_release
 from sta.metrics.fidelity import fid_rows
 from sta.metrics.judged import mean_rows
@@ -34,6 +34,8 @@ from sta.models.vq import to_pixels
 from sta.progress import Bar
 from sta.training.stages import environment, provenance
 from sta.training.workspace import Workspace
+
+Build = Callable[[Workspace, SpeechToImagePipeline], Evaluator]
 
 
 def evaluate(workspace: Workspace, release: Path) -> Report:
@@ -60,8 +62,8 @@ def _measuring(folder: Path) -> Iterator[None]:
         yield
 
 
-def _measure(workspace: Workspace, release: Path, folder: Path) -> None:
-    evaluator = Evaluator(workspace, load_release(release))
+def _measure(workspace: Workspace, release: Path, folder: Path, build: Build = Evaluator) -> None:
+    evaluator = build(workspace, load_release(release))
     ranks.run_on_main(evaluator.fill_caches)
     rows, (examples, diversity) = _rows(evaluator), _examples(evaluator)
     rows += diversity
@@ -133,8 +135,7 @@ def _split(evaluator: Evaluator, rows: np.ndarray, language: str, split: str) ->
     where = ResultKey(language=language, split=split, condition="clean", system="speech")
     tokens = evaluator.encode(rows, language)
     pictures = evaluator.generate(tokens, evaluator.seeds(rows))
-    found = [Row.of("bits", bootstrap(tokens.bits.cpu().numpy()), len(rows), **where)]
-    found += evaluator.retrieval(tokens, rows, where)
+    found = [*evaluator.rate(tokens, rows, where), *evaluator.retrieval(tokens, rows, where)]
     known = evaluator.known(rows)
     if not len(known):
         return pictures, found
@@ -202,17 +203,20 @@ def _write(folder: Path, report: Report, examples: Sequence[Example]) -> None:
     write_grid(folder / "grid.png", examples)
 
 
-def evaluate_again(workspace: Workspace) -> Report:
-    """Measure a finished run anew; the report that it has stays until there is another.
+def evaluate_again(workspace: Workspace, name: str = "evaluation", build: Build = Evaluator) -> Report:
+    """Measure a finished run anew, in a folder of it; the report that it has stays until there is another.
+
+    Args:
+        build: of what measures it.
 
     Raises:
         StaError: another launch measures it now.
     """
-    new, old = workspace.folder / "evaluation", workspace.folder / "evaluation.old"
+    new, old = workspace.folder / name, workspace.folder / f"{name}.old"
     with _measuring(new):
         ranks.run_on_main(lambda: _set_aside(new, old))
         try:
-            _measure(workspace, workspace.folder / "release", new)
+            _measure(workspace, workspace.folder / "release", new, build)
         finally:
             if ranks.is_main() and old.exists():
                 shutil.rmtree(old) if new.exists() else old.replace(new)
@@ -229,6 +233,7 @@ def _meta(workspace: Workspace) -> dict[str, Any]:
     recipe = workspace.recipe
     return {
         "recipe": recipe.name, "seed": recipe.seed, "languages": recipe.languages,
-        "sampling": recipe.sampling.model_dump(), "training": provenance(workspace), **environment(),
+        "corpus": recipe.corpus.name, "sampling": recipe.sampling.model_dump(), "training": provenance(workspace),
+        **environment(),
         **{key: name for key in ("judge", "recogniser") if (name := getattr(recipe.evaluation, key)) is not None},
     }  # fmt: skip

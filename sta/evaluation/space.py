@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -15,10 +15,10 @@ from sta.evaluation.judge import UNSEEN_STYLE, KnownPictures
 from sta.metrics.judged import class_rows
 from sta.metrics.retrieval import direction_rows
 from sta.metrics.rows import ResultKey, Row
+from sta.training.concepts import class_vectors
 from sta.training.workspace import Captions
 
 CONCEPT = {"speech_top1": 1, "speech_top5": 5}
-ROWS_AT_ONCE = 65_536
 
 
 class TeacherSpace:
@@ -29,20 +29,28 @@ class TeacherSpace:
         image: [pictures, E]; text: [rows, E]: the teacher's unit vectors.
         reads: bool [rows], which captions the teacher reads.
         known: what the corpus says of its pictures.
+        trained: of the corpus that the run was trained on, whose concepts are searched, where this is another.
     """
 
     def __init__(
         self, corpus: Corpus, texts: Sequence[str] | Captions, image: np.ndarray, text: np.ndarray, reads: np.ndarray,
-        known: KnownPictures,
+        known: KnownPictures, trained: TeacherSpace | None = None,
     ):  # fmt: skip
         self.corpus, self.texts, self.image, self.text = corpus, texts, image, text
-        self.reads, self.known = reads, known
+        self.reads, self.known, self.trained = reads, known, trained or self
         self.picture_of, _ = corpus.image_index
         self.names = sorted({label for label in known.labels if label is not None})
-        number = {name: n for n, name in enumerate(self.names)}
-        self.label = np.array(
-            [-1 if label is None else number[label] for label in known.labels]
-        )  # of each picture; -1: none
+        self.label = self._numbers(self.names)
+
+    def _numbers(self, names: Sequence[str]) -> np.ndarray:
+        """Return the place of each picture's label among some names: int64 [pictures]; -1: not there."""
+        number = {name: n for n, name in enumerate(names)}
+        return np.array([number.get(label, -1) for label in self.known.labels])
+
+    @cached_property
+    def concept_of(self) -> np.ndarray:
+        """The number of each picture's concept among those of the corpus that was trained on; -1: none of them."""
+        return self._numbers(self.trained.names)
 
     def rows(self, embedding: Tensor, asked: np.ndarray, where: ResultKey) -> list[Row]:
         """Measure what embeddings [n, E] of the rows `asked` find: pictures, captions and concepts."""
@@ -79,12 +87,12 @@ class TeacherSpace:
         return direction_rows("speech_to_text", scores, F.one_hot(own, len(first)).bool(), **where)
 
     def _concept_rows(self, embedding: Tensor, asked: np.ndarray, where: ResultKey) -> list[Row]:
-        """Search all concepts of the corpus."""
-        labels = torch.from_numpy(self.label[self.picture_of[asked]])
+        """Search all concepts of the corpus that was trained on."""
+        labels = torch.from_numpy(self.concept_of[self.picture_of[asked]])
         known = labels >= 0
         if not known.any():
             return []
-        return class_rows(CONCEPT, embedding[known] @ self.concepts.T, labels[known], **where)
+        return class_rows(CONCEPT, embedding[known] @ self.trained.concepts.T, labels[known], **where)
 
     @cached_property
     def concepts(self) -> Tensor:
@@ -92,23 +100,14 @@ class TeacherSpace:
 
         Of a concept that training lacks they are those of all its rows but the ones in an unseen style.
         """
-        total = torch.zeros(2, len(self.names), self.image.shape[1])
-        pictures = self.known.references
-        total[0].index_add_(0, torch.from_numpy(self.label[pictures]), torch.from_numpy(self.image[pictures]))
-        for rows in self._reference_rows():
-            labels = torch.from_numpy(self.label[self.picture_of[rows]])
-            total[1].index_add_(0, labels, torch.from_numpy(self.text[rows]))
-        return F.normalize(total, dim=-1).sum(0)
-
-    def _reference_rows(self) -> Iterator[np.ndarray]:
-        """Yield the rows whose captions stand for their concepts, in parts."""
-        split = self.corpus.column("split")
-        train, labels = split.equal("train"), self.label[self.picture_of]
+        split, number = self.corpus.column("split"), {name: n for n, name in enumerate(self.names)}
+        labels = np.array([number.get(label, -1) for label in self.corpus.column("label")])
+        train = split.equal("train")
         lacking = np.setdiff1d(labels, labels[train])
-        rows = np.flatnonzero(
-            self.reads & (labels >= 0) & (train | (np.isin(labels, lacking) & ~split.equal(UNSEEN_STYLE)))
+        rows = np.flatnonzero((labels >= 0) & (train | (np.isin(labels, lacking) & ~split.equal(UNSEEN_STYLE))))
+        return torch.from_numpy(
+            class_vectors(self.corpus, rows, labels, len(self.names), self.image, self.text, self.reads)
         )
-        yield from np.array_split(rows, -(-len(rows) // ROWS_AT_ONCE)) if len(rows) else ()
 
     def nearest_pictures(self, embedding: Tensor) -> np.ndarray:
         """Return of each embedding [n, E] the nearest training picture."""

@@ -21,7 +21,7 @@ from sta.data.cache import key_of, write_atomically
 from sta.data.text import normalise
 from sta.distributed import ranks
 from sta.evaluation.evaluator import Evaluator
-from sta.metrics.rows import ResultKey, Row, bootstrap
+from sta.metrics.rows import ResultKey, Row
 from sta.models.bottleneck import SpeechCondition
 from sta.models.recogniser import WINDOW, Recogniser
 
@@ -34,7 +34,7 @@ def split_rows(evaluator: Evaluator, rows: np.ndarray, language: str, split: str
     styles = evaluator.asked_styles(rows)
     pictures = evaluator.generate_styled(tokens[: len(rows)], rows, styles)
     features = evaluator.see(pictures)
-    found = [Row.of("bits", bootstrap(tokens.bits.cpu().numpy()), len(asked), **where)]
+    found = evaluator.rate(tokens, asked, where)
     found += evaluator.space.rows(tokens.embedding.cpu(), asked, where)
     found += _marked(evaluator, features, rows, where, styles)
     if evaluator.pictures is not None and features is not None:
@@ -76,8 +76,8 @@ def _marked(
 
 def _unseen_style(evaluator: Evaluator, tokens: SpeechCondition, rows: np.ndarray, where: ResultKey) -> list[Row]:
     """Mark drawings in the styles of the rows' own pictures, for those whose label training never has in that style."""
-    known, own = evaluator.space.known, evaluator.own_styles(rows)
-    labels = [known.labels[picture] for picture in evaluator.image_of[rows]]
+    known, own = evaluator.trained.space.known, evaluator.own_styles(rows)
+    labels = [evaluator.space.known.labels[picture] for picture in evaluator.image_of[rows]]
     pairs = zip(own, labels, strict=True)
     unseen = [n for n, (s, x) in enumerate(pairs) if s is not None and x in known.trained_styles
               and s not in known.trained_styles[x]]  # fmt: skip
@@ -107,7 +107,7 @@ def _bounds(evaluator: Evaluator, embedding: Tensor, rows: np.ndarray, where: Re
     """Mark what draws nothing: the nearest training pictures, and the real pictures through the tokenizer."""
     if evaluator.pictures is None:
         return []
-    nearest = torch.from_numpy(evaluator.space.nearest_pictures(embedding[: len(rows)]))
+    nearest = torch.from_numpy(evaluator.trained.space.nearest_pictures(embedding[: len(rows)]))
     retrieved = ResultKey(**{**where, "system": "retrieval"})
     found = _marked(evaluator, evaluator.pictures.raw[nearest], rows, retrieved)
     through = evaluator.see(evaluator.reconstruct(evaluator.real_images(rows)))
@@ -173,5 +173,6 @@ def _written(
 
 def nearest_condition(evaluator: Evaluator, vectors: Tensor, language: str) -> SpeechCondition:
     """Return what the training recordings give whose captions are nearest to texts of vectors [n, E]."""
-    rows, back = np.unique(evaluator.space.nearest_captions(vectors, language), return_inverse=True)
-    return evaluator.encode(rows, language)[torch.from_numpy(back)]
+    trained, language = evaluator.trained, evaluator.pipe.pack(language).card.code
+    rows, back = np.unique(trained.space.nearest_captions(vectors, language), return_inverse=True)
+    return trained.encode(rows, language)[torch.from_numpy(back)]

@@ -77,7 +77,8 @@ class SpeechToImagePipeline(ReleasePipeline):
         """
         pack, texts = self.pack(language), arguments.texts(text)
         ids = [
-            pack.encoder.offset_pieces(pack.pieces.encode(normalise(t, pack.card.normaliser)), language) for t in texts
+            pack.encoder.offset_pieces(pack.pieces.encode(normalise(t, pack.card.normaliser)), pack.card.code)
+            for t in texts
         ]
         pieces, lengths = (x.to(self.device) for x in pieces_to_frames(ids))
         spoken = self._language_of(pack, len(texts))
@@ -98,7 +99,7 @@ class SpeechToImagePipeline(ReleasePipeline):
         out = self._encode(arguments.waves(audio, sampling_rate), pack)
         self._check_language([out], pack)
         assert out.ctc_logits is not None
-        first = pack.encoder.piece_offset[language]
+        first = pack.encoder.piece_offset[pack.card.code]
         read = ctc_greedy_decode(out.ctc_logits, out.ctc_lengths)
         return [pack.pieces.decode([i - first for i in ids]) for ids in read]
 
@@ -129,7 +130,7 @@ class SpeechToImagePipeline(ReleasePipeline):
 
     def _check_language(self, outputs: Sequence[EncoderOutput], pack: LanguagePack) -> None:
         """Warn of recordings that are plainly in another language of the same encoder than the pack's."""
-        codes = [code for code, other in self.languages.items() if other.encoder is pack.encoder]
+        codes = sorted({other.card.code for other in self.languages.values() if other.encoder is pack.encoder})
         if len(codes) < 2 or outputs[0].joint_logits is None:  # there is no CTC head
             return
         mean = torch.stack([pack.encoder.language_confidence(out) for out in outputs]).mean(0)

@@ -82,8 +82,9 @@ def outdated(workspace: Workspace, folder: Path) -> str | None:
 
 
 def remove_outdated(workspace: Workspace) -> None:
-    """Remove the release and the evaluation of stages that were done again since, with a line."""
-    for folder in (workspace.folder / "evaluation", workspace.folder / "release"):
+    """Remove the release and the evaluations of stages that were done again since, with a line."""
+    evaluations = [p for p in sorted(workspace.folder.glob("evaluation*")) if p.is_dir() and not p.suffix]
+    for folder in (*evaluations, workspace.folder / "release"):
         if words := outdated(workspace, folder):
             print(f"{words}; made anew", file=sys.stderr)
             aside = folder.with_name(folder.name + ".partial")  # half of it must not pass for one of an older version

@@ -85,6 +85,7 @@ METRICS: dict[str, Metric] = {
     "step_operations": Metric("operations that torch is asked for in a training step, as on a GPU", ""),
     "scaling_efficiency": Metric("samples per second of a process, against that of the fewest processes"),
     "bits": Metric("rate through the bottleneck per utterance", "bit"),
+    "bits_per_second": Metric("rate through the bottleneck per second of speech", "bit/s"),
 }
 
 #: Metrics of version 0.1 -> today's.

@@ -41,18 +41,33 @@ def centroids_of(corpus: Corpus, image: np.ndarray, text: np.ndarray, readable: 
         image, text: the teacher's unit vectors of pictures [pictures, E] and captions [rows, E].
         readable: bool [rows], where the teacher reads the caption.
     """
-    rows, label, image_of = corpus.select("train"), label_numbers(corpus), corpus.image_index[0]
+    rows, label = corpus.select("train"), label_numbers(corpus)
     rows = rows[label[rows] >= 0]
     trained = np.unique(label[rows])
     number = np.full(label.max(initial=0) + 2, IGNORE_INDEX)  # the last is of no label
     number[trained] = np.arange(len(trained))
-    of_row, read = number[label], rows[readable[rows]]
-    sums = np.zeros((2, len(trained), image.shape[1]), np.float32)
+    of_row = number[label]
+    return Concepts(class_vectors(corpus, rows, of_row, len(trained), image, text, readable), of_row)
+
+
+def class_vectors(
+    corpus: Corpus, rows: np.ndarray, of_row: np.ndarray, count: int, image: np.ndarray, text: np.ndarray,
+    readable: np.ndarray,
+) -> np.ndarray:  # fmt: skip
+    """Return unit vectors [count, E] of classes: of each the mean of its pictures' and the mean of its captions' mean.
+
+    Args:
+        rows: those that stand for their classes.
+        of_row: int64 [rows of the corpus], the number of each row's class.
+        image, text, readable: as of `centroids_of`.
+    """
+    image_of, read = corpus.image_index[0], rows[readable[rows]]
+    sums = np.zeros((2, count, image.shape[1]), np.float32)
     for start in range(0, len(rows), READ_AT_ONCE):
         shown, said = rows[start : start + READ_AT_ONCE], read[start : start + READ_AT_ONCE]
         np.add.at(sums[0], of_row[shown], image[image_of[shown]])
         np.add.at(sums[1], of_row[said], text[said])
-    return Concepts(_unit(_unit(sums[0]) + _unit(sums[1])), of_row)
+    return _unit(_unit(sums[0]) + _unit(sums[1]))
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

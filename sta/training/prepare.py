@@ -46,6 +46,14 @@ def prepare(workspace: Workspace, team: Team | None = None) -> Path:
     return final
 
 
+def prepare_tests(workspace: Workspace, team: Team | None = None) -> None:
+    """Build rows and pictures of a corpus that a run is only measured on, every rank its share."""
+    team = team or Team()
+    _build_corpus(workspace, team, workspace.prepared["corpus"])
+    team.on_first(lambda: _rows_lost(workspace))
+    _build_pixels(workspace, team, workspace.prepared["pixels"])
+
+
 def _nothing(partial: Path) -> None:
     """Do nothing, as a rank does for a folder that the first makes alone."""
 
@@ -57,14 +65,19 @@ def is_prepared(workspace: Workspace) -> bool:
 
 
 def _summary(workspace: Workspace) -> dict[str, object]:
-    """Return where the corpus is, its rows, and what of it could not be read, which is said too."""
-    cache, corpus, splits = workspace.cache, workspace.corpus, workspace.corpus.column("split")
-    rows = {str(split): count for split, count in sorted(splits.counts().items())}
+    """Return where the corpus is, its rows, and how many of it could not be read."""
+    rows = {str(split): count for split, count in sorted(workspace.corpus.column("split").counts().items())}
+    return {"cache": str(workspace.cache), "rows": rows, "unreadable": _rows_lost(workspace)}
+
+
+def _rows_lost(workspace: Workspace) -> int:
+    """Return how many samples of the corpus could not be read, and say so if any."""
+    cache, corpus = workspace.cache, workspace.corpus
     lost = rows_lost(read_report(cache / "corpus"), len(corpus), corpus.shards)
     if lost:
         report = cache / "corpus" / REPORT
         print(f"{lost} of {lost + len(corpus)} samples cannot be read and are set aside: {report}", file=sys.stderr)
-    return {"cache": str(cache), "rows": rows, "unreadable": lost}
+    return lost
 
 
 def _build_corpus(workspace: Workspace, team: Team, final: Path) -> None:

@@ -432,6 +432,7 @@ def test_evaluate_what_is_no_run(sta: Sta, tmp_path: Path, release: Path) -> Non
     run.rename("runs/moved")
     (Path("runs/moved") / "release").mkdir()
     refused(sta("evaluate", "runs/moved"), "runs/moved", "'garden-tiny'")
+    refused(sta("evaluate", "runs/moved", "evaluation.items=3"), "'evaluation.items=3' goes with --on CORPUS")
 
 
 @pytest.mark.parametrize("command", [("evaluate",), ("bench", "sampling")], ids=" ".join)

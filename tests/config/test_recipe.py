@@ -411,6 +411,20 @@ def test_overrides_reach_down_and_are_yaml(small: Path) -> None:
     assert recipe.teacher == "a=b"
 
 
+def test_overrides_reach_a_part_of_a_mixture() -> None:
+    own, tuxpaint = (f"corpus.parts.{n}.corpus." for n in (0, 1))
+    people = load_recipe("picturebook-people", [f"{own}test=7", f"{own}root=/emoji", f"{tuxpaint}concepts=/emoji"])
+    parts = [part.corpus.model_dump() for part in people.corpus.parts]  # type: ignore[attr-defined]
+    assert (parts[0]["test"], parts[0]["root"], parts[1]["concepts"]) == (7, "/emoji", "/emoji")
+    plain = load_recipe("picturebook").corpus.model_dump()
+    same = {**plain, "test": 7, "root": "/emoji"}
+    assert parts[0] == same, "but for the people it is the same corpus"
+    assert (parts[1]["train"], parts[1]["size"], parts[1]["speech"]) == (True, plain["size"], plain["speech"])
+    for override in (f"{own}.test=7".replace("parts.0", "parts.2"), "corpus.parts.0=7"):
+        with pytest.raises(RecipeError, match="key 'parts' holds .*which has no keys below it"):
+            load_recipe("picturebook-people", [override])
+
+
 def test_a_later_override_wins(small: Path) -> None:
     assert load_recipe(small, ["seed=1", "seed=2"]).seed == 2
 

@@ -19,8 +19,8 @@ from sta.config.recipe import CorpusSettings, SpeechSettings, load_recipe
 from sta.data.audio import read_audio, write_wav
 from sta.data.corpora.base import CorpusShard, CorpusSource, open_source
 from sta.data.corpora.mixture import MixtureSettings
-from sta.data.rows import Row, Sample, file_column, payload
-from sta.data.speech import Speech
+from sta.data.rows import Corpus, Row, Sample, file_column, payload, write_shard
+from sta.data.speech import Speech, other_engines
 from sta.data.synthesis.base import Delivery, Synthesiser, Voice, Wave, shape_level
 from sta.errors import CorpusError, NoSoundError, RecipeError, VoiceError
 from tests.conftest import write_corpus
@@ -202,9 +202,22 @@ def test_the_version_is_of_settings_cards_and_engines(monkeypatch: pytest.Monkey
     before = speech().version()
     assert speech().version() == before == json.loads(json.dumps(before))
     assert speech(rooms=0.1).version() != before
-    assert speech([card(other_engines={TONE: ("one",), BELL: ("two",)}, test_engines={})]).version() != before
-    monkeypatch.setattr(Bell, "version", lambda self: "2")
+    assert speech(engines={TONE: 1.0}).version() != before
+    monkeypatch.setattr(Tone, "version", lambda self: "2")
     assert speech().version() != before
+
+
+def test_engines_of_the_test_are_not_in_the_version_and_are_named(tmp_path: Path) -> None:
+    """A corpus is the same where they are missing; a line says who spoke, if that is not who would speak now."""
+    here, elsewhere = (speech([card(test_engines={BELL: ("a",), name: ("b",)})]) for name in (LOST, PIP))
+    assert here.version() == elsewhere.version()
+    (tmp_path / "shards").mkdir()
+    write_shard([here.speak(written("row", "engine"))], tmp_path / "shards" / "0.arrow")
+    corpus = Corpus(tmp_path)
+    assert corpus.column("speaker")[0] == f"{BELL}/a"
+    assert other_engines([here], corpus) == other_engines([], corpus) == []
+    said = f"split engine is as it was spoken, by {BELL}; this machine has {BELL}, {PIP}"
+    assert other_engines([here, elsewhere], corpus) == [said]
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def test_a_language_without_test_rows_is_left_out_in_a_line(tmp_path: Path, caps
 def test_a_run_that_another_process_measures_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measured: list[Path] = []
 
-    def measure(workspace: Any, release: Path, folder: Path) -> None:
+    def measure(workspace: Any, release: Path, folder: Path, trained: Any = None) -> None:
         measured.append(folder)
         folder.mkdir()
         Report({}, []).write(folder / "report.json")
@@ -49,3 +49,5 @@ def test_a_run_that_another_process_measures_is_left_alone(tmp_path: Path, monke
     assert report.evaluate_again(workspace).rows == []
     assert measured == [evaluation]
     assert list(tmp_path.iterdir()) == [evaluation]
+    report.evaluate_again(workspace, "evaluation-people", workspace)
+    assert measured[1:] == [tmp_path / "evaluation-people"]

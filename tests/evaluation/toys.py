@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from sta.config.cards import load_language
 from sta.config.recipe import load_recipe
 from sta.data.audio import wav_bytes
-from sta.data.rows import Corpus, write_shard
+from sta.data.rows import Corpus, Row, write_shard
 from sta.evaluation.judge import KnownPictures, PictureFeatures
 from sta.models.teachers.base import Preprocessing
 from tests.release_fixtures import SIZE, wave
@@ -57,6 +57,11 @@ def toy_corpus(folder: Path, languages: tuple[str, ...] = ("en", "ar"), labelled
                             "style": style if labelled else None,
                         }
                     )  # fmt: skip
+    return write_rows(rows, folder)
+
+
+def write_rows(rows: Sequence[Row], folder: Path) -> Corpus:
+    """Write some rows as a prepared corpus."""
     (folder / "shards").mkdir(parents=True)
     write_shard(rows, folder / "shards" / "00000.arrow")
     return Corpus(folder)

@@ -38,3 +38,13 @@ def test_a_stop_leaves_no_half_of_what_is_outdated(tmp_path: Path, monkeypatch: 
         release.remove_outdated(run)
     assert not folder.exists()
     release.remove_outdated(run)
+
+
+def test_what_is_outdated_is_removed_on_every_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, made in (("evaluation", "new"), ("evaluation-people", "old"), ("evaluation.old", "old")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / release.PARTS).write_text(json.dumps({"decoder": made}))
+    monkeypatch.setattr(release, "parts_of", lambda workspace: {"decoder": "new"})
+    run: Any = SimpleNamespace(folder=tmp_path)
+    release.remove_outdated(run)
+    assert {path.name for path in tmp_path.iterdir()} == {"evaluation", "evaluation.old"}

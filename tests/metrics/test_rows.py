@@ -82,6 +82,7 @@ def test_metric_names_are_those_of_the_design() -> None:
     judged = {f"{what}_top{k}" for k in (1, 5) for what in ("speech", "concept", "judge")} | {"style", "judge_style"}
     judged |= {"novelty", "novelty_real", "diversity", "diversity_real", "zero_shot1", "zero_shot5"}
     others = {"attributes", "colours", "exact", "mood", "swap", "fid", "is", "classifier", "psnr", "bits"}
+    others |= {"bits_per_second"}
     benchmarks = {"seconds", "matrix_products", "samples_per_second", "step_ratio", "bare_ratio", "data_share"}
     benchmarks |= {"exchange_share", "checkpoint_share", "flops_utilisation", "scaling_efficiency"}
     benchmarks |= {"step_operations"}

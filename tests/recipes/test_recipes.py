@@ -26,10 +26,11 @@ from sta.data.checksums import write_sums
 from sta.data.corpora.garden.corpus import WorldSettings, speak, world_of
 from sta.data.corpora.garden.draw import draw
 from sta.data.corpora.garden.grammar import Grammar
+from sta.data.rows import Corpus
 from sta.inference.release import verify
 from sta.metrics.rows import SYSTEMS, Report
 from tests.parquet_fixtures import write_parquet
-from tests.picturebook_fixtures import write_emoji
+from tests.picturebook_fixtures import write_emoji, write_speech, write_stamps
 from tests.published_towers import IMAGE, towers_card, write_towers
 from tests.tiny_whisper import write_whisper
 
@@ -116,6 +117,9 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Emoji, and tiny networks in the published formats with the card of a teacher made of them."""
     root = write_towers(write_emoji(tmp_path_factory.mktemp("parts")))
     write_whisper(root / "tiny" / "whisper")
+    for picture in (*write_stamps(root / "stamps").glob("*/*.png"), *root.glob("stamps/*/*.svg")):
+        if picture.stem != "a":
+            write_speech(picture.with_name(f"{picture.stem}_desc.ogg"), 0.05 * (10 + int(picture.stem[:-1])))
     (root / "of-parts.yaml").write_text(yamlfile.dump(towers_card().model_dump(mode="json")))
     return root
 
@@ -124,8 +128,13 @@ def small(recipe: Recipe, folder: Path, parts: Path) -> list[str]:
     """Return what makes a recipe small, on a corpus that is here."""
     if recipe.corpus.knows_attributes:
         return [*SMALL, *SMALL_GARDEN]
+    emoji = [*SMALL_EMOJI, f"corpus.root={parts}", f"teacher={parts / 'of-parts.yaml'}"]
     if recipe.corpus.name == "emoji":
-        return [*SMALL_EMOJI, f"corpus.root={parts}", f"teacher={parts / 'of-parts.yaml'}"]
+        return emoji
+    if recipe.corpus.name == "mixture":
+        own = "corpus.parts.0.corpus."
+        stamps = [f"{own.replace('0', '1')}{key}" for key in (f"root={parts / 'stamps'}", f"concepts={parts}")]
+        return [key if "corpus.size" in key else key.replace("corpus.", own, 1) for key in emoji] + stamps
     return [*SMALL, f"corpus.root={folder}", "languages=[en]"]
 
 
@@ -137,8 +146,37 @@ def test_recipe_runs_from_nothing_to_a_drawing(
     recipe = load_recipe(file)
     assert main(["run", str(file), *small(recipe, folder, parts), "--out", str(tmp_path)]) == 0
     check_run(tmp_path / recipe.name, "en" if "en" in recipe.languages else recipe.languages[0], tmp_path)
+    if recipe.corpus.name == "emoji":
+        check_people(tmp_path / recipe.name, parts)
+    if recipe.corpus.name == "mixture":
+        check_mixture(tmp_path / recipe.name)
     if recipe.corpus.knows_attributes:
         check_garden_report(Report.read(tmp_path / recipe.name / "evaluation" / "report.json"), recipe)
+
+
+def check_people(run: Path, parts: Path) -> None:
+    """The run is measured on people of another corpus, beside its own report and card, which stay as they were."""
+    own = {path: path.read_bytes() for path in (run / "evaluation" / "report.json", run / "release" / "README.md")}
+    corpus = [f"corpus.root={parts / 'stamps'}", f"corpus.concepts={parts}", "evaluation.conditions=[noise-10]"]
+    assert main(["evaluate", str(run), "--on", "people", *corpus, "evaluation.items=4"]) == 0
+    report = Report.read(run / "evaluation-people" / "report.json")
+    assert report.meta["corpus"] == "tuxpaint"
+    found = {(r.metric, r.language, r.split, r.condition) for r in report.rows if r.system == "speech"}
+    assert {("r10_speech_to_text", "en", "people", at) for at in ("clean", "noise-10")} <= found
+    assert ("bits_per_second", "en", "people", "clean") in found
+    assert {path: path.read_bytes() for path in own} == own
+
+
+def check_mixture(run: Path) -> None:
+    """People who are trained on are in the card of the weights, and those of other captions test."""
+    report = Report.read(run / "evaluation" / "report.json")
+    assert {"people", "voice", "concept"} <= {row.split for row in report.rows}
+    cache = Path(json.loads((run / "prepare" / "final" / "prepare.json").read_text(encoding="utf-8"))["cache"])
+    corpus = Corpus(cache / "corpus")
+    of_people = (corpus.part_of == 1) & corpus.has_audio & ~corpus.column("speaker").valid()
+    splits = {corpus.column("split")[row] for row in np.flatnonzero(of_people)}
+    assert splits >= {"train", "people"}, "no synthesiser is their speaker"
+    assert "gpl-2.0" in (run / "release" / "README.md").read_text(encoding="utf-8").lower()
 
 
 def check_garden_report(report: Report, recipe: Recipe) -> None:

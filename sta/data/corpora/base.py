@@ -202,7 +202,7 @@ class CorpusSource(ABC):
         by_shards: training reads it in an order in which each rank has shards of its own.
         weights: of the parts that its rows come from, in proportion to how often training draws from each.
         max_unreadable: share of samples that cannot be read above which preparation stops.
-        alone: it has to have all that a stage needs, which a part of a mixture need not.
+        alone: it has to have all that a stage needs, which a part of a mixture or what is only measured need not.
         speech: what speaks its written rows; None: nothing does.
     """
 
@@ -238,6 +238,10 @@ class CorpusSource(ABC):
         speech, shards = self.speech, self.shards()
         return [SpokenShard(shard, speech, shard.trusted) for shard in shards] if speech else shards
 
+    def speeches(self) -> list[Speech]:
+        """Return what speaks its written rows."""
+        return [self.speech] if self.speech else []
+
     def finish(self, partial: Path) -> None:
         """Join what all shards left in a folder, and refuse a corpus that lost too much or lacks what a stage needs.
 
@@ -248,7 +252,8 @@ class CorpusSource(ABC):
             write_atomically(partial / "attributes.jsonl", b"".join(part.read_bytes() for part in parts))
         settle(partial, self.limits(partial), partial.with_name(REPORT))
         corpus = Corpus(partial)
-        check_rows(f"corpus {self.settings.name}", corpus.column, corpus.has_audio, list(self.cards))
+        trained = list(self.cards) if self.alone else ()
+        check_rows(f"corpus {self.settings.name}", corpus.column, corpus.has_audio, trained)
 
     def limits(self, partial: Path) -> list[tuple[int, float]]:
         """Return the number of shards of each part, and the share of its samples that may be lost."""

@@ -20,6 +20,7 @@ from sta.config.recipe import CorpusSettings, Strict, read_corpus
 from sta.data.cache import write_atomically
 from sta.data.corpora.base import Attributes, CorpusShard, CorpusSource, DataCard, Outline, open_source
 from sta.data.rows import MIXTURE, Sample
+from sta.data.speech import Speech
 from sta.data.unreadable import Found, Unreadable
 from sta.errors import RecipeError
 
@@ -102,6 +103,10 @@ class MixtureSource(CorpusSource):
     def shards(self) -> Sequence[CorpusShard]:
         """Return the shards of all parts."""
         return [shard for part in self.parts for shard in part]
+
+    def speeches(self) -> list[Speech]:
+        """Return what speaks the written rows of any part."""
+        return [speech for source in self.sources for speech in source.speeches()]
 
     def finish(self, partial: Path) -> None:
         """Write how many shards each part has, and finish as any corpus does."""
