@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping
@@ -13,12 +14,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sta.data.cache import build_folder, write_json
+from sta.config.recipe import Recipe, dump_recipe
+from sta.data.cache import build_folder, write_atomically, write_json
 from sta.data.checksums import SUMS, first_fault, write_sums
 from sta.errors import WeightsError
 from sta.inference.packs import LanguagePack
 from sta.inference.pipeline import SpeechToImagePipeline
-from sta.inference.weights import SHIPPED
+from sta.inference.weights import DEFAULT, SHIPPED
 from sta.models.autoencoder import tokenizer_class
 from sta.models.decoders.base import find_decoder
 from sta.models.loading import FROZEN_FILE, load_network, rename_frozen
@@ -31,7 +33,7 @@ CLASSIFIER = "classifier"
 PARTS = "parts.json"
 KEPT = "release.weights"
 IN = {"half": in_half, "int8": in_int8}  # a recipe's release.weights -> what keeps them so
-PRETRAINED = SHIPPED / "garden"  # what is drawn with where no other release is named
+PRETRAINED = SHIPPED / DEFAULT  # what is drawn with where no other release is named
 
 
 def assemble(workspace: Workspace) -> SpeechToImagePipeline:
@@ -113,13 +115,20 @@ def write_release(workspace: Workspace) -> Path:
         if CLASSIFIER in stage_names(workspace.recipe):
             shutil.copytree(workspace.final(CLASSIFIER) / CLASSIFIER, folder / CLASSIFIER)
         reduce(folder, IN[workspace.recipe.release.weights])
-        shutil.copy(workspace.folder / "recipe.yaml", folder / "recipe.yaml")
+        write_atomically(folder / "recipe.yaml", dump_recipe(portable(workspace.recipe)).encode())
         write_json(folder / PARTS, parts_of(workspace))
         write_sums(folder)
 
     folder = build_folder(workspace.folder / "release", fill)
     verify(folder)
     return folder
+
+
+def portable(recipe: Recipe) -> Recipe:
+    """Return a recipe whose corpus names by their last parts the paths that make no other corpus wherever they lie."""
+    settings = {key: getattr(recipe.corpus, key) for key in recipe.corpus.card_only}
+    paths = {key: Path(value).name for key, value in settings.items() if value is not None and os.path.isabs(value)}
+    return recipe.model_copy(update={"corpus": recipe.corpus.model_copy(update=paths)})
 
 
 def reduce(folder: Path, kept: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]) -> None:

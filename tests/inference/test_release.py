@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sta.config.recipe import load_recipe
+from sta.config.recipe import dump_recipe, load_recipe, makes_the_same
 from sta.data.checksums import write_sums
 from sta.errors import Interrupted, WeightsError
 from sta.inference import release
@@ -106,6 +106,16 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     save_file({"fine": torch.ones(2), "broken": torch.tensor([1.0, torch.nan])}, tmp_path / "a.safetensors")
     with pytest.raises(WeightsError, match=r"a.safetensors: broken is not finite; train again with a smaller lr"):
         release.reduce(tmp_path, in_half)
+
+
+def test_a_release_names_no_folder_that_makes_no_other_corpus(tmp_path: Path) -> None:
+    recipe = load_recipe("picturebook-mini", [f"corpus.root={tmp_path}/emoji"])
+    (tmp_path / "recipe.yaml").write_text(dump_recipe(release.portable(recipe)), encoding="utf-8")
+    assert "root: emoji\n" in (text := (tmp_path / "recipe.yaml").read_text(encoding="utf-8"))
+    assert "sentences: sentences.tsv\n" in text
+    assert makes_the_same(load_recipe(tmp_path / "recipe.yaml"), recipe)
+    folder = load_recipe("garden-tiny", [f"corpus={{name: folder, root: {tmp_path}, size: 16, dataset: me/birds}}"])
+    assert release.portable(folder) == folder
 
 
 def test_another_precision_makes_the_release_anew(tmp_path: Path) -> None:
