@@ -257,7 +257,7 @@ class TrainedClipCard(TeacherCard):
     @property
     def licences(self) -> dict[str, str | None]:
         """Return each published tower -> its licence; None where the card does not say."""
-        licences: dict[str, str] = {**self.tower_licences}
+        licences = {str(tower): licence for tower, licence in self.tower_licences.items()}
         return {f"teacher's {tower} tower {name}": licences.get(tower) for tower, name in self.published.items()}
 
     @property

@@ -806,6 +806,9 @@ def test_an_encoder_without_a_ctc_head_draws_undoubted() -> None:
     for code in LANGUAGES:
         pipe.add_pack(replace(pipe.pack(code), encoder=encoder))
     assert draw(pipe, language="ar").shape == (1, SIZE, SIZE, 3)
+    for read in (lambda: pipe.transcribe(wave(), "ar"), lambda: pipe.encode_text("a bird", "ar")):
+        with pytest.raises(WeightsError, match=r"'ar' was trained without CTC.* a release that reads, such as garden"):
+            read()
 
 
 def test_offloading_is_refused(pipe: SpeechToImagePipeline) -> None:
