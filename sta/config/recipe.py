@@ -188,7 +188,7 @@ RUNTIME_ONLY = ("workers", "log_every", "save_every", "stall_timeout", "max_skip
 class TeacherStage(Optimisation):
     """Training of a teacher that is trained here, such as one of kind `trained-clip`; ignored for a published one."""
 
-    positives: Literal["pair", "label"] = "pair"  # a picture is to find its own caption, or those of its label
+    positives: Literal["pair", "label"] = "pair"  # a picture finds its caption, or its label's; then no phrases
 
 
 class TokenizerStage(Optimisation):

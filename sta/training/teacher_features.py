@@ -40,6 +40,9 @@ def teacher_features(workspace: Workspace, device: torch.device) -> tuple[np.nda
 
 def cache_teacher(workspace: Workspace, device: torch.device, team: Team | None = None) -> Path:
     """Compute what `teacher_features` gives, each rank of the team its share."""
+    folder = workspace.cache / f"teacher-{_teacher_key(workspace)}"
+    if folder.exists():
+        return folder
     teacher = cache(lambda: load_teacher_of(workspace).to(device))
     texts, shown_by = workspace.texts, workspace.corpus.image_index[1]
 
@@ -54,7 +57,7 @@ def cache_teacher(workspace: Workspace, device: torch.device, team: Team | None 
     for tower, features in frozen.items():
         makers[tower] = partial(_project, teacher, tower, features, device)
     arrays = {"image": (len(shown_by), makers["image"]), "text": (len(texts), makers["text"])}
-    return cache_arrays(workspace.cache / f"teacher-{_teacher_key(workspace)}", arrays, "teacher's view", team)
+    return cache_arrays(folder, arrays, "teacher's view", team)
 
 
 def _see(

@@ -80,6 +80,10 @@ class EmojiSettings(CorpusSettings):
     )
     combinations: Count = Field(0, description="training rows per concept and language: its name and one keyword")
     pairs: Count = Field(0, description="training rows per concept and language: its name and another emoji's")
+    spans: Count = Field(0, description="training rows per training sentence: one to four of its words, in a row")
+    others: Count = Field(
+        0, description="training rows per language and emoji of other groups: its name, then its keywords, unlabelled"
+    )
     sentences: AbsolutePath | None = Field(
         None, description="table of sentences, tab-separated: `concept`, its code points, and a column per language"
     )
@@ -218,6 +222,17 @@ class Phrases:
         said = enumerate(self.said.get(concept.id, []))
         return [s for number, s in said if (chance(concept.id, f"{number}") < SENTENCES_HELD_OUT) == held_out]
 
+    def spans(self, concept: Concept, count: int) -> list[str]:
+        """Return `count` spans of one to four words of each of its sentences that are trained on; names are left out."""
+        found = []
+        for sentence in self.sentences(concept, held_out=False):
+            words = sentence.split()
+            for number in range(count):
+                length = 1 + int(4 * chance(concept.id, self.code, sentence, f"length {number}"))
+                first = int(max(1, len(words) - length + 1) * chance(concept.id, self.code, sentence, f"first {number}"))
+                found.append(" ".join(words[first : first + length]))
+        return [span for span in found if span.casefold() not in self.names]
+
     def unheard(self, concept: Concept) -> list[str]:
         """Return its texts that are never trained on: sentences, or else its name in one carrier, and keywords."""
         if self.said:
@@ -328,6 +343,14 @@ class EmojiSource(CorpusSource):
         }  # fmt: skip
 
     @cached_property
+    def others(self) -> dict[Concept, str]:
+        """The emoji that are no concepts here and only lend their words -> the style of their picture."""
+        known, count = set(self.concepts), self.settings.others
+        found = [c for c in self._all if c not in known and not self._is_held_out(c)] if count else []
+        drawn = {concept: self._pictures(concept, self.settings.styles) for concept in found}
+        return {concept: styles[0] for concept, styles in drawn.items() if styles}
+
+    @cached_property
     def tested(self) -> dict[Concept, str]:
         """The trained concepts that keep a picture back -> its style, every one as often."""
         found = {c: self._pictures(c, self.settings.styles) for c in self.concepts if not self._is_held_out(c)}
@@ -340,7 +363,7 @@ class EmojiSource(CorpusSource):
     @cached_property
     def plan(self) -> list[Planned]:
         """All rows, those of a concept together."""
-        found: dict[str, list[Planned]] = {concept.id: [] for concept in self.concepts}
+        found: dict[str, list[Planned]] = {concept.id: [] for concept in (*self.concepts, *self.others)}
         for place, card in enumerate(self.cards.values()):
             phrases = Phrases(self.packages, card, self.settings.sentences)
             for planned in (*self._training(phrases, place), *self._tests(phrases, place)):
@@ -361,13 +384,19 @@ class EmojiSource(CorpusSource):
                 "combination": [f"{name}, {keyword}" for keyword in keywords[: s.combinations]],
                 "sentence": phrases.sentences(concept, held_out=False),
                 "pair": [f"{name}, {other}" for other in self._others(concept, phrases)],
+                "span": phrases.spans(concept, s.spans),
             }
             for kind, said in texts.items():
                 for number, text in enumerate(said):
                     style = styles[(start + place + number) % len(styles)]
                     row_id = f"{concept.id}-{phrases.code}-{kind}-{number}"
-                    apart = kind == "pair" or (kind == "keyword" and phrases.is_shared(text))
+                    apart = kind in ("pair", "span") or (kind == "keyword" and phrases.is_shared(text))
                     yield Planned(row_id, concept, style, text, phrases.code, "train", apart)
+        for concept, style in self.others.items():
+            if name := phrases.name(concept):
+                for number, text in enumerate([name, *phrases.keywords(concept)][: s.others]):
+                    row_id = f"{concept.id}-{phrases.code}-other-{number}"
+                    yield Planned(row_id, concept, style, text, phrases.code, "train", apart=True)
 
     def _others(self, concept: Concept, phrases: Phrases) -> list[str]:
         """Return names of other emoji of any group that are not held out, `pairs` of them."""
@@ -415,7 +444,7 @@ class EmojiSource(CorpusSource):
 
     def shards(self) -> list[EmojiShard]:
         """Return the rows of some concepts each, so that every picture is drawn once."""
-        some = {c.id: number // CONCEPTS_PER_SHARD for number, c in enumerate(self.concepts)}
+        some = {c.id: number // CONCEPTS_PER_SHARD for number, c in enumerate((*self.concepts, *self.others))}
         rows: list[list[Planned]] = [[] for _ in range(max(some.values(), default=-1) + 1)]
         for planned in self.plan:
             rows[some[planned.concept.id]].append(planned)

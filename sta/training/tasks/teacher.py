@@ -118,6 +118,7 @@ class TeacherTask(Task):
         self.image_of, _ = workspace.corpus.image_index
         self.alike = list[np.ndarray]()
         if workspace.recipe.stages.teacher.positives == "label":
+            rows = rows[~workspace.corpus.column("phrase").equal(True)[rows]]
             self.alike = [label_numbers(workspace.corpus), self.image_of, distinct_texts(workspace)[0]]
         self.batch_size = workspace.recipe.stages.teacher.batch
         stretches = self.image_of[rows] // ITEMS_PER_PART

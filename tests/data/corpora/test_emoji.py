@@ -187,6 +187,32 @@ def test_sentences_are_trained_on_but_for_those_of_the_test_in_every_language(ro
     assert not trained & tested
 
 
+def test_spans_are_words_in_a_row_of_training_sentences(root: Path, tmp_path: Path) -> None:
+    table = tmp_path / "sentences.tsv"
+    concepts = read_concepts(Packages(root))
+    lines = [f"{c.id}\tdog near a tree number{n}\tأرى شجرة" for c in concepts for n in range(5)]
+    table.write_text("\n".join(["concept\ten\tar", *lines]), encoding="utf-8")
+    made = source(root, sentences=str(table), keywords=0, recordings=0, spans=3)
+    spans = [p for p in made.plan if "-span-" in p.id and p.language == "en"]
+    said = {p.text for p in made.plan if "-sentence-" in p.id and p.language == "en"}
+    assert {len(p.text.split()) for p in spans} == {1, 2, 3, 4}
+    assert all(any(f" {p.text} " in f" {sentence} " for sentence in said) for p in spans)
+    assert all(p.apart and p.split == "train" for p in spans)
+    assert "dog" not in {p.text for p in spans}  # a name of an emoji
+
+
+def test_emoji_of_other_groups_lend_their_words(root: Path) -> None:
+    few = source(root, groups=["animals-nature"], others=2, recordings=0, keywords=0)
+    lent = [p for p in few.plan if p.apart]
+    assert lent
+    assert not {p.concept for p in lent} & set(few.concepts)
+    assert {p.text for p in lent} >= {p.concept.name for p in lent if p.language == "en"}
+    assert max(Counter((p.concept, p.language) for p in lent).values()) == 2
+    assert {p.split for p in lent} == {"train"}
+    assert sum(map(len, few.shards())) == len(few.plan)
+    assert not [p for p in source(root, groups=["animals-nature"], recordings=0, keywords=0).plan if p.apart]
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [("hex\ten\n", "must be 'concept'"), ("concept\ten\n1F415\n", "line 2: has 1 columns, the first line 2")],
