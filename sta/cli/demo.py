@@ -30,7 +30,7 @@ from sta.models.vq import to_pixels
 if TYPE_CHECKING:
     from sta.inference.pipeline import SpeechToImagePipeline
 
-CAPTIONS, NAMES = 6, 2  # said in each language
+CAPTIONS, NAMES = 6, 8  # said in each language; in all languages together, one in each at least
 UNHEARD = "unheard voice"
 PLAIN = "neutral"  # the mood where a release knows none
 
@@ -56,8 +56,8 @@ class Said(ABC):
     moods: Sequence[str] = (PLAIN,)
 
     @abstractmethod
-    def sentences(self, language: str, place: int, seed: int, count: int | None) -> Iterator[Sentence]:
-        """Yield sentences in a language, which has a `place` among those that are asked for; None: some."""
+    def sentences(self, languages: Sequence[str], seed: int, count: int | None = None) -> Iterator[Sentence]:
+        """Yield `count` sentences in each language; None: some."""
 
     @abstractmethod
     def speak(self, sentence: Sentence) -> tuple[Wave, str]:
@@ -70,14 +70,15 @@ class Captions(Said):
     def __init__(self, attributes: Attributes):
         self.attributes, self.moods = attributes, attributes.world.moods
 
-    def sentences(self, language: str, place: int, seed: int, count: int | None) -> Iterator[Sentence]:
+    def sentences(self, languages: Sequence[str], seed: int, count: int | None = None) -> Iterator[Sentence]:
         """Yield captions of the same pictures in every language."""
-        rng = np.random.default_rng(seed)
-        for number in range(count or CAPTIONS):
-            mood = self.moods[number % len(self.moods)]
-            truth = self.attributes.unseen(rng, mood)
-            text = self.attributes.describe(language, truth, np.random.default_rng([seed, number]))
-            yield Sentence(text, language, mood, seed + number, {"kind": truth.kind, **truth.said})
+        for code in languages:
+            rng = np.random.default_rng(seed)
+            for number in range(count or CAPTIONS):
+                mood = self.moods[number % len(self.moods)]
+                truth = self.attributes.unseen(rng, mood)
+                text = self.attributes.describe(code, truth, np.random.default_rng([seed, number]))
+                yield Sentence(text, code, mood, seed + number, {"kind": truth.kind, **truth.said})
 
     def speak(self, sentence: Sentence) -> tuple[Wave, str]:
         """Say a caption in its mood."""
@@ -94,12 +95,13 @@ class Names(Said):
     def __init__(self, things: Mapping[str, Sequence[str]], cards: Mapping[str, LanguageCard]):
         self.things, self.cards = things, cards
 
-    def sentences(self, language: str, place: int, seed: int, count: int | None) -> Iterator[Sentence]:
-        """Yield names; the languages take turns at the things."""
-        names, english, count = self.things.get(language, ()), self.things["en"], count or NAMES
-        for number in range(count if names else 0):
-            thing = (seed + place * count + number) % len(names)
-            yield Sentence(names[thing], language, PLAIN, seed + place * count + number, {"kind": english[thing]})
+    def sentences(self, languages: Sequence[str], seed: int, count: int | None = None) -> Iterator[Sentence]:
+        """Yield names in those languages that have them, which take turns at the things."""
+        named = [code for code in languages if code in self.things]
+        each = count or max(1, NAMES // max(1, len(named)))
+        for number in range(seed, seed + each * len(named)):
+            code, thing = named[(number - seed) // each], number % len(self.things["en"])
+            yield Sentence(self.things[code][thing], code, PLAIN, number, {"kind": self.things["en"][thing]})
 
     def speak(self, sentence: Sentence) -> tuple[Wave, str]:
         """Say a name by a test speaker of the language's engine."""
@@ -127,10 +129,10 @@ class Demo:
         return (language is None or language in self.pipe.languages) and (mood is None or mood in self.said.moods)
 
     def sentences(self, languages: Sequence[str], seed: int, count: int | None = None) -> Iterator[Sentence]:
-        """Yield what there is to say in some languages."""
-        for place, code in enumerate(languages):
+        """Return what there is to say in some languages, `count` times in each."""
+        for code in languages:
             self.pipe.pack(code)
-            yield from self.said.sentences(code, place, seed, count)
+        return self.said.sentences(languages, seed, count)
 
     def say(self, text: str, language: str, mood: str | None, seed: int) -> list[Sentence]:
         """Return a text of the user's own in one mood, or in each that the release knows."""

@@ -149,11 +149,13 @@ def test_a_release_that_was_not_trained_on_garden(here: Path, capsys: pytest.Cap
 
 def test_languages_take_turns_at_the_things(shipped: Path) -> None:
     demo = Demo(shipped / "picturebook")
-    sentences = list(demo.sentences(LANGUAGES, seed=0))
+    sentences = list(demo.sentences(LANGUAGES, seed=0, count=2))
     assert [(s.language, s.text, s.said["kind"]) for s in sentences] == [
         ("en", "a tiger", "a tiger"), ("en", "an airplane", "an airplane"),
         ("ar", "مَوْزَةٌ", "a banana"), ("ar", "بِطْرِيقٌ", "a penguin"),
     ]  # fmt: skip
+    assert Counter(s.language for s in demo.sentences(LANGUAGES, seed=0)) == {"en": 4, "ar": 4}
+    assert len(list(demo.sentences(["ar"], seed=0))) == 8, "some twice, where few languages are asked for"
     assert len({(s.language, s.text) for s in demo.sentences(LANGUAGES, seed=1, count=6)}) == 12
     example = demo.example(sentences[2], 2)
     assert "+" in example.source, "a voice of espeak"

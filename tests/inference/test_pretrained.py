@@ -100,7 +100,7 @@ def test_a_recording_is_drawn_with_no_more_than_its_language(
 
 @pytest.mark.parametrize("language", load_recipe(weights.DEFAULT).languages)
 def test_it_draws_in_every_language_of_the_recipe(language: str, show: Demo) -> None:
-    (sentence,) = show.said.sentences(language, 0, 0, 1)
+    (sentence,) = show.said.sentences([language], 0, 1)
     wave, _ = show.said.speak(sentence)
     drawn = show.pipe(wave, language=language, num_inference_steps=1, output_type="np").images
     assert drawn.shape == (1, 128, 128, 3)
@@ -125,7 +125,7 @@ def test_what_garden_alone_knows(picturebook: SpeechToImagePipeline) -> None:
 
 def test_a_name_means_the_same_in_all_languages(show: Demo, picturebook: SpeechToImagePipeline) -> None:
     """In voices that training never heard, each thing of the demo is nearest to itself in another language."""
-    said = [[show.said.speak(s)[0] for s in show.said.sentences(code, 0, 0, 6)] for code in picturebook.languages]
+    said = [[show.said.speak(s)[0] for s in show.said.sentences([code], 0, 6)] for code in picturebook.languages]
     embedded = [
         F.normalize(picturebook.encode_speech(waves, code).embedding, dim=-1)
         for waves, code in zip(said, picturebook.languages, strict=True)
