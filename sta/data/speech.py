@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from sta.config.cards import LanguageCard
 from sta.config.recipe import SpeechSettings
 from sta.data import vocaliser
-from sta.data.audio import read_audio, wav_bytes
+from sta.data.audio import MIN_SECONDS, SAMPLE_RATE, read_audio, wav_bytes
 from sta.data.corruptions import add_noise, add_room
 from sta.data.jsonlines import read_lines
 from sta.data.rows import Row, file_column, payload
@@ -97,6 +97,8 @@ class Speech:
         try:
             wave, speaker = self._said(row, rng)
         except NoSoundError:
+            return row
+        if len(wave) < MIN_SECONDS * SAMPLE_RATE:  # of a letter, say
             return row
         if row["split"] == "train":
             wave = self._disturbed(wave, rng)
