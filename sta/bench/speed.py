@@ -76,7 +76,7 @@ def contestants(pipe: SpeechToImagePipeline, tokens: SpeechCondition, fast: bool
             f"this diffusers has no VQDiffusionPipeline ({error}); install diffusers 0.42 to compare with it"
         ) from error
     same, steps, scale = published_twin(pipe), pipe.config["num_inference_steps"], pipe.config["guidance_scale"]
-    theirs = Reference(same.decoder, pipe.tokenizer)
+    theirs = Reference(same.decoder, same.tokenizer)
 
     autocast = torch.autocast(pipe.device.type, torch.bfloat16, enabled=fast)
 

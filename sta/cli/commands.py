@@ -27,31 +27,37 @@ NO_MEMORY = ("allocate memory", "not enough memory", "out of memory", "overflow"
 
 
 def demo(options: argparse.Namespace) -> None:
-    """Speak captions in every language, draw them, and write a page to look at."""
+    """Speak in every language to the releases that ship, draw that, and write a page to look at."""
     if options.say is not None and options.language is None:
         raise StaError("--say needs --language CODE, such as --language en")
     if options.mood is not None and options.say is None:
         raise StaError("--mood goes with --say TEXT; without it every mood is shown")
     _writable(options.out)
     from sta.cli.demo import Demo, score, write_demo
-    from sta.inference.release import PRETRAINED
+    from sta.inference.weights import shipped
     from sta.progress import Bar
 
-    shipped = None if os.environ.get("STA_WEIGHTS") else PRETRAINED
-    show = Demo(release_of(options.weights or shipped), options.trust_remote_code)
-    languages = [options.language] if options.language else list(show.pipe.languages)
-    if options.say is None:
-        sentences = list(show.sentences(languages, options.seed, options.captions))
-    else:
-        sentences = show.say(options.say, options.language, options.mood, options.seed)
+    named = options.weights or os.environ.get("STA_WEIGHTS")
+    folders = [release_of(options.weights)] if named else shipped() or [release_of(None)]
+    shows = [Demo(folder, options.trust_remote_code) for folder in folders]
+    shows = [show for show in shows if show.takes(options.language, options.mood)] or shows[:1]  # which says why not
+    planned = []
+    for show in shows:
+        languages = [options.language] if options.language else list(show.pipe.languages)
+        if options.say is None:
+            sentences = list(show.sentences(languages, options.seed, options.captions))
+        else:
+            sentences = show.say(options.say, options.language, options.mood, options.seed)
+        planned += [(show, sentence) for sentence in sentences]
     examples = []
-    with Bar("demo", len(sentences), "recordings") as bar:
-        for sentence in sentences:
+    with Bar("demo", len(planned), "recordings") as bar:
+        for show, sentence in planned:
             examples.append(show.example(sentence, options.pictures))
             bar.advance()
     page = write_demo(options.out, examples, "Speak the Art")
     right, scored = score(examples)
-    print(f"{right} of {scored} attributes and moods are right, as the attribute classifier sees them")
+    if scored:
+        print(f"{right} of {scored} attributes and moods are right, as the attribute classifier sees them")
     print(f"look and listen: {page} (and {page.with_suffix('.png').name})")
 
 

@@ -19,6 +19,7 @@ from sta.cli.commands import demo, doctor, draw, evaluate, language_check, plan,
 from sta.config.limits import MAX_GUIDANCE, MAX_SECONDS
 from sta.distributed import ranks
 from sta.errors import Interrupted, LanguageWarning, StaError
+from sta.inference.weights import DEFAULT
 from sta.signals import interruptible
 
 
@@ -148,7 +149,7 @@ _guidance, _recording = _number(float, 1, MAX_GUIDANCE), _number(float, 0, MAX_S
 
 
 def _weights(default: str) -> list[Option]:
-    about = f"release: a folder, or a name on the Hub (default: $STA_WEIGHTS, else {default})"
+    about = f"release: a folder, or a name, of those that ship or on the Hub (default: $STA_WEIGHTS, else {default})"
     trust = "import the module that the release names as its decoder's"
     return [
         _option("--weights", type=Path, help=about), _option("--trust-remote-code", action="store_true", help=trust)
@@ -158,7 +159,7 @@ def _weights(default: str) -> list[Option]:
 DEBUG = _option("--debug", action="store_true", help="show the traceback of an error")
 JSON = _option("--json", type=Path, metavar="FILE", help="write the numbers here too")
 RUN = _option("folder", type=Path, metavar="RUN", help="the run's folder, such as runs/garden-mini")
-WEIGHTS = _weights("the newest of runs/*/release, else those of the package")
+WEIGHTS = _weights(f"the newest of runs/*/release, else {DEFAULT}, which ships")
 RECIPE = [
     _option("recipe", help="path, or name of a packaged recipe such as garden-mini"),
     _option("overrides", nargs="*", metavar="key=value", help="such as stages.decoder.steps=500"),
@@ -174,11 +175,11 @@ ON = _option("--on", metavar="CORPUS", help="another corpus: its file, or the na
 OF_CORPUS = _option("overrides", nargs="*", metavar="key=value", help="with --on: such as evaluation.items=50")
 DEMO = [
     _option("--say", metavar="TEXT", help="say this instead; needs --language"),
-    _option("--language", metavar="CODE", help="only this language (default: all of the release)"),
-    _option("--mood", help="with --say: the mood of the voice (default: every mood of the release)"),
-    *_weights("those of the package, else as for draw"),
+    _option("--language", metavar="CODE", help="only this language (default: all)"),
+    _option("--mood", help="with --say: the mood of the voice (default: every one that is known)"),
+    *_weights("all that ship"),
     _option("--pictures", type=_count, default=3, help="pictures of each recording (default: 3)"),
-    _option("--captions", type=_count, default=6, help="captions of each language (default: 6)"),
+    _option("--captions", type=_count, help="recordings of each language (default: 6, of picturebook 1 or more)"),
     _option("--seed", type=_seed, default=0, help="the same seed says and draws the same (default: 0)"),
     _option("--out", type=Path, default=Path("demo"), help="folder for the page (default: demo)"),
 ]

@@ -171,6 +171,11 @@ class TeacherCard(Card):
     source: Word
 
     @property
+    def licences(self) -> dict[str, str | None]:
+        """Return each published part that a release learns from -> its licence; None where it is not known."""
+        return {f"teacher {self.name}": self.licence}
+
+    @property
     def pieces(self) -> int | None:
         """How many pieces of the corpus's captions it is given at most; None: it has its own."""
         return None
@@ -212,7 +217,8 @@ class TrainedClipCard(TeacherCard):
     `timm_model_name` in `config.vision_cfg` and `hf_model_name` in `config.text_cfg` make towers of published weights,
     by path or by name on the Hub. Those in `frozen` do not train: what they make of the corpus is computed once, and
     a `head` is trained upon each, in the place of open_clip's own; with `image_stages`, upon so many last stages of
-    the image tower. `tower_sha256` is that of each one's model.safetensors, `text_prefix` stands before every text.
+    the image tower. `tower_sha256` is that of each one's model.safetensors, `tower_licences` are theirs, for the model
+    card, `text_prefix` stands before every text.
     Pictures are seen at `image_size`, and scaled to that of `config.vision_cfg`.
     """
 
@@ -222,6 +228,7 @@ class TrainedClipCard(TeacherCard):
     image_stages: int = Field(default=0, ge=0)
     text_prefix: str = ""
     tower_sha256: dict[Literal["image", "text"], SHA256] = Field(default_factory=dict)
+    tower_licences: dict[Literal["image", "text"], Word] = Field(default_factory=dict)
 
     @property
     def published(self) -> dict[str, str]:
@@ -246,6 +253,12 @@ class TrainedClipCard(TeacherCard):
                 f"embedding_width {self.embedding_width} is not config.embed_dim {self.config['embed_dim']}"
             )
         return self
+
+    @property
+    def licences(self) -> dict[str, str | None]:
+        """Return each published tower -> its licence; None where the card does not say."""
+        licences = {str(tower): licence for tower, licence in self.tower_licences.items()}
+        return {f"teacher's {tower} tower {name}": licences.get(tower) for tower, name in self.published.items()}
 
     @property
     def pieces(self) -> int | None:

@@ -304,6 +304,12 @@ class Sampling(Strict):
     reveal: Literal["posterior", "purity"] = "purity"  # which codes a step reveals
 
 
+class ReleaseSettings(Strict):
+    """How a release keeps what was trained."""
+
+    weights: Literal["half", "int8"] = "half"  # int8: matrices of 32,768 numbers or more, with one scale per row
+
+
 #: How a recording may be disturbed; the last four speak it anew, which takes Garden and is left out elsewhere.
 Condition = Literal[
     "noise-20", "noise-10", "noise-0", "telephone", "pause", "slow", "fast", "two-sentences", "flite"
@@ -339,6 +345,7 @@ class Recipe(Strict):
     )
     stages: Stages
     sampling: Sampling = Sampling()
+    release: ReleaseSettings = ReleaseSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
 
     @field_validator("name")
@@ -512,12 +519,17 @@ def _refuse_renamed(data: Any, source: str, path: tuple[str, ...] = ()) -> None:
 
 
 def makes_the_same(one: Recipe, other: Recipe) -> bool:
-    """Return whether two recipes make the same weights and results, however a stage loads, logs, saves and waits."""
+    """Return whether two recipes train the same, however stages load, log, save and wait, and a release is kept."""
 
     def of_results(recipe: Recipe) -> dict[str, Any]:
         stages = {section: set(RUNTIME_ONLY) for section in Stages.model_fields}
         return recipe.model_dump(
-            exclude={"stages": stages, "corpus": set(recipe.corpus.card_only), "encoder": {"backbone_licence"}}
+            exclude={
+                "stages": stages,
+                "corpus": set(recipe.corpus.card_only),
+                "encoder": {"backbone_licence"},
+                "release": True,
+            }
         )
 
     return of_results(one) == of_results(other)

@@ -16,7 +16,6 @@ from sta.data.checksums import renew
 from sta.data.corpora.base import DataCard, open_source
 from sta.metrics.rows import METRICS, SPLITS, SYSTEMS, Report, Row, known_first
 from sta.models.decoders.base import find_decoder
-from sta.models.teachers.base import teacher_class
 
 SHOWN = (
     *("attributes", "colours", "exact", "mood", "swap", "concept_top1", "concept_top5", "judge_top1", "style"),
@@ -72,11 +71,10 @@ def _styles(release: Path) -> str:
 
 def licences_of(recipe: Recipe, data: DataCard) -> dict[str, str | None]:
     """Return the licence of each part that a release was made of, as the Hub writes it; None where it is not known."""
-    teacher, found = load_teacher(recipe.teacher), dict(data.licences)
+    found = dict(data.licences)
     if recipe.encoder.backbone is not None:
         found[f"backbone {recipe.encoder.backbone}"] = recipe.encoder.backbone_licence
-    if not teacher_class(teacher).trained_here:
-        found[f"teacher {teacher.name}"] = teacher.licence
+    found |= load_teacher(recipe.teacher).licences
     return {part: licence and licence.lower() for part, licence in found.items()}
 
 

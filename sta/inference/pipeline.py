@@ -19,7 +19,7 @@ from sta.data.corruptions import at_speed
 from sta.data.store import pad
 from sta.data.text import normalise
 from sta.errors import ArgumentError, LanguageWarning, WeightsError
-from sta.inference import arguments
+from sta.inference import arguments, weights
 from sta.inference.arguments import Audio
 from sta.inference.packs import LanguagePack
 from sta.inference.saving import ReleasePipeline
@@ -74,8 +74,9 @@ class SpeechToImagePipeline(ReleasePipeline):
 
         Raises:
             ArgumentError: there is no text.
+            WeightsError: the release reads none.
         """
-        pack, texts = self.pack(language), arguments.texts(text)
+        pack, texts = self._reading_pack(language), arguments.texts(text)
         ids = [
             pack.encoder.offset_pieces(pack.pieces.encode(normalise(t, pack.card.normaliser)), pack.card.code)
             for t in texts
@@ -93,15 +94,23 @@ class SpeechToImagePipeline(ReleasePipeline):
         Raises:
             WeightsError: the release has none.
         """
-        pack = self.pack(language)
-        if not pack.encoder.config.ctc_head:
-            raise WeightsError(f"language '{language}' was trained without CTC, so nothing is read; draw from it")
+        pack = self._reading_pack(language)
         out = self._encode(arguments.waves(audio, sampling_rate), pack)
         self._check_language([out], pack)
         assert out.ctc_logits is not None
         first = pack.encoder.piece_offset[pack.card.code]
         read = ctc_greedy_decode(out.ctc_logits, out.ctc_lengths)
         return [pack.pieces.decode([i - first for i in ids]) for ids in read]
+
+    def _reading_pack(self, language: str) -> LanguagePack:
+        """Return the pack of a language that has text pieces, by a CTC head that knows them."""
+        pack = self.pack(language)
+        if not pack.encoder.config.ctc_head:
+            raise WeightsError(
+                f"language '{language}' was trained without CTC, so that it reads no text; draw from recordings, or "
+                f"take a release that reads, such as {weights.GARDEN}"
+            )
+        return pack
 
     def with_style(self, condition: SpeechCondition, style: str | Sequence[str | None] | None) -> SpeechCondition:
         """Return the condition with a style to draw in, one of `self.decoder.styles`, or one for each of its items.

@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from sta.data.cache import build_folder, write_json
+from sta.config.recipe import Recipe, dump_recipe
+from sta.data.cache import build_folder, write_atomically, write_json
 from sta.data.checksums import SUMS, first_fault, write_sums
 from sta.errors import WeightsError
 from sta.inference.packs import LanguagePack
 from sta.inference.pipeline import SpeechToImagePipeline
-from sta.inference.weights import SHIPPED
+from sta.inference.weights import DEFAULT, SHIPPED
 from sta.models.autoencoder import tokenizer_class
 from sta.models.decoders.base import find_decoder
-from sta.models.loading import in_half, load_network
+from sta.models.loading import FROZEN_FILE, load_network, rename_frozen
+from sta.models.precision import in_half, in_int8
 
 if TYPE_CHECKING:
     from sta.training.workspace import Workspace
 
 CLASSIFIER = "classifier"
 PARTS = "parts.json"
-PRETRAINED = SHIPPED / "garden"  # what is drawn with where no other release is named
+KEPT = "release.weights"
+IN = {"half": in_half, "int8": in_int8}  # a recipe's release.weights -> what keeps them so
+PRETRAINED = SHIPPED / DEFAULT  # what is drawn with where no other release is named
 
 
 def assemble(workspace: Workspace) -> SpeechToImagePipeline:
@@ -55,15 +62,20 @@ def assemble(workspace: Workspace) -> SpeechToImagePipeline:
 
 
 def parts_of(workspace: Workspace) -> dict[str, str]:
-    """Return stage -> fingerprint of what it left; what is made of a run's stages keeps it in `PARTS`."""
+    """Return stage -> fingerprint of what it left, and how the release keeps it if not in half precision.
+
+    What is made of a run's stages keeps it in `PARTS`.
+    """
     from sta.training.stages import stage_names
     from sta.training.workspace import fingerprint
 
-    return {name: fingerprint(workspace.final(name)) for name in stage_names(workspace.recipe)[1:]}
+    parts = {name: fingerprint(workspace.final(name)) for name in stage_names(workspace.recipe)[1:]}
+    kept = workspace.recipe.release.weights
+    return parts if kept == "half" else {**parts, KEPT: kept}
 
 
 def outdated(workspace: Workspace, folder: Path) -> str | None:
-    """Return which stages were done again since a folder was made of a run's stages, in words; None if none was.
+    """Return what changed since a folder was made of a run's stages, in words; None if nothing did.
 
     One without `PARTS`, which an older version made, passes for new.
     """
@@ -77,8 +89,8 @@ def outdated(workspace: Workspace, folder: Path) -> str | None:
         before = {}
     if before == now:
         return None
-    changed = [name for name in now if before.get(name) != now[name]]
-    return f"{folder}: made before {', '.join(changed) or 'its stages'} was done again"
+    again = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    return f"{folder}: made before {', '.join(again)} was {'changed' if again == [KEPT] else 'done again'}"
 
 
 def remove_outdated(workspace: Workspace) -> None:
@@ -95,7 +107,7 @@ def remove_outdated(workspace: Workspace) -> None:
 def write_release(workspace: Workspace) -> Path:
     """Write `release/` of a run, whole or not at all, and load it back.
 
-    Weights are kept in half precision; on Garden the attribute classifier goes with them, to score pictures.
+    Weights are kept as the recipe's `release` says; on Garden the attribute classifier that scores pictures goes along.
     """
     from sta.training.stages import stage_names
 
@@ -103,9 +115,8 @@ def write_release(workspace: Workspace) -> Path:
         assemble(workspace).save_pretrained(folder)
         if CLASSIFIER in stage_names(workspace.recipe):
             shutil.copytree(workspace.final(CLASSIFIER) / CLASSIFIER, folder / CLASSIFIER)
-        for path in sorted(folder.rglob("*.safetensors")):
-            halve(path)
-        shutil.copy(workspace.folder / "recipe.yaml", folder / "recipe.yaml")
+        reduce(folder, IN[workspace.recipe.release.weights])
+        write_atomically(folder / "recipe.yaml", dump_recipe(portable(workspace.recipe)).encode())
         write_json(folder / PARTS, parts_of(workspace))
         write_sums(folder)
 
@@ -114,17 +125,27 @@ def write_release(workspace: Workspace) -> Path:
     return folder
 
 
-def halve(path: Path) -> None:
-    """Rewrite a safetensors file with its floats in half precision, but for tensors that are too large for it.
+def portable(recipe: Recipe) -> Recipe:
+    """Return a recipe whose corpus names by their last parts the paths that make no other corpus wherever they lie."""
+    settings = {key: getattr(recipe.corpus, key) for key in recipe.corpus.card_only}
+    paths = {key: Path(value).name for key, value in settings.items() if value is not None and os.path.isabs(value)}
+    return recipe.model_copy(update={"corpus": recipe.corpus.model_copy(update=paths)})
+
+
+def reduce(folder: Path, kept: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]) -> None:
+    """Rewrite all weights of a release as `kept` returns them; a frozen model's file is named after what it holds then.
 
     Raises:
         WeightsError: a weight is not finite; names the tensor.
     """
-    weights = load_file(path)
-    for name, tensor in weights.items():
-        if not tensor.isfinite().all():
-            raise WeightsError(f"{path}: {name} is not finite; train again with a smaller lr")
-    save_file(in_half(weights), path, metadata={"format": "pt"})
+    for path in sorted(folder.rglob("*.safetensors")):
+        weights = load_file(path)
+        for name, tensor in weights.items():
+            if not tensor.isfinite().all():
+                raise WeightsError(f"{path}: {name} is not finite; train again with a smaller lr")
+        save_file(kept(weights), path, metadata={"format": "pt"})
+    for path in sorted(folder.rglob(FROZEN_FILE.format("*"))):
+        rename_frozen(path, folder)
 
 
 def verify(folder: Path) -> None:

@@ -58,8 +58,9 @@ class ReleasePipeline(DiffusionPipeline):
         if not isinstance(language, str):
             raise ArgumentError(f"language {language!r} is not one code such as 'en'; a batch has one language")
         if language not in self.languages:
-            known = ", ".join(self.languages) or "none"
-            raise WeightsError(f"language '{language}' is not in this release (known: {known}); train or add its pack")
+            known, others = ", ".join(self.languages) or "none", weights.shipped_with(language)
+            ways = f"draw with {others[0]}, which ships" if others else "train or add its pack"
+            raise WeightsError(f"language '{language}' is not in this release (known: {known}); {ways}")
         return self.languages[language]
 
     def add_language(self, folder: str | Path) -> None:
@@ -123,10 +124,10 @@ class ReleasePipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(
-        cls: type[Pipeline], pretrained_model_name_or_path: str | os.PathLike[str], trust_remote_code: bool = False,
-        **kwargs: Any,
+        cls: type[Pipeline], pretrained_model_name_or_path: str | os.PathLike[str] = weights.DEFAULT,
+        trust_remote_code: bool = False, **kwargs: Any,
     ) -> Pipeline:  # fmt: skip
-        """Load a release: from a folder, by the name of one that ships with the package (`garden`), or from the Hub.
+        """Load a release: from a folder, by the name of one that ships (`picturebook`, `garden`), or from the Hub.
 
         A release holds no code, and nothing is imported because it names it: a decoder of somebody's own package is
         found if that was imported before, as diffusers has it. (`DiffusionPipeline.from_pretrained` does not know of

@@ -8,7 +8,19 @@ from typing import Any
 from sta.errors import WeightsError
 
 SHIPPED = Path(__file__).parents[1] / "pretrained"  # releases that come with the package, by name
+DEFAULT = "picturebook"  # of these, the one that is drawn with where no other is named
+GARDEN = "garden"  # of these, the one that knows attributes and moods, and reads
 HUB_OPTIONS = ("revision", "token", "cache_dir", "force_download", "local_files_only")  # what a download takes
+
+
+def shipped() -> list[Path]:
+    """Return the folders of the releases that ship, the default first."""
+    return sorted((path.parent for path in SHIPPED.glob("*/SHA256SUMS")), key=lambda path: path.name != DEFAULT)
+
+
+def shipped_with(language: str) -> list[str]:
+    """Return the names of the releases that ship and know a language."""
+    return [path.name for path in shipped() if (path / "languages" / language / "language.json").exists()]
 
 
 def classifier_of(release: Path) -> Path | None:

@@ -29,8 +29,9 @@ LADDER = (
 class Example:
     """One utterance to look at, and the pictures drawn for it.
 
-    `source` names its split, or the voice. `audio` is a WAV file's bytes. `attributes` are those of the caption, and
-    `predicted[i]` those that the classifier sees in `drawn[i]`, its mood too; empty where nothing was classified.
+    `source` names its split, or the voice; `release` what drew it, where a page has several. `audio` is a WAV file's
+    bytes. `attributes` are those of the caption, and `predicted[i]` those that the classifier sees in `drawn[i]`, its
+    mood too; empty where nothing was classified.
     """
 
     caption: str
@@ -43,10 +44,16 @@ class Example:
     drawn: Sequence[Image.Image]
     attributes: Mapping[str, str]
     predicted: Sequence[Mapping[str, str]]
+    release: str = ""
 
     def __post_init__(self) -> None:
         if self.predicted and len(self.predicted) != len(self.drawn):
             raise ValueError(f"{len(self.drawn)} drawn pictures but {len(self.predicted)} predictions for them")
+
+    @property
+    def section(self) -> str:
+        """The part of a page that it stands in."""
+        return f"{self.release}, {self.language}" if self.release else self.language
 
     @property
     def gloss(self) -> str:
@@ -72,7 +79,7 @@ def write_page(path: Path | str, report: Report, examples: Sequence[Example], ti
         title=title, meta=[(key, _plain(value)) for key, value in report.meta.items()],
         cards=_cards(report.rows), ladder=_ladder(report.rows),
         languages=[_language(name, report.rows) for name in dict.fromkeys(r.language for r in report.rows)],
-        gallery=[(x, [e for e in examples if e.language == x]) for x in dict.fromkeys(e.language for e in examples)],
+        gallery=[(x, [e for e in examples if e.section == x]) for x in dict.fromkeys(e.section for e in examples)],
     )  # fmt: skip
     write_atomically(Path(path), page.encode())
 
@@ -156,7 +163,7 @@ def _data_address(kind: str, content: bytes) -> str:
 def write_grid(path: Path | str, examples: Sequence[Example], columns: int = 2, side: int = 128) -> None:
     """Write one PNG: per example the real picture, those drawn for it, and a short caption below.
 
-    Pillow's own font is Latin, so captions in other scripts are given by their English gloss.
+    Pillow's own font has few letters but ASCII's, so other captions are given by their English gloss.
     """
     if not examples:
         raise ValueError("no examples to show")
@@ -182,9 +189,8 @@ def _paste_example(
         sheet.paste(shown, (left + place * (side + 6), top))
     if example.truth:
         draw.rectangle((left - 2, top - 2, left + side + 1, top + side + 1), outline="black", width=2)
-    is_latin = all(ord(letter) < 0x250 for letter in example.caption)
-    text = example.caption if is_latin else example.gloss
+    text = example.caption if example.caption.isascii() else example.gloss
     characters = max(12, int(width / font.getlength("n")))
     lines = textwrap.wrap(text, characters, max_lines=2, placeholder=" …")
-    label = f"{example.language}, {example.mood}, {example.source}" + (", framed: real" if example.truth else "")
+    label = f"{example.section}, {example.mood}, {example.source}" + (", framed: real" if example.truth else "")
     draw.multiline_text((left, top + side + 4), "\n".join([label, *lines]), fill="black", font=font, spacing=2)

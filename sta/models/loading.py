@@ -17,11 +17,13 @@ from torch import Tensor
 
 from sta.data.cache import write_atomically
 from sta.errors import WeightsError, first_line
+from sta.models.precision import from_int8, in_half
 
 Network = TypeVar("Network", bound=ModelMixin)
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"  # of weights that are split over several files
+FROZEN_FILE = "frozen-{}.safetensors"  # of a frozen model's weights, once for all networks that stand on it
 #: Parts of the names of weights that were saved by version 0.1 -> today's.
 RENAMED_WEIGHTS = {
     r"\bamong\b": "self_attention", r"\breading\b": "cross_attention", r"\bnorm_reading\b": "norm_cross_attention",
@@ -36,16 +38,15 @@ RENAMED_WEIGHTS = {
 RENAMED_SETTINGS = {"group": "patch_size"}
 
 
-def in_half(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return weights with their floats in half precision, but for tensors that are too large for it."""
-    halves = {name: weight.half() if weight.is_floating_point() else weight for name, weight in weights.items()}
-    return {name: half if half.isfinite().all() else weights[name] for name, half in halves.items()}
+def named_by_content(data: bytes) -> str:
+    """Return sixteen hex digits that name what a file holds."""
+    return hashlib.sha256(data).hexdigest()[:16]
 
 
 def half_file(weights: Mapping[str, Tensor]) -> tuple[str, bytes]:
     """Return weights in half precision as a safetensors file, after sixteen hex digits that name what it holds."""
     data = save({k: w.cpu().contiguous() for k, w in in_half(weights).items()}, metadata={"format": "pt"})
-    return hashlib.sha256(data).hexdigest()[:16], data
+    return named_by_content(data), data
 
 
 def save_beside(network: ModelMixin, folder: Path, frozen: Mapping[str, Tensor], shared: Path) -> None:
@@ -61,11 +62,19 @@ def save_beside(network: ModelMixin, folder: Path, frozen: Mapping[str, Tensor],
     if not frozen:
         return
     digits, data = half_file(frozen)
-    path = shared / f"frozen-{digits}.safetensors"
+    path = shared / FROZEN_FILE.format(digits)
     if not path.exists():
         write_atomically(path, data)
     places = dict.fromkeys(network.state_dict(), WEIGHTS) | dict.fromkeys(frozen, os.path.relpath(path, folder))
     (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": places}, indent=2, sort_keys=True) + "\n")
+
+
+def rename_frozen(path: Path, folder: Path) -> None:
+    """Name a frozen model's file, rewritten since, after what it holds now, for all networks below a folder."""
+    renamed = path.with_name(FROZEN_FILE.format(named_by_content(path.read_bytes())))
+    path.rename(renamed)
+    for index in folder.rglob(INDEX):
+        index.write_text(index.read_text(encoding="utf-8").replace(path.name, renamed.name), encoding="utf-8")
 
 
 def load_network(kind: type[Network], folder: Path) -> Network:
@@ -85,7 +94,7 @@ def load_network(kind: type[Network], folder: Path) -> Network:
         raise WeightsError(f"{folder}: not a whole {kind.__name__} ({first_line(error)}); make it again") from error
     wrong = [
         *(expected.keys() ^ weights.keys()),
-        *(k for k in expected.keys() & weights if expected[k].shape != weights[k].shape),
+        *(k for k in expected.keys() & weights if not _fits(weights[k], expected[k])),
     ]
     if wrong:
         raise WeightsError(f"{folder}: {len(wrong)} weights do not fit {kind.__name__} ({min(wrong)}); make it again")
@@ -94,12 +103,17 @@ def load_network(kind: type[Network], folder: Path) -> Network:
     return loaded
 
 
+def _fits(weight: Tensor, expected: Tensor) -> bool:
+    """Return whether a weight has the shape and the kind of number that are expected."""
+    return weight.shape == expected.shape and weight.is_floating_point() == expected.is_floating_point()
+
+
 def _read_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
     files = [folder / WEIGHTS]
     if (folder / INDEX).exists():
         index: dict[str, Any] = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         files = [folder / name for name in sorted(set(index["weight_map"].values()))]
-    return (one for file in files for one in load_file(file).items())
+    return (one for file in files for one in from_int8(load_file(file)).items())
 
 
 def _renamed(name: str) -> str:

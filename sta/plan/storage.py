@@ -85,8 +85,9 @@ def of_training(recipe: Recipe, sizes: Mapping[str, tuple[Parameters, int]]) -> 
     largest = max(checkpoint(size, bool(settings_of(recipe, name).ema)) for name, (size, _) in sizes.items())
     left = {name: F32 * size.trainable * like for name, (size, like) in sizes.items()}
     released = sum(size for name, size in left.items() if name != "teacher")
+    in_words, width = {"half": ("half precision", F16), "int8": ("int8 for the most part", 1)}[recipe.release.weights]
     return [
         Item(f"checkpoints: {KEEP}, best, in writing", "<run>/<stage>/checkpoints", (KEEP + 2) * largest, True),
         Item("what the stages leave", "<run>/<stage>/final", sum(left.values())),
-        Item("release, in half precision", "<run>/release", released / 2),
+        Item(f"release, in {in_words}", "<run>/release", released / F32 * width),
     ]

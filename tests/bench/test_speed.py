@@ -25,6 +25,7 @@ from sta.bench.speed import (
 from sta.cli.main import main
 from sta.inference.pipeline import SpeechToImagePipeline
 from sta.metrics.rows import Interval, Report, Row
+from sta.models.autoencoder import Autoencoder
 from sta.models.decoders.vq_diffusion_published import PublishedDecoder
 from tests.release_fixtures import CODES, KINDS, SIZE, tiny_pipeline, wave, write_tiny_release
 
@@ -97,6 +98,16 @@ def test_the_report_has_every_contestant() -> None:
     steps = [r.condition.split(", ")[:2] for r in timed]
     assert steps == [[f"batch {b}", f"{n} steps"] for b in (1, 2) for n in (3, 3, 3, 100)]
     assert all(0 < r.low <= r.value <= r.high for r in timed)
+
+
+def test_a_release_whose_tokenizer_has_no_codes_is_compared() -> None:
+    made = tiny_pipeline("latent-diffusion")
+    pipe = SpeechToImagePipeline(
+        made.decoder, Autoencoder(SIZE, code_width=4, width=16, factor=4).eval(), made.scheduler
+    )
+    pipe.add_pack(made.pack("en"))
+    report = bench_speed(pipe, [wave()], "en", (1,), 1)
+    assert [r.system for r in report.rows if r.metric == "seconds"] == [OURS, SAME, THEIRS, THEIRS]
 
 
 def test_ratios_are_of_the_same_batch_and_of_equal_or_of_own_steps() -> None:

@@ -89,6 +89,7 @@ def test_what_loads_logs_and_saves_makes_the_same(stage: str) -> None:
         assert makes_the_same(recipe, load_recipe("garden-tiny", [f"stages.{stage}.{name}=3"]))
     for name in ("steps", "batch", "warmup"):
         assert not makes_the_same(recipe, load_recipe("garden-tiny", [f"stages.{stage}.{name}=3"]))
+    assert makes_the_same(recipe, load_recipe("garden-tiny", ["release.weights=int8"]))
     assert not makes_the_same(recipe, load_recipe("garden-tiny", ["corpus.scenes=61"]))
 
 

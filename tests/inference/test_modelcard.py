@@ -11,10 +11,12 @@ from huggingface_hub import ModelCard, ModelCardData
 from sta.config.cards import load_language
 from sta.config.recipe import load_recipe
 from sta.data.checksums import write_sums
+from sta.data.corpora.base import open_source
 from sta.errors import StaError, WeightsError
-from sta.inference.modelcard import write_card
+from sta.inference.modelcard import licences_of, write_card
 from sta.inference.release import verify
 from sta.metrics.rows import Interval, Report, Row
+from tests.picturebook_fixtures import write_emoji
 
 MACHINES = ["Some Processor, 2 x 1 threads"]
 META = {
@@ -125,6 +127,22 @@ def test_the_licence_is_that_of_all_parts(
     made = card_of(tmp_path, rows(), *overrides)
     assert (data_of(made).license, data_of(made).license_name) == (licence, name)
     assert ("backbone some/hubert: " in made.text) == any("backbone=" in o for o in overrides)
+
+
+def test_the_licences_of_picturebook_are_those_of_all_that_others_published(tmp_path: Path) -> None:
+    """Pictures, names, the frozen backbone that is inside, and the towers of the teacher that was learnt from."""
+    styles = ["corpus.styles=[noto, twemoji]", "corpus.test_styles=[]"]
+    recipe = load_recipe("picturebook", ["languages=[en, ar]", f"corpus.root={write_emoji(tmp_path)}", *styles])
+    data = open_source(recipe.corpus, recipe.cards(), recipe.seed).card()
+    assert licences_of(recipe, data) == {
+        "pictures noto (Noto by Makers, https://makers)": "apache-2.0",
+        "pictures twemoji (Twemoji by Makers, https://makers)": "cc-by-4.0",
+        "names and keywords (Unicode CLDR, https://cldr.unicode.org)": "unicode-3.0",
+        "groups of emoji (emojibase-data by Miles Johnson)": "mit",
+        "backbone openai/whisper-base": "mit",
+        "teacher's image tower timm/tf_efficientnet_lite0.in1k": "apache-2.0",
+        "teacher's text tower intfloat/multilingual-e5-small": "mit",
+    }
 
 
 def test_conditions_show_what_was_measured(tmp_path: Path) -> None:

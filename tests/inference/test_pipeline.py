@@ -787,7 +787,8 @@ def test_another_language_is_warned_of(tmp_path: Path, capsys: pytest.CaptureFix
         warnings.simplefilter("error")
         for path, language in ((english, "en"), (arabic, "ar")):
             pipe.encode_speech(path, language)
-    assert main(["draw", str(arabic), "--language", "en", "--tta-samples", "1", "--out", str(tmp_path)]) == 0
+    options = ["--weights", "garden", "--tta-samples", "1", "--out", str(tmp_path)]
+    assert main(["draw", str(arabic), "--language", "en", *options]) == 0
     assert capsys.readouterr().err.startswith("sta: ar: recording 1 of 1 sounds like language 'ar'")
 
 
@@ -805,6 +806,9 @@ def test_an_encoder_without_a_ctc_head_draws_undoubted() -> None:
     for code in LANGUAGES:
         pipe.add_pack(replace(pipe.pack(code), encoder=encoder))
     assert draw(pipe, language="ar").shape == (1, SIZE, SIZE, 3)
+    for read in (lambda: pipe.transcribe(wave(), "ar"), lambda: pipe.encode_text("a bird", "ar")):
+        with pytest.raises(WeightsError, match=r"'ar' was trained without CTC.* a release that reads, such as garden"):
+            read()
 
 
 def test_offloading_is_refused(pipe: SpeechToImagePipeline) -> None:

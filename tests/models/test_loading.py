@@ -14,12 +14,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from sta.errors import WeightsError
-from sta.inference.release import PRETRAINED
+from sta.inference.weights import SHIPPED
 from sta.models.decoders.base import find_decoder
 from sta.models.loading import RENAMED_SETTINGS, RENAMED_WEIGHTS, load_network
 from sta.models.patchify import num_patches
 from tests.release_fixtures import tiny_pipeline
 
+GARDEN = SHIPPED / "garden"  # made by version 0.1
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
@@ -30,14 +31,14 @@ def names(folder: Path) -> set[str]:
 
 def test_the_weights_that_ship_have_every_old_name() -> None:
     """So that whatever is drawn with them proves the renaming."""
-    shipped = {name for path in PRETRAINED.rglob(WEIGHTS) for name in names(path.parent)}
+    shipped = {name for path in GARDEN.rglob(WEIGHTS) for name in names(path.parent)}
     for old in RENAMED_WEIGHTS:
         assert any(re.search(old, name) for name in shipped), old
-    assert json.loads((PRETRAINED / "decoder" / "config.json").read_text()).keys() >= RENAMED_SETTINGS.keys()
+    assert json.loads((GARDEN / "decoder" / "config.json").read_text()).keys() >= RENAMED_SETTINGS.keys()
 
 
 def test_old_names_are_saved_as_those_of_today(tmp_path: Path) -> None:
-    made = load_network(find_decoder("latent-diffusion"), PRETRAINED / "decoder")
+    made = load_network(find_decoder("latent-diffusion"), GARDEN / "decoder")
     made.save_pretrained(tmp_path)
     assert names(tmp_path) == set(made.state_dict())
     assert not [name for name in names(tmp_path) for old in RENAMED_WEIGHTS if re.search(old, name)]

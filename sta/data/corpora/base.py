@@ -263,6 +263,10 @@ class CorpusSource(ABC):
         """Return what it can do with its pictures' attributes; None where `Settings.knows_attributes` is false."""
         return None
 
+    def things(self) -> dict[str, list[str]]:
+        """Return language -> names of some things that its pictures show, the same in every language, for a demo."""
+        return {}
+
     def outline(self, most: int) -> Outline:
         """Count the corpus by the sizes of its shards and its first rows, of which the outline has at most `most`."""
         shards = self.shards()

@@ -451,6 +451,11 @@ class EmojiSource(CorpusSource):
             rows[some[planned.concept.id]].append(planned)
         return [EmojiShard(self.packages.prefix, self.settings.picture_size, tuple(part)) for part in rows]
 
+    def things(self) -> dict[str, list[str]]:
+        """Return some things of the smallest recipe too, written here, so that no package is needed."""
+        written = read_sentences(str(Path(__file__).with_suffix(".tsv")))
+        return {language: [name for names in said.values() for name in names] for language, said in written.items()}
+
     def outline(self, most: int) -> Outline:
         """Count all rows, and draw some of them."""
         some = self.plan[:: max(1, len(self.plan) // most)][:most]

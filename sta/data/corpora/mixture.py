@@ -121,6 +121,10 @@ class MixtureSource(CorpusSource):
         """Return what the first part that knows attributes can do with them."""
         return next((found for source in self.sources if (found := source.attributes())), None)
 
+    def things(self) -> dict[str, list[str]]:
+        """Return the things of the first part that names any."""
+        return next((found for source in self.sources if (found := source.things())), {})
+
     def outline(self, most: int) -> Outline:
         """Add up the outlines of all parts."""
         outlines = [source.outline(-(-most // len(self.sources))) for source in self.sources]

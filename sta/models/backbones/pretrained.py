@@ -24,7 +24,7 @@ from sta.data.audio import SAMPLE_RATE, sample_features
 from sta.errors import RecipeError, WeightsError, first_line
 from sta.models.backbones.base import SpeechBackbone
 from sta.models.layers import length_mask, pooled
-from sta.models.loading import in_half
+from sta.models.precision import in_half
 from sta.private import outside_deepspeed
 
 #: Settings of a published configuration that are not followed: dropped layers would leave holes in the sum over all of

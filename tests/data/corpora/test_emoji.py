@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from sta.config.cards import LanguageCard, load_language
+from sta.config.recipe import load_recipe
 from sta.data.corpora.base import open_source
 from sta.data.corpora.emoji import EmojiSettings, EmojiSource, Phrases, read_concepts
 from sta.data.corpora.icons import Packages, open_style
@@ -332,6 +333,21 @@ def test_it_is_a_part_of_a_mixture(root: Path) -> None:
     corpus.check()
     sample = next(found for found in corpus.shards()[-1].samples() if isinstance(found, Sample))
     assert sample.row["image_id"].startswith("1/")
+
+
+def test_the_things_of_a_demo_are_the_same_in_all_languages_of_the_recipe(tmp_path: Path) -> None:
+    """And need no package; a mixture has those of its part."""
+    recipe = load_recipe("picturebook", [f"corpus.root={tmp_path}"])
+    things = open_source(recipe.corpus, {}, 0).things()
+    assert set(things) == set(recipe.languages)
+    assert {len(set(names)) for names in things.values()} == {6}
+    assert things["en"][1] == "an airplane"
+    mixture = MixtureSettings.model_validate({
+        "name": "mixture",
+        "parts": [{"corpus": {"name": "garden"}}, {"corpus": {"name": "emoji", "root": str(tmp_path), "size": 64}}],
+    })  # fmt: skip
+    assert open_source(mixture, CARDS, 0).things() == things
+    assert open_source(mixture.parts[0].corpus, CARDS, 0).things() == {}
 
 
 def test_the_outline_counts_all_pictures(root: Path, made: list[Row]) -> None:
