@@ -12,6 +12,8 @@ velocity away from its conditional mean.)
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,6 +22,45 @@ from sta.models.layers import Attention, LayerNorm, feed_forward
 from sta.models.patchify import num_patches, unpatchify
 
 EVEN = 0.25  # weight of a place without any detail, as a share of a mean one's
+
+
+class Draft(nn.Module, ABC):
+    """What is known of the positions of a picture [B, P, D] before there is noise.
+
+    Args:
+        side: latents along a side of the picture. channels: d of a latent.
+        patch_size: side of the square of latents that shares a position.
+        width: D.
+    """
+
+    def __init__(self, side: int, channels: int, patch_size: int, width: int):
+        super().__init__()
+        self.side, self.patch_size, self.width = side, patch_size, width
+
+    @abstractmethod
+    def forward(self, tokens: Tensor, style: Tensor | None = None, embedding: Tensor | None = None) -> Tensor:
+        """Draft tokens [B, K, C] and embedding [B, E] in a style [B] as positions [B, P, D]."""
+
+    @abstractmethod
+    def patches(self, drafted: Tensor) -> Tensor:
+        """Return the latents of each position's patch [B, P, p * p * d] that a draft [B, P, D] predicts."""
+
+    def loss(self, drafted: Tensor, latents: Tensor) -> Tensor:
+        """Compute the error of the latents [B, d, h, w] that a draft [B, P, D] predicts, weighted by detail: scalar."""
+        errors = (self.predicted(drafted) - latents.float()).square()
+        return (detail(latents.float()) * errors).mean()
+
+    def predicted(self, drafted: Tensor) -> Tensor:
+        """Compute the latents [B, d, h, w] that a draft [B, P, D] predicts."""
+        cells = unpatchify(self.patches(drafted).float(), self.side, self.patch_size)
+        return cells.transpose(1, 2).unflatten(2, (self.side, self.side))
+
+
+def any_style(styles: nn.Embedding, style: Tensor | None, batch: int, device: torch.device) -> Tensor:
+    """Return how each style looks, [B, D]; the last of the table is that of any style."""
+    numbers = torch.full((batch,), styles.num_embeddings - 1, device=device) if style is None else style
+    looks: Tensor = styles(numbers)
+    return looks
 
 
 class _DraftLayer(nn.Module):
@@ -35,13 +76,11 @@ class _DraftLayer(nn.Module):
         return x + self.feed_forward(self.norm_forward(x))
 
 
-class Draft(nn.Module):
-    """Speech tokens [B, K, C] to the positions of a picture [B, P, D].
+class AttentionDraft(Draft):
+    """The positions of the picture read the tokens.
 
     Args:
-        side: latents along a side of the picture. channels: d of a latent.
-        patch_size: side of the square of latents that shares a position.
-        tokens: K. token_width: C. width: D.
+        tokens: K. token_width: C.
         styles: how many styles a picture may be asked for in.
         embedding_width: E, of the global embedding if that is read too; 0: it is not.
     """
@@ -50,9 +89,8 @@ class Draft(nn.Module):
         self, side: int, channels: int, patch_size: int, tokens: int, token_width: int, width: int, layers: int,
         heads: int, styles: int = 0, embedding_width: int = 0,
     ):  # fmt: skip
-        super().__init__()
-        self.side, self.patch_size = side, patch_size
-        self.style_embedding = nn.Embedding(styles + 1, width) if styles else None  # the last is of any style
+        super().__init__(side, channels, patch_size, width)
+        self.style_embedding = nn.Embedding(styles + 1, width) if styles else None
         self.embedding_proj = nn.Linear(embedding_width, width) if embedding_width else None
         self.position_embedding = nn.Parameter(torch.randn(num_patches(side, patch_size), width) * 0.5)
         self.token_proj = nn.Linear(token_width, width)
@@ -62,12 +100,10 @@ class Draft(nn.Module):
         self.out = nn.Linear(width, patch_size * patch_size * channels)
 
     def forward(self, tokens: Tensor, style: Tensor | None = None, embedding: Tensor | None = None) -> Tensor:
-        """Draft tokens [B, K, C] and embedding [B, E] in a style [B] as positions [B, P, D]."""
         memory = self.token_proj(tokens)
         memory = memory + self.token_embedding.to(memory.dtype)
         if self.style_embedding is not None:
-            any_style = torch.full((len(tokens),), self.style_embedding.num_embeddings - 1, device=tokens.device)
-            looks = self.style_embedding(any_style if style is None else style)[:, None]
+            looks = any_style(self.style_embedding, style, len(tokens), tokens.device)[:, None]
             memory = torch.cat([memory, looks.to(memory.dtype)], 1)
         if self.embedding_proj is not None:
             assert embedding is not None
@@ -78,15 +114,50 @@ class Draft(nn.Module):
         drafted: Tensor = self.norm(x)
         return drafted
 
-    def loss(self, drafted: Tensor, latents: Tensor) -> Tensor:
-        """Compute the error of the latents [B, d, h, w] that a draft [B, P, D] predicts, weighted by detail: scalar."""
-        errors = (self.predicted(drafted) - latents.float()).square()
-        return (detail(latents.float()) * errors).mean()
+    def patches(self, drafted: Tensor) -> Tensor:
+        found: Tensor = self.out(drafted)
+        return found
 
-    def predicted(self, drafted: Tensor) -> Tensor:
-        """Compute the latents [B, d, h, w] that a draft [B, P, D] predicts."""
-        cells = unpatchify(self.out(drafted).float(), self.side, self.patch_size)
-        return cells.transpose(1, 2).unflatten(2, (self.side, self.side))
+
+class DirectDraft(Draft):
+    """Fully connected layers from the global embedding to all latents at once.
+
+    Each hidden unit is a detector with a picture of its own, so that many pictures are learnt in few steps, where
+    attention has to learn what goes where first. On the emoji of `picturebook`, after 2,500 steps of 128 its loss was
+    a third of the `AttentionDraft`'s after 2,800 of 256 on a GPU.
+
+    Args:
+        embedding_width: E. hidden: width of the layers.
+        styles: how many styles a picture may be asked for in.
+    """
+
+    def __init__(
+        self, side: int, channels: int, patch_size: int, embedding_width: int, hidden: int, layers: int, styles: int = 0
+    ):
+        super().__init__(side, channels, patch_size, patch_size * patch_size * channels)
+        self.scale = embedding_width**0.5  # of a unit vector, to numbers about 1
+        self.embedding_proj = nn.Linear(embedding_width, hidden)
+        self.style_embedding = nn.Embedding(styles + 1, hidden) if styles else None
+        self.layers = nn.ModuleList(
+            nn.Sequential(LayerNorm(hidden), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, hidden))
+            for _ in range(layers - 1)
+        )
+        self.norm = LayerNorm(hidden)
+        self.out = nn.Linear(hidden, num_patches(side, patch_size) * self.width)
+
+    def forward(self, tokens: Tensor, style: Tensor | None = None, embedding: Tensor | None = None) -> Tensor:
+        assert embedding is not None
+        x = self.embedding_proj(self.scale * embedding.to(tokens.dtype))
+        if self.style_embedding is not None:
+            x = x + any_style(self.style_embedding, style, len(tokens), tokens.device).to(x.dtype)
+        x = F.gelu(x)
+        for layer in self.layers:
+            x = x + layer(x)
+        drafted: Tensor = self.out(F.gelu(self.norm(x))).unflatten(-1, (-1, self.width))
+        return drafted
+
+    def patches(self, drafted: Tensor) -> Tensor:
+        return drafted
 
 
 def detail(latents: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from sta.errors import RecipeError
 from sta.models.bottleneck import SpeechCondition
 from sta.models.decoders.latent_diffusion import FlowMatching, LatentDecoder
 from sta.models.decoders.vq_diffusion import CodeDecoder
-from sta.models.draft import Draft, detail
+from sta.models.draft import AttentionDraft, DirectDraft, detail
 from sta.models.patchify import patchify, unpatchify
 from tests.conftest import scatter
 
@@ -38,7 +38,7 @@ def given(made: CodeDecoder | LatentDecoder, batch: int = 2) -> tuple[torch.Tens
 def test_each_colour_is_drafted_where_it_belongs() -> None:
     """Two tokens say two values; the left half of the picture shows the first, the right half the second."""
     torch.manual_seed(0)
-    draft = Draft(SIDE, 1, 2, tokens=2, token_width=4, width=32, layers=2, heads=2)
+    draft = AttentionDraft(SIDE, 1, 2, tokens=2, token_width=4, width=32, layers=2, heads=2)
     optimizer = torch.optim.Adam(draft.parameters(), 3e-3)
 
     def pictures(values: torch.Tensor) -> torch.Tensor:
@@ -57,7 +57,7 @@ def test_each_colour_is_drafted_where_it_belongs() -> None:
 
 
 def test_the_loss_is_of_the_latents_in_their_places() -> None:
-    draft = Draft(SIDE, D, 2, K, C, width=12, layers=1, heads=2)
+    draft = AttentionDraft(SIDE, D, 2, K, C, width=12, layers=1, heads=2)
     draft.out = torch.nn.Identity()  # type: ignore[assignment]
     latents = torch.randn(2, D, SIDE, SIDE)
     assert draft.loss(patchify(latents.flatten(2).transpose(1, 2), SIDE, 2), latents) == 0
@@ -77,7 +77,7 @@ def test_an_edge_counts_for_more_than_the_ground_around_it() -> None:
 
 
 def test_an_error_costs_more_where_there_is_detail() -> None:
-    draft = Draft(SIDE, D, 2, K, C, width=12, layers=1, heads=2)
+    draft = AttentionDraft(SIDE, D, 2, K, C, width=12, layers=1, heads=2)
     draft.out = torch.nn.Identity()  # type: ignore[assignment]
     latents = torch.zeros(1, D, SIDE, SIDE)
     latents[:, :, 0, 0] = 1.0
@@ -128,7 +128,7 @@ def test_without_layers_there_is_no_draft() -> None:
 
 
 def test_a_draft_sees_the_style_and_without_one_is_that_of_any():
-    draft = Draft(SIDE, D, 2, K, C, width=12, layers=1, heads=2, styles=3).eval()
+    draft = AttentionDraft(SIDE, D, 2, K, C, width=12, layers=1, heads=2, styles=3).eval()
     tokens = torch.randn(2, K, C)
     some, other = (draft(tokens, torch.full((2,), style)) for style in (0, 1))
     assert not torch.allclose(some, other)
@@ -181,6 +181,48 @@ def test_a_start_from_the_draft_takes_one() -> None:
 
 
 def test_a_draft_may_read_the_embedding():
-    draft = Draft(SIDE, D, 2, K, C, width=12, layers=1, heads=2, embedding_width=5).eval()
+    draft = AttentionDraft(SIDE, D, 2, K, C, width=12, layers=1, heads=2, embedding_width=5).eval()
     tokens, embedding = torch.randn(2, K, C), torch.randn(2, 5)
     assert not torch.allclose(draft(tokens, embedding=embedding), draft(tokens, embedding=-embedding))
+
+
+# ---- a draft of fully connected layers ------------------------------------------------------------------------------
+
+
+def direct_decoder() -> LatentDecoder:
+    torch.manual_seed(0)
+    sizes = SIZES | {"draft_hidden": 64, "condition": "embedding", "styles": ("a", "b"), "draft_start": 0.5}
+    return scatter(LatentDecoder(SIDE, D, **sizes), by=0.2).eval()  # type: ignore[arg-type, return-value]
+
+
+def test_a_direct_draft_learns_pictures_by_heart() -> None:
+    torch.manual_seed(0)
+    draft = DirectDraft(SIDE, D, 2, E, hidden=64, layers=2, styles=2)
+    things = torch.nn.functional.normalize(torch.randn(6, E), dim=-1)
+    pictures, optimizer = torch.randn(6, 2, D, SIDE, SIDE), torch.optim.Adam(draft.parameters(), 3e-3)
+    for _ in range(300):
+        thing, style = torch.randint(6, (32,)), torch.randint(2, (32,))
+        drafted = draft(torch.zeros(32, K, C), style, things[thing])
+        loss = draft.loss(drafted, pictures[thing, style])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    thing, style = torch.arange(6).repeat(2), torch.arange(2).repeat_interleave(6)
+    shown = draft.predicted(draft(torch.zeros(12, K, C), style, things[thing]))
+    assert shown.shape == (12, D, SIDE, SIDE)
+    assert (shown - pictures[thing, style]).square().mean() < 0.05 * pictures.square().mean()
+
+
+def test_a_decoder_of_the_embedding_reads_no_token_and_draws_in_the_style() -> None:
+    made = direct_decoder()
+    start, t, tokens, embedding = given(made)
+
+    def drawn(tokens: torch.Tensor, embedding: torch.Tensor, style: int) -> torch.Tensor:
+        condition = SpeechCondition(tokens, embedding, torch.zeros(2), torch.full((2,), style))
+        return made.sample(made.build_scheduler(made.Settings(), Sampling()), condition, start, 2, 1.0)
+
+    first = drawn(tokens, embedding, 0)
+    torch.testing.assert_close(drawn(-tokens, embedding, 0), first)
+    assert not torch.allclose(drawn(tokens, -embedding, 0), first)
+    assert not torch.allclose(drawn(tokens, embedding, 1), first)
+    assert made(start, t, tokens, embedding).shape == (2, D, SIDE, SIDE)

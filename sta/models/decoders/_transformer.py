@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from sta.config.recipe import DecoderSettings, Positive, Recipe, Share, check_multiple
 from sta.models.bottleneck import SpeechCondition
 from sta.models.decoders.base import Decoder, TokenSpace
-from sta.models.draft import Draft
+from sta.models.draft import AttentionDraft, DirectDraft, Draft
 from sta.models.layers import Attention, LayerNorm, feed_forward, sinusoids
 from sta.models.patchify import num_patches
 
@@ -50,17 +50,22 @@ class Trunk(nn.Module):
     def __init__(
         self, side: int, channels: int, patch_size: int, tokens: int, token_width: int, embedding_width: int,
         width: int, layers: int, heads: int, dropout: float, draft: int, styles: int = 0,
-        draft_embedding: bool = False, condition: str = "tokens",
+        draft_embedding: bool = False, condition: str = "tokens", draft_hidden: int = 0,
     ):  # fmt: skip
         super().__init__()
-        self.width, self.draft, self.styles, self.style_embedding = width, None, styles, None
+        self.width, self.styles, self.style_embedding = width, styles, None
+        self.draft: Draft | None = None
         self.embedding_tokens = nn.Linear(embedding_width, tokens * token_width) if condition == "embedding" else None
         if draft:
-            self.draft = Draft(
-                side, channels, patch_size, tokens, token_width, width, draft, heads, styles,
-                embedding_width if draft_embedding else 0,
+            self.draft = (
+                DirectDraft(side, channels, patch_size, embedding_width, draft_hidden, draft, styles)
+                if draft_hidden
+                else AttentionDraft(
+                    side, channels, patch_size, tokens, token_width, width, draft, heads, styles,
+                    embedding_width if draft_embedding else 0,
+                )
             )  # fmt: skip
-            self.draft_proj = nn.Linear(width, width)
+            self.draft_proj = nn.Linear(self.draft.width, width)
         self.position_embedding = nn.Parameter(torch.randn(num_patches(side, patch_size), width) * 0.02)
         self.token_proj = nn.Linear(token_width, width)
         self.token_embedding = nn.Parameter(torch.randn(tokens, width) * 0.02)
@@ -128,6 +133,9 @@ class TransformerSettings(DecoderSettings):
     draft: Annotated[int, Field(ge=0)] = Field(
         0, description="layers of the draft that the tokens alone give, which the denoiser starts from; 0: none"
     )
+    draft_hidden: Annotated[int, Field(ge=0)] = Field(
+        0, description="width of a draft of fully connected layers that reads the global embedding; 0: of attention"
+    )
     draft_embedding: bool = Field(False, description="let the draft read the global embedding beside the tokens")
     condition: Literal["tokens", "embedding"] = Field(
         "tokens", description="read the speech tokens, or as many that the global embedding gives (as IP-Adapter does)"
@@ -156,7 +164,8 @@ class TransformerDecoder(Decoder):
     @classmethod
     def sizes_of(cls, settings: Any, space: TokenSpace) -> dict[str, Any]:
         """Return the arguments of the constructor that settings and condition give whichever decoder it is."""
-        sizes = ("width", "layers", "heads", "patch_size", "dropout", "draft", "draft_embedding", "condition")
+        sizes = ("width", "layers", "heads", "patch_size", "dropout", "draft", "draft_embedding", "condition",
+                 "draft_hidden")  # fmt: skip
         return {
             "tokens": space.tokens, "token_width": space.token_width, "embedding_width": space.embedding_width,
             "styles": space.styles if settings.styles else (), **{name: getattr(settings, name) for name in sizes},
