@@ -116,7 +116,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
         label, language = ("dog", "cat")[number // 2 % 2], number % 2
         rows.append(
             sample(number, label=label, text=NAMES[label][language], language=("en", "ar")[language],
-                   split="test" if number >= 20 else "train")
+                   split="test" if number >= 20 else "train", phrase=number in (18, 19))
         )  # fmt: skip
     (tmp_path / "corpus" / "shards").mkdir(parents=True)
     write_shard(rows, tmp_path / "corpus" / "shards" / "00000.arrow")
@@ -169,6 +169,12 @@ def test_a_batch_is_of_features_and_of_what_is_alike(workspace: Workspace) -> No
     assert not [key for key in task.module.state_dict() if "trunk" in key or "transformer" in key]
     halves = [task.batch(0, BatchShard(rank, 2)) for rank in (0, 1)]
     assert torch.stack([half.items for half in halves], 1).flatten(0, 1).equal(batch.items)
+
+
+def test_where_labels_are_alike_no_phrase_is_trained_on(workspace: Workspace) -> None:
+    task = TeacherTask.build(workspace, "teacher", CPU, ALONE)
+    ids = {name for step in range(9) for name in task.items(step)}
+    assert ids == {f"s{number:04d}" for number in range(18)}
 
 
 @pytest.mark.slow
