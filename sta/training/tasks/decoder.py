@@ -341,7 +341,8 @@ class DecoderTask(Task):
         batch = DecoderBatch(
             0, torch.zeros(size, dtype=torch.long), torch.from_numpy(spoken),
             torch.from_numpy(np.flatnonzero(is_written)), torch.from_numpy(np.flatnonzero(is_taught)),
-            torch.from_numpy(frames), (torch.arange(length) < count).expand(len(spoken), -1),
+            torch.from_numpy(frames) if len(spoken) else None,
+            (torch.arange(length) < count).expand(len(spoken), -1) if len(spoken) else None,
             x0=torch.randint(grid.codes, (size, grid.side**2)) if draws_codes else latents,
             latents=latents if find_decoder(recipe.decoder.kind).has_draft(recipe.decoder) else None,
         )  # fmt: skip
@@ -350,7 +351,7 @@ class DecoderTask(Task):
         width = load_teacher(recipe.teacher).embedding_width
         if is_taught.any():
             views = examples.unit_vectors(2 * int(is_taught.sum()), width, rng).view(2, -1, width)
-            batch = replace(batch, views=views, **({} if len(spoken) else {"frames": None, "frames_mask": None}))
+            batch = replace(batch, views=views)
         if _weighs_text(stage):
             text, bank = (examples.unit_vectors(n, width, rng) for n in (size, min(BANK, facts.recordings)))
             batch = replace(batch, text=text, text_known=torch.ones(size), text_bank=bank)
