@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 from sta.config import yamlfile
-from sta.config.cards import CODE, LanguageCard, load_language
+from sta.config.cards import CODE, LanguageCard, SentencePieceCard, load_language
 from sta.config.limits import MAX_GUIDANCE
 from sta.config.variants import find_variant, interface, modules_of, read_settings
 from sta.config.yamlfile import AbsolutePath, CardName
@@ -109,6 +109,7 @@ class EncoderSettings(Strict):
     layers: Positive = 2  # transformer layers above the CTC head
     heads: Positive = 4
     dropout: Share = 0.0
+    pieces: Positive | None = None  # SentencePiece pieces a language that the CTC head reads; null: as its card says
     language_embedding: bool = Field(
         False, description="add a vector of the language that is named, in a pooled encoder"
     )
@@ -431,6 +432,11 @@ class Recipe(Strict):
     def card(self, code: str) -> LanguageCard:
         """Read the card of one of the languages."""
         return load_language(self.language_cards.get(code, code))
+
+    def sentencepiece_of(self, card: LanguageCard) -> SentencePieceCard:
+        """Return how the pieces of a language are trained: as its card says, or as many as the encoder is to have."""
+        count = self.encoder.pieces
+        return card.sentencepiece.model_copy(update={"vocab_size": count}) if count else card.sentencepiece
 
     def cards(self) -> dict[str, LanguageCard]:
         """Read the card of each language, by its code."""

@@ -48,7 +48,8 @@ def with_languages(recipe: Recipe, count: int | None) -> Recipe:
 
 def facts_of(recipe: Recipe, at_hand: AtHand) -> CorpusFacts:
     """Return what is known of the corpus of a recipe of `with_languages`, with what the options say in place of it."""
-    cards = {code: recipe.card(code) for code in recipe.languages if not code[1:].isdecimal()}
+    known = {code: recipe.card(code) for code in recipe.languages if not code[1:].isdecimal()}
+    cards = {c: card.model_copy(update={"sentencepiece": recipe.sentencepiece_of(card)}) for c, card in known.items()}
     by_cards = {code: card.sentencepiece.vocab_size for code, card in cards.items()}
     facts = CorpusFacts(source="the language cards", pieces=by_cards)
     try:

@@ -139,9 +139,10 @@ def train_pieces(workspace: Workspace, folder: Path) -> None:
         if not len(rows) or not is_read:
             (folder / f"{code}.model").write_bytes(Pieces().serialized())
             continue
-        setting = f"sentencepiece.vocab_size of language card '{code}'"
+        own = workspace.recipe.encoder.pieces
+        setting = "encoder.pieces" if own else f"sentencepiece.vocab_size of language card '{code}'"
         texts, path = [workspace.texts[i] for i in rows], folder / f"{code}.model"
-        train_sentencepiece(texts, card.sentencepiece, path, workspace.recipe.seed, setting)
+        train_sentencepiece(texts, workspace.recipe.sentencepiece_of(card), path, workspace.recipe.seed, setting)
 
 
 def _train_teacher_pieces(workspace: Workspace, folder: Path) -> None:

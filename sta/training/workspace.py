@@ -100,14 +100,15 @@ class Workspace:
     def prepared(self) -> dict[str, Path]:
         """The folders that the prepare stage makes in the cache."""
         kind = backbone_class(self.recipe.encoder.backbone).feature_kind
-        teacher, own = self.teacher_card, {}
+        teacher, own, count = self.teacher_card, {}, self.recipe.encoder.pieces
+        own_pieces = f"-{count}" if count else ""
         if teacher.pixels is not None:
             own["teacher's pixels"] = self.cache / f"pixels-{teacher.pixels}"
         if teacher.pieces is not None:
             own["teacher's pieces"] = self.cache / f"pieces-teacher-{teacher.pieces}"
         return {
             "corpus": self.cache / "corpus",
-            "pieces": self.cache / ("pieces" if reads_pieces(self.recipe) else "no-pieces"),
+            "pieces": self.cache / (f"pieces{own_pieces}" if reads_pieces(self.recipe) else "no-pieces"),
             "features": self.cache / f"features-{kind}-margin-{1000 * MARGIN:.0f}ms",
             "pixels": self.cache / f"pixels-{self.recipe.corpus.size}",
             **own,
