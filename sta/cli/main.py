@@ -179,7 +179,7 @@ DEMO = [
     _option("--mood", help="with --say: the mood of the voice (default: every one that is known)"),
     *_weights("all that ship"),
     _option("--pictures", type=_count, default=3, help="pictures of each recording (default: 3)"),
-    _option("--captions", type=_count, help="recordings of each language (default: 6, of picturebook 1 or more)"),
+    _option("--captions", type=_count, help="recordings of each language (default: 6, of emoji 1 or more)"),
     _option("--seed", type=_seed, default=0, help="the same seed says and draws the same (default: 0)"),
     _option("--out", type=Path, default=Path("demo"), help="folder for the page (default: demo)"),
 ]

@@ -106,10 +106,11 @@ class EncoderSettings(Strict):
     frame_copies: Positive = 1  # times that each recording is augmented, each otherwise, and cached
     width: Positive = 192
     convolutions: Positive = 5  # residual convolutions after the subsampling (log-mel)
-    layers: Positive = 2  # transformer layers above the CTC head
+    layers: Natural = 2  # transformer layers above the CTC head
     heads: Positive = 4
     dropout: Share = 0.0
     pieces: Positive | None = None  # SentencePiece pieces a language that the CTC head reads; null: as its card says
+    drop_blanks: bool = False  # leave out what the CTC head read as blank, so that pieces are neighbours
     language_embedding: bool = Field(
         False, description="add a vector of the language that is named, in a pooled encoder"
     )
@@ -128,7 +129,8 @@ class BottleneckSettings(Strict):
 
     tokens: Positive = 16  # K
     width: Positive = 64  # C
-    layers: Positive = 2
+    layers: Positive = 2  # of the queries that read the frames
+    detectors: Natural = 0  # units that read them by windows, pooled over time, in the place of queries; 0: queries
 
 
 class TokenizerSettings(Strict):

@@ -127,7 +127,7 @@ class ReleasePipeline(DiffusionPipeline):
         cls: type[Pipeline], pretrained_model_name_or_path: str | os.PathLike[str] = weights.DEFAULT,
         trust_remote_code: bool = False, **kwargs: Any,
     ) -> Pipeline:  # fmt: skip
-        """Load a release: from a folder, by the name of one that ships (`picturebook`, `garden`), or from the Hub.
+        """Load a release: from a folder, by the name of one that ships (`garden`), or from the Hub.
 
         A release holds no code, and nothing is imported because it names it: a decoder of somebody's own package is
         found if that was imported before, as diffusers has it. (`DiffusionPipeline.from_pretrained` does not know of

@@ -8,7 +8,7 @@ from typing import Any
 from sta.errors import WeightsError
 
 SHIPPED = Path(__file__).parents[1] / "pretrained"  # releases that come with the package, by name
-DEFAULT = "picturebook"  # of these, the one that is drawn with where no other is named
+DEFAULT = "garden"  # of these, the one that is drawn with where no other is named
 GARDEN = "garden"  # of these, the one that knows attributes and moods, and reads
 HUB_OPTIONS = ("revision", "token", "cache_dir", "force_download", "local_files_only")  # what a download takes
 

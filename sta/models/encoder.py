@@ -112,6 +112,8 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
         backbone: of `describe_backbone`; None is log-mel.
         ctc_head: whether there is one; without one frames are neither merged nor added to, and no caption enters.
         language_embedding: whether what goes into the context network is told its language.
+        layers: of the context network; without any, stretches do not know their places either.
+        drop_blanks: whether stretches that the CTC head read as blank are left out.
     """
 
     config_name = "config.json"
@@ -129,6 +131,7 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
         backbone: dict[str, Any] | None = None,
         ctc_head: bool = True,
         language_embedding: bool = False,
+        drop_blanks: bool = False,
     ):
         super().__init__()
         pieces = dict(sorted(pieces.items()))  # a saved configuration comes back sorted
@@ -220,7 +223,7 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
             keep = keep_acoustics[:, None].to(x.dtype)
             x = x * keep[..., None]
             prosody = prosody * keep + self.null_prosody * (1 - keep)
-        merged, posteriors, kept = ctc_compress(x, logits.softmax(-1), mask)
+        merged, posteriors, kept = ctc_compress(x, logits.softmax(-1), mask, self.config.drop_blanks)
         x = merged + self.ctc_embedding(posteriors.to(x.dtype))
         return Stretches(x, kept, prosody, language, logits, lengths, joint)
 
@@ -273,6 +276,9 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
         """
         if self.ctc_embedding is None:
             raise WeightsError("this encoder was trained without CTC and reads no captions; draw from a recording")
+        if self.config.drop_blanks:
+            first = (pieces == BLANK).int().argsort(dim=1, stable=True)  # the places of pieces, then those of blanks
+            pieces, lengths = pieces.gather(1, first), (pieces != BLANK).sum(1)
         x = nn.functional.embedding(pieces, self.ctc_embedding.weight.T)
         prosody = self.null_prosody.expand(len(pieces), -1)
         return Stretches(x, length_mask(lengths, pieces.shape[1]), prosody, language, None, lengths)
@@ -280,7 +286,8 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
     def in_context(self, stretches: Stretches) -> EncoderOutput:
         """Let the stretches of each utterance see one another."""
         x, mask = stretches.x, stretches.mask
-        x = x + POSITION_SCALE * sinusoid_table(x.shape[1], x.shape[2], x.device).to(x.dtype)
+        if self.context:
+            x = x + POSITION_SCALE * sinusoid_table(x.shape[1], x.shape[2], x.device).to(x.dtype)
         if self.language is not None:
             x = x + POSITION_SCALE * self.language(stretches.language)[:, None].to(x.dtype)
         for layer in self.context:
@@ -290,17 +297,22 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
         return EncoderOutput(frames, mask, stretches.ctc_logits, stretches.ctc_lengths, stretches.joint_logits)
 
 
-def ctc_compress(x: Tensor, posteriors: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def ctc_compress(
+    x: Tensor, posteriors: Tensor, mask: Tensor, drop_blanks: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
     """Average the frames of every stretch with the same best piece (Gaido et al. 2021, section 3.1).
 
     Args:
         x: [B, S, D]; posteriors: [B, S, P]; mask: [B, S], True where valid.
+        drop_blanks: leave out the stretches whose best piece is the blank.
 
     Returns:
         EncoderOutput [B, R, D], posteriors [B, R, P] and mask [B, R]; R is a multiple of 16.
     """
     best = posteriors.argmax(-1)
-    starts = torch.cat([torch.ones_like(mask[:, :1]), best[:, 1:] != best[:, :-1]], 1) & mask
+    starts = torch.cat([torch.ones_like(mask[:, :1]), best[:, 1:] != best[:, :-1]], 1)
+    mask = mask & (best != BLANK) if drop_blanks else mask
+    starts = starts & mask
     stretch, counts = starts.cumsum(1) - 1, starts.sum(1)
     most = x.shape[1] if runs_ahead(x.device) else int(counts.max())
     places = torch.arange(-(-most // RAGGED_MULTIPLE) * RAGGED_MULTIPLE, device=x.device)

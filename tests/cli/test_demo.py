@@ -178,6 +178,7 @@ def test_both_worlds_are_on_one_page(
     arguments: tuple[str, ...], sections: list[str], recordings: int, marked: bool,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(weights, "SHIPPED", shipped)
+    monkeypatch.setattr(weights, "DEFAULT", "picturebook")
     captions = () if "--say" in arguments else ("--captions", "2")
     assert main(["demo", "--pictures", "1", *captions, *arguments]) == 0
     page = (here / "demo" / "demo.html").read_text(encoding="utf-8")
@@ -202,6 +203,7 @@ def test_what_no_world_knows(
     arguments: list[str], words: str,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(weights, "SHIPPED", shipped)
+    monkeypatch.setattr(weights, "DEFAULT", "picturebook")
     assert main(["demo", *arguments]) == 2
     assert words in capsys.readouterr().err
     assert not (here / "demo").exists()

@@ -106,3 +106,58 @@ def test_saved_and_loaded_it_is_the_same(tmp_path: Path, bottleneck: SpeechBottl
     assert one.tokens.equal(two.tokens)
     assert one.embedding.equal(two.embedding)
     assert one.kl.equal(two.kl)
+
+
+# ---- detectors in the place of queries -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pooled() -> SpeechBottleneck:
+    torch.manual_seed(0)
+    made = SpeechBottleneck(16, 6, tokens=3, width=4, detectors=32)
+    return scatter(made).eval()  # type: ignore[return-value]
+
+
+def test_detectors_give_the_same_kinds_of_things(pooled: SpeechBottleneck) -> None:
+    out = pooled(FRAMES, MASK, LANGUAGE)
+    assert (out.tokens.shape, out.embedding.shape, out.kl.shape) == ((3, 3, 4), (3, 6), (3,))
+    assert not [name for name, _ in pooled.named_parameters() if "quer" in name]
+    pooled.train()
+    assert not pooled(FRAMES, MASK, LANGUAGE).tokens.equal(out.tokens)
+
+
+def test_detectors_see_no_padding_and_find_a_window_wherever_it_stands(pooled: SpeechBottleneck) -> None:
+    other = torch.where(MASK[..., None], FRAMES, 9.0)
+    torch.testing.assert_close(pooled(other, MASK, LANGUAGE).tokens, pooled(FRAMES, MASK, LANGUAGE).tokens)
+    early, late = torch.zeros(2, 1, 20, 16)
+    early[:, 3:6], late[:, 11:14] = FRAMES[:1, :3], FRAMES[:1, :3]
+    mask = torch.ones(1, 20, dtype=torch.bool)
+    torch.testing.assert_close(pooled(early, mask, LANGUAGE[:1]).tokens, pooled(late, mask, LANGUAGE[:1]).tokens)
+
+
+def test_detectors_are_saved_and_loaded(pooled: SpeechBottleneck, tmp_path: Path) -> None:
+    pooled.save_pretrained(tmp_path)
+    again = SpeechBottleneck.from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(again(FRAMES, MASK, LANGUAGE).tokens, pooled(FRAMES, MASK, LANGUAGE).tokens)
+
+
+def test_detectors_learn_words_of_letters_in_few_steps() -> None:
+    torch.manual_seed(0)
+    letters, words = torch.randn(12, 16), torch.randint(12, (40, 6))
+    targets = torch.nn.functional.normalize(torch.randn(40, 24), dim=-1)
+
+    def right(detectors: int) -> float:
+        torch.manual_seed(0)
+        made = SpeechBottleneck(16, 24, tokens=3, width=16, layers=1, heads=2, detectors=detectors)
+        optimizer, mask = torch.optim.Adam(made.parameters(), 3e-3), torch.ones(40, 6, dtype=torch.bool)
+        for _ in range(60):
+            out = made(letters[words], mask, torch.zeros(40, dtype=torch.long))
+            loss = torch.nn.functional.cross_entropy(out.embedding @ targets.T / 0.05, torch.arange(40))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        found = made.eval()(letters[words], mask, torch.zeros(40, dtype=torch.long)).embedding @ targets.T
+        return float((found.argmax(1) == torch.arange(40)).float().mean())
+
+    assert right(detectors=256) > 0.95
+    assert right(detectors=0) < 0.9

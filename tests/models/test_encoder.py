@@ -379,3 +379,31 @@ def test_an_encoder_may_be_told_the_language() -> None:
     frames = [[e(inputs, lengths, torch.tensor([number])).frames for number in (0, 1)] for e in (told, untold)]
     assert not frames[0][0].allclose(frames[0][1], atol=1e-3)
     assert frames[1][0].equal(frames[1][1])
+
+
+# ---- pieces without the blanks between ---------------------------------------------------------------------------
+
+
+def test_stretches_read_as_blank_are_left_out() -> None:
+    x = torch.arange(6.0)[None, :, None].repeat(3, 1, 2)
+    best = torch.tensor([[0, 4, 4, 0, 4, 2], [1, 0, 0, 3, 5, 5], [0] * 6])
+    mask = torch.tensor([[True] * 6, [True] * 4 + [False] * 2, [True] * 6])
+    frames, read, kept = ctc_compress(x, torch.nn.functional.one_hot(best, 6).float(), mask, drop_blanks=True)
+    assert kept.sum(1).tolist() == [3, 2, 0]
+    assert frames[0, :3, 0].tolist() == [1.5, 4.0, 5.0]
+    assert read[0, :3].argmax(-1).tolist() == [4, 4, 2], "a piece that is said twice is two"
+    assert frames[1, :2, 0].tolist() == [0.0, 3.0]
+
+
+@torch.no_grad()
+def test_a_caption_enters_without_blanks_and_without_layers_in_no_order() -> None:
+    torch.manual_seed(0)
+    made = SpeechEncoder({"en": 9}, width=16, convolutions=1, layers=0, drop_blanks=True).eval()
+    language = torch.zeros(2, dtype=torch.long)
+    spread = torch.tensor([[3, 0, 9, 4, 0, 0], [4, 0, 0, 0, 9, 3]])
+    out = made.encode_text(spread, torch.tensor([5, 6]), language)
+    assert out.mask.sum(1).tolist() == [4, 4]  # three pieces and the prosody
+    torch.testing.assert_close(out.frames[0, :3], out.frames[1, [2, 1, 0]])
+    speech = made(torch.randn(2, 128, 80), torch.tensor([128, 90]), language)
+    assert speech.frames.isfinite().all()
+    assert speech.mask[:, -1].all()

@@ -14,7 +14,7 @@ from sta.config.recipe import load_recipe
 from sta.data.text import Pieces
 from sta.errors import RecipeError
 from sta.models.teachers.trained_clip import PieceTokenizer
-from sta.training.prepare import _train_teacher_pieces
+from sta.training.prepare import _train_teacher_pieces, train_pieces
 from sta.training.workspace import Workspace
 
 #: 900 characters in captions of six.
@@ -72,3 +72,21 @@ def test_teachers_of_one_corpus_do_not_share_them(tmp_path: Path) -> None:
     ]
     assert made[0].cache == made[1].cache
     assert made[0].prepared["teacher's pieces"] != made[1].prepared["teacher's pieces"]
+
+
+def test_a_recipe_may_ask_for_fewer_pieces_than_the_card(tmp_path: Path) -> None:
+    captions = ["a red bird flies over the meadow", "a yellow flower in the forest", "two small birds"] * 40
+    sizes = {}
+    for asked in ("null", "24"):
+        recipe = load_recipe("garden-tiny", ["languages=[en]", f"encoder.pieces={asked}"])
+        corpus = SimpleNamespace(select=lambda *of: np.arange(len(captions)), has_text=np.ones(len(captions), bool))
+        workspace: Any = SimpleNamespace(recipe=recipe, cards=recipe.cards(), texts=captions, corpus=corpus)
+        train_pieces(workspace, tmp_path)
+        sizes[asked] = Pieces.load(tmp_path / "en.model").size
+    assert sizes["24"] <= 24 < sizes["null"]
+    few, own = (
+        Workspace(load_recipe("garden-tiny", ["languages=[en]", f"encoder.pieces={n}"]), tmp_path)
+        for n in ("24", "null")
+    )
+    assert few.prepared["pieces"] != own.prepared["pieces"]
+    assert few.cache == own.cache, "the recordings are the same"

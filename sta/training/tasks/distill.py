@@ -143,9 +143,12 @@ def build_module(recipe: Recipe, sizes: DistillSizes, backbone: dict[str, Any] |
     torch.manual_seed(recipe.seed)
     encoder = SpeechEncoder(
         dict(sizes.pieces), settings.width, settings.convolutions, settings.layers, settings.heads, settings.dropout,
-        backbone, bool(stage.losses.get("ctc")), settings.language_embedding,
+        backbone, bool(stage.losses.get("ctc")), settings.language_embedding, settings.drop_blanks,
     )  # fmt: skip
-    bottleneck = SpeechBottleneck(settings.width, sizes.embedding_width, between.tokens, between.width, between.layers)
+    bottleneck = SpeechBottleneck(
+        settings.width, sizes.embedding_width, between.tokens, between.width, between.layers,
+        detectors=between.detectors,
+    )  # fmt: skip
     return Distillation(encoder, bottleneck, build_losses(sizes, stage), stage)
 
 
