@@ -84,6 +84,19 @@ class Stretches:
         return replace(self, x=x, mask=mask, prosody=prosody, language=torch.cat([self.language, other.language]))
 
 
+class FrameConvolution(nn.Module):
+    """What is near a frame is added to it: [B, S, D] of mask [B, S] to the same."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.convolution = nn.Conv1d(width, width, 5, padding=2)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        near = self.convolution((self.norm(x) * mask[..., None]).transpose(1, 2)).transpose(1, 2)
+        return x + nn.functional.gelu(near)
+
+
 class ContextLayer(nn.Module):
     """A convolution (neighbouring words) and a transformer layer (the sentence) over [B, R, D].
 
@@ -114,6 +127,7 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
         language_embedding: whether what goes into the context network is told its language.
         layers: of the context network; without any, stretches do not know their places either.
         drop_blanks: whether stretches that the CTC head read as blank are left out.
+        frame_convolutions: between the backbone and the CTC head.
     """
 
     config_name = "config.json"
@@ -132,12 +146,14 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
         ctc_head: bool = True,
         language_embedding: bool = False,
         drop_blanks: bool = False,
+        frame_convolutions: int = 0,
     ):
         super().__init__()
         pieces = dict(sorted(pieces.items()))  # a saved configuration comes back sorted
         self.piece_offset = _piece_offsets(pieces)
         vocabulary = self.vocabulary
         self.acoustics = build_backbone(backbone, width, convolutions=convolutions, dropout=dropout)
+        self.near = nn.ModuleList(FrameConvolution(width) for _ in range(frame_convolutions))
         self.ctc = nn.Linear(width, vocabulary) if ctc_head else None
         self.ctc_embedding = nn.Linear(vocabulary, width, bias=False) if ctc_head else None
         if self.ctc_embedding is not None:
@@ -214,6 +230,8 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
         """
         x, lengths = self.acoustics(inputs, lengths)
         mask = length_mask(lengths, x.shape[1])
+        for convolution in self.near:
+            x = convolution(x, mask)
         prosody = self.prosody(_mean_and_deviation(x, mask))
         if self.ctc is None or self.ctc_embedding is None:
             return Stretches(x, mask, prosody, language, None, lengths)

@@ -144,6 +144,7 @@ def build_module(recipe: Recipe, sizes: DistillSizes, backbone: dict[str, Any] |
     encoder = SpeechEncoder(
         dict(sizes.pieces), settings.width, settings.convolutions, settings.layers, settings.heads, settings.dropout,
         backbone, bool(stage.losses.get("ctc")), settings.language_embedding, settings.drop_blanks,
+        settings.frame_convolutions,
     )  # fmt: skip
     bottleneck = SpeechBottleneck(
         settings.width, sizes.embedding_width, between.tokens, between.width, between.layers,
