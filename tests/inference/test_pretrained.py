@@ -86,7 +86,9 @@ def test_a_release_of_version_0_1_is_loaded(tmp_path: Path) -> None:
     write_sums(old)
     pipe = load_release(old)
     assert pipe.config["num_tta_samples"] == 5
-    assert Demo(old).classifier.config.slots.keys() >= {"kind", "mood"}
+    classifier = Demo(old).classifier
+    assert classifier is not None
+    assert classifier.config.slots.keys() >= {"kind", "mood"}
     pipe.save_pretrained(tmp_path / "new")
     verify(tmp_path / "new")
     named = json.loads((tmp_path / "new" / "model_index.json").read_text())
