@@ -75,9 +75,8 @@ class Detectors(nn.Module):
     """Many units that each look for something in a window of frames [B, S, D], pooled over time: [B, K, 2 C].
 
     A unit finds a part of a word wherever it stands, as convolutions with max-pooling over time do (Collobert et al.
-    2011; Kim 2014), and what follows is linear. So thousands of words are learnt in minutes, where queries first have
-    to learn where to look: on 103,717 texts of `picturebook` 60 seconds on two CPU cores found the concept of 98 % of
-    names, and queries of 1 %.
+    2011; Kim 2014), and what follows is linear. So words are learnt in few steps, where queries first have to learn
+    where to look (recipes/LOG.md).
     """
 
     def __init__(self, frame_width: int, tokens: int, width: int, units: int):

@@ -226,3 +226,8 @@ def test_a_decoder_of_the_embedding_reads_no_token_and_draws_in_the_style() -> N
     assert not torch.allclose(drawn(tokens, -embedding, 0), first)
     assert not torch.allclose(drawn(tokens, embedding, 1), first)
     assert made(start, t, tokens, embedding).shape == (2, D, SIDE, SIDE)
+
+
+def test_the_width_of_a_draft_takes_one() -> None:
+    with pytest.raises(RecipeError, match=r"decoder.draft_hidden is the width of a draft: give decoder.draft some"):
+        load_recipe("garden-tiny", ["decoder.draft=0", "stages.decoder.draft_warmup=0", "decoder.draft_hidden=8"])

@@ -22,6 +22,7 @@ from sta.config.recipe import load_recipe
 from sta.data.rows import Corpus, write_shard
 from sta.distributed import sharding
 from sta.distributed.sharding import BatchShard
+from sta.errors import TrainingError
 from sta.evaluation.zero_shot import zero_shot_rows
 from sta.models.teachers.trained_clip import TrainedClipTeacher
 from sta.plan.plan import _teacher_flops
@@ -175,6 +176,15 @@ def test_where_labels_are_alike_no_phrase_is_trained_on(workspace: Workspace) ->
     task = TeacherTask.build(workspace, "teacher", CPU, ALONE)
     ids = {name for step in range(9) for name in task.items(step)}
     assert ids == {f"s{number:04d}" for number in range(18)}
+
+
+def test_phrases_alone_are_refused_there(workspace: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "phrases" / "shards").mkdir(parents=True)
+    rows = [sample(number, label="dog", phrase=True, split="train") for number in range(4)]
+    write_shard(rows, tmp_path / "phrases" / "shards" / "00000.arrow")
+    workspace.corpus = Corpus(tmp_path / "phrases")
+    with pytest.raises(TrainingError, match=r"all captions .* are phrases, .*; set it to pair"):
+        TeacherTask(workspace, ALONE, {})
 
 
 @pytest.mark.slow

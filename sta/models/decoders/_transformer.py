@@ -158,6 +158,8 @@ class TransformerDecoder(Decoder):
                 f"corpus.size {recipe.corpus.size} / tokenizer.factor {recipe.tokenizer.factor} = {side:g} codes a "
                 f"side, which decoder.patch_size {settings.patch_size} does not divide"
             )
+        if settings.draft_hidden and not settings.draft:
+            raise ValueError("decoder.draft_hidden is the width of a draft: give decoder.draft some layers, such as 2")
         check_multiple("decoder.width", settings.width, settings.heads, "which decoder.heads is")
         check_multiple("decoder.width", settings.width, 2, "the sines and cosines that tell it the time")
 

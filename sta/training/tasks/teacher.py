@@ -19,6 +19,7 @@ from sta.data.parts import ITEMS_PER_PART
 from sta.distributed import sharding
 from sta.distributed.sharding import BatchShard
 from sta.distributed.team import Team
+from sta.errors import TrainingError
 from sta.models.teachers._towers import build_clip, tower_widths, without_trunks
 from sta.models.teachers.base import teacher_class
 from sta.models.teachers.trained_clip import preprocessing_of, save, tokenizer_of
@@ -119,6 +120,11 @@ class TeacherTask(Task):
         self.alike = list[np.ndarray]()
         if workspace.recipe.stages.teacher.positives == "label":
             rows = rows[~workspace.corpus.column("phrase").equal(True)[rows]]
+            if not len(rows):
+                raise TrainingError(
+                    "stage teacher: all captions of the corpus are phrases, which stages.teacher.positives=label "
+                    "leaves out; set it to pair"
+                )
             self.alike = [label_numbers(workspace.corpus), self.image_of, distinct_texts(workspace)[0]]
         self.batch_size = workspace.recipe.stages.teacher.batch
         stretches = self.image_of[rows] // ITEMS_PER_PART
