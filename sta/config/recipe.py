@@ -239,6 +239,7 @@ class DistillStage(Optimisation):
     phrase_warmup: Share = 0.3  # share of the steps, at the start, with short phrases only
     phrase_ratio: Share = 0.2  # share of short phrases in a batch after that
     text_ratio: Weight = 1.0  # written captions that the text branch reads, per recording
+    ctc_warmup: Share = 0.0  # share of the steps, at the start, in which recordings train what the CTC head needs alone
     acoustic_dropout: Share = 0.3  # chance that an utterance's acoustic frames are hidden above the CTC
     noise: Share = 0.0  # probability that noise or a telephone is added to an utterance
     augment: Weight = 1.0  # strength of vocal-tract, tempo, noise and mask augmentation, of samples of speed; 0: none

@@ -94,7 +94,7 @@ class FrameConvolution(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         near = self.convolution((self.norm(x) * mask[..., None]).transpose(1, 2)).transpose(1, 2)
-        return x + nn.functional.gelu(near)
+        return x + nn.functional.relu(near)
 
 
 class ContextLayer(nn.Module):
@@ -217,33 +217,44 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
         """Encode recordings; the arguments are those of `stretches`."""
         return self.in_context(self.stretches(inputs, lengths, language, keep_acoustics))
 
+    def read(self, inputs: Tensor, lengths: Tensor, language: Tensor) -> EncoderOutput:
+        """Let the CTC head read recordings; the frames [B, S, D] are those that it reads.
+
+        Args:
+            inputs: of `inputs()`, [B, S, F].
+            lengths: [B], valid rows of inputs.
+            language: [B], numbers of `languages`.
+        """
+        x, lengths = self.acoustics(inputs, lengths)
+        mask = length_mask(lengths, x.shape[1])
+        for convolution in self.near:
+            x = convolution(x, mask)
+        if self.ctc is None:
+            return EncoderOutput(x, mask, None, lengths)
+        joint = self.ctc(x).float()
+        return EncoderOutput(x, mask, joint.masked_fill(~self.allowed[language][:, None], -1e4), lengths, joint)
+
     def stretches(
         self, inputs: Tensor, lengths: Tensor, language: Tensor, keep_acoustics: Tensor | None = None
     ) -> Stretches:
         """Encode recordings up to the context network.
 
         Args:
-            inputs: of `inputs()`, [B, S, F].
-            lengths: [B], valid rows of inputs.
-            language: [B], numbers of `languages`.
+            inputs, lengths, language: as of `read`.
             keep_acoustics: [B] bool; where False only what the CTC head read goes on.
         """
-        x, lengths = self.acoustics(inputs, lengths)
-        mask = length_mask(lengths, x.shape[1])
-        for convolution in self.near:
-            x = convolution(x, mask)
+        heard = self.read(inputs, lengths, language)
+        x, mask, logits, lengths = heard.frames, heard.mask, heard.ctc_logits, heard.ctc_lengths
         prosody = self.prosody(_mean_and_deviation(x, mask))
-        if self.ctc is None or self.ctc_embedding is None:
+        if logits is None or self.ctc_embedding is None:
             return Stretches(x, mask, prosody, language, None, lengths)
-        joint = self.ctc(x).float()
-        logits = joint.masked_fill(~self.allowed[language][:, None], -1e4)
         if keep_acoustics is not None:
             keep = keep_acoustics[:, None].to(x.dtype)
             x = x * keep[..., None]
             prosody = prosody * keep + self.null_prosody * (1 - keep)
         merged, posteriors, kept = ctc_compress(x, logits.softmax(-1), mask, self.config.drop_blanks)
         x = merged + self.ctc_embedding(posteriors.to(x.dtype))
-        return Stretches(x, kept, prosody, language, logits, lengths, joint)
+        return Stretches(x, kept, prosody, language, logits, lengths, heard.joint_logits)
 
     def language_confidence(self, out: EncoderOutput) -> Tensor:
         """Compute how sure the CTC head is of what it reads if the language is each of `languages`: [B, L] in [0, 1].
@@ -297,6 +308,7 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
         if self.config.drop_blanks:
             first = (pieces == BLANK).int().argsort(dim=1, stable=True)  # the places of pieces, then those of blanks
             pieces, lengths = pieces.gather(1, first), (pieces != BLANK).sum(1)
+            pieces = pieces[:, : _longest(lengths, pieces.shape[1])]
         x = nn.functional.embedding(pieces, self.ctc_embedding.weight.T)
         prosody = self.null_prosody.expand(len(pieces), -1)
         return Stretches(x, length_mask(lengths, pieces.shape[1]), prosody, language, None, lengths)
@@ -332,8 +344,7 @@ def ctc_compress(
     mask = mask & (best != BLANK) if drop_blanks else mask
     starts = starts & mask
     stretch, counts = starts.cumsum(1) - 1, starts.sum(1)
-    most = x.shape[1] if runs_ahead(x.device) else int(counts.max())
-    places = torch.arange(-(-most // RAGGED_MULTIPLE) * RAGGED_MULTIPLE, device=x.device)
+    places = torch.arange(_longest(counts, x.shape[1]), device=x.device)
     belongs = ((stretch[:, None] == places[:, None]) & mask[:, None]).float()  # [B, R, S]
     weights = belongs / belongs.sum(-1, keepdim=True).clamp_min(1)
     return weights.to(x.dtype) @ x, weights @ posteriors, places < counts[:, None]
@@ -358,13 +369,11 @@ def pieces_to_frames(pieces: Sequence[Sequence[int]], seeds: Sequence[int] | Non
         ]
     for caption, span in zip(pieces, spans, strict=True):  # without a blank between, a repeated piece would merge
         span[:-1] = [max(s, 1 + (a == b)) for s, a, b in zip(span[:-1], caption[:-1], caption[1:], strict=True)]
-    lengths = torch.tensor([max(1, sum(s)) for s in spans])
-    ids = torch.full((len(pieces), -(-int(lengths.max()) // RAGGED_MULTIPLE) * RAGGED_MULTIPLE), BLANK)
-    for row, (caption, span) in enumerate(zip(pieces, spans, strict=True)):
-        starts: Sequence[int] = np.cumsum([0, *span[:-1]]).tolist() if span else []
-        for piece, start in zip(caption, starts, strict=True):
-            ids[row, start] = piece
-    return ids, lengths
+    lengths = [max(1, sum(span)) for span in spans]
+    ids = np.full((len(pieces), -(-max(lengths) // RAGGED_MULTIPLE) * RAGGED_MULTIPLE), BLANK, np.int64)
+    for row, caption, span in zip(ids, pieces, spans, strict=True):
+        row[np.cumsum([0, *span[:-1]])[: len(caption)]] = caption
+    return torch.from_numpy(ids), torch.tensor(lengths)
 
 
 def ctc_greedy_decode(logits: Tensor, lengths: Tensor) -> list[list[int]]:
@@ -374,6 +383,12 @@ def ctc_greedy_decode(logits: Tensor, lengths: Tensor) -> list[list[int]]:
         [p for i, p in enumerate(row[:n]) if p != BLANK and (i == 0 or row[i - 1] != p)]
         for row, n in zip(best, lengths.tolist(), strict=True)
     ]
+
+
+def _longest(lengths: Tensor, most: int) -> int:
+    """Return the longest length, a multiple of 16; of a device that runs ahead of the host, what is the most."""
+    longest = most if runs_ahead(lengths.device) else int(lengths.max())
+    return -(-longest // RAGGED_MULTIPLE) * RAGGED_MULTIPLE
 
 
 def _piece_offsets(pieces: Mapping[str, int]) -> dict[str, int]:

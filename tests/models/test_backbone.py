@@ -28,7 +28,7 @@ from sta.config.recipe import load_recipe
 from sta.errors import RecipeError, WeightsError
 from sta.models.backbones import backbone_class, build_backbone, check_backbone, describe_backbone
 from sta.models.backbones.log_mel import LogMelBackbone
-from sta.models.backbones.pretrained import PretrainedBackbone, _classes
+from sta.models.backbones.pretrained import LayerSum, PretrainedBackbone, _classes
 from sta.models.backbones.spectrum import kaldi_mel, whisper_mel
 from sta.models.backbones.waveform import _PaddedNorm
 from sta.models.encoder import SpeechEncoder
@@ -316,6 +316,16 @@ def test_loudness_is_normalised_where_the_model_wants_it(published: dict[str, Pa
         made = build(published[kind])
         same = made(samples, lengths)[0].allclose(made(0.1 * samples, lengths)[0], atol=1e-3)
         assert same == wanted, kind
+
+
+def test_the_sum_is_of_states_with_mean_0_and_deviation_1() -> None:
+    torch.manual_seed(0)
+    reader, states = LayerSum(6, 4, torch.tensor([0.3, -1.0])), torch.randn(2, 3, 5, 4)
+    reader.mean.normal_()
+    reader.deviation.uniform_(0.5, 20)
+    parts = zip(reader.layer_weights.softmax(0), (states - reader.mean[:, None, None]), reader.deviation, strict=True)
+    mixed = torch.stack([weight * state / deviation for weight, state, deviation in parts]).sum(0)
+    torch.testing.assert_close(reader.weigh(list(states)), reader.norm(reader.project(mixed)))
 
 
 def test_the_layers_are_weighted(published: dict[str, Path]) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sta.config.recipe import DistillStage, Recipe, load_recipe
-from sta.errors import StaError
+from sta.errors import RecipeError, StaError
 from sta.training.losses.base import targets_of
 from sta.training.tasks.distill import (
     Distillation,
@@ -110,6 +110,26 @@ def test_with_ctc_off_there_is_no_head_no_text_branch_and_nothing_is_hidden() ->
     assert frames.tolist() == expected.tolist()
     acoustic = {name for name, _ in module.named_parameters() if name.startswith("encoder.acoustics.")}
     assert acoustic <= reached(module, losses["image"])
+
+
+def test_while_ctc_warms_up_recordings_train_what_it_reads_and_captions_the_rest() -> None:
+    module, batch = made("stages.distill.ctc_warmup=0.5")
+    whole, found = module(batch), module(replace(batch, targets={"ctc": batch.targets["ctc"]}))
+    assert set(found) == {"ctc", "text_branch"}
+    torch.testing.assert_close(found["ctc"], whole["ctc"])
+    acoustic = {name for name, _ in module.named_parameters() if name.startswith("encoder.acoustics.")}
+    read, written = reached(module, found["ctc"]), reached(module, found["text_branch"])
+    assert acoustic | {"encoder.ctc.weight"} <= read
+    assert not read & {name for name, _ in module.named_parameters() if name.startswith("bottleneck.")}
+    assert {"bottleneck.queries", "encoder.ctc_embedding.weight"} <= written
+    assert not acoustic & written
+
+
+@pytest.mark.parametrize("off", ["losses.ctc", "losses.text_branch", "text_ratio"])
+def test_a_warm_up_in_which_nothing_trains_the_bottleneck_is_refused(off: str) -> None:
+    of = recipe("stages.distill.ctc_warmup=0.5", f"stages.distill.{off}=0")
+    with pytest.raises(RecipeError, match=r"stages\.distill\.ctc_warmup: while recordings train the CTC head alone"):
+        DistillTask.check(of)
 
 
 def test_captions_that_are_missing_change_no_loss_but_by_their_number() -> None:

@@ -20,8 +20,9 @@ from sta.distributed.team import Team
 from sta.errors import CorpusError, TrainingError
 from sta.training.prepare import prepare
 from sta.training.sampler import ShardedSampler, ShuffledSampler
+from sta.training.speech_features import caption_pieces
 from sta.training.stages import open_run, run_stage
-from sta.training.tasks.distill import DistillTask, GroupCorpus
+from sta.training.tasks.distill import DistillTask, GroupCorpus, written_captions
 from sta.training.tasks.tokenizer import TokenizerTask
 from sta.training.workspace import Workspace
 from tests.parquet_fixtures import cut, sample, write_parquet
@@ -167,6 +168,37 @@ def test_pictures_are_read_in_lanes(ready: Workspace) -> None:
     whole = task.batch(3, BatchShard()).pixels
     parts = [task.batch(3, BatchShard(rank, 2)).pixels for rank in range(2)]
     assert all((whole[rank::2] == part).all() for rank, part in enumerate(parts))
+
+
+def test_the_text_branch_reads_captions_of_like_length(ready: Workspace) -> None:
+    task = DistillTask(ready, "pooled", unseen(ready), torch.device("cpu"))
+    count = written_captions(task.stage)
+    texts = ready.corpus.column("text")
+    lengths = np.array([[len(texts[row] or "") for row in task.written.take(i * count, count)] for i in range(8)])
+    assert np.ptp(lengths, axis=1).mean() < np.ptp(lengths) / 2
+
+
+def test_pieces_of_captions_are_found_once(ready: Workspace) -> None:
+    task = DistillTask(ready, "pooled", unseen(ready), torch.device("cpu"))
+    rows = task.rows[:3]
+    first = task.corpus.captions(rows)
+    assert first == caption_pieces(ready, task.encoder, rows)
+    assert task.corpus.captions(task.rows[1:5])[:2] == first[1:]
+    assert all(one is two for one, two in zip(task.corpus.captions(rows), first, strict=True))
+
+
+def test_the_ctc_head_warms_up_for_its_share_of_the_steps(ready: Workspace) -> None:
+    stages = ready.recipe.stages
+    warm = stages.distill.model_copy(update={"ctc_warmup": 0.5})
+    workspace = Workspace(
+        ready.recipe.model_copy(update={"stages": stages.model_copy(update={"distill": warm})}), ready.out
+    )
+    workspace.cache = ready.cache
+    task = DistillTask(workspace, "pooled", unseen(workspace), torch.device("cpu"))
+    last = int(0.5 * warm.steps) - 1
+    asked = [set(task.batch(step, BatchShard()).targets) for step in (0, last, last + 1)]
+    assert asked[:2] == [{"ctc"}, {"ctc"}]
+    assert {"ctc", "kl"} < asked[2]
 
 
 @pytest.mark.parametrize("world", [1, 2, 4])

@@ -85,10 +85,14 @@ class LayerSum(SpeechBackbone):
             self.mean[layer], self.deviation[layer] = mean, deviation.clamp_min(1e-5)
 
     def weigh(self, states: Sequence[Tensor]) -> Tensor:
-        """Return the sum of the layers' states [B, S, C], projected to [B, S, D]."""
-        parts = zip(self.layer_weights.softmax(0), states, self.mean, self.deviation, strict=True)
-        mixed = sum(weight * (state - mean) / deviation for weight, state, mean, deviation in parts)
-        return self.norm(self.project(mixed))  # type: ignore[no-any-return]
+        """Return the sum of the layers' states [B, S, C], projected to [B, S, D].
+
+        Weights and deviations go into the projection: they are few, and the states are the most that a step reads.
+        """
+        scales = self.layer_weights.softmax(0)[:, None] / self.deviation  # [L, C]
+        parts = zip(states, self.mean, scales, strict=True)
+        mixed = sum(F.linear(state - mean, self.project.weight * scale) for state, mean, scale in parts)
+        return self.norm(mixed + self.project.bias)  # type: ignore[no-any-return]
 
     def reader(self) -> LayerSum:
         """Return what reads cached frames, with the same trainable parts."""

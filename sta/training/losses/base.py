@@ -105,7 +105,7 @@ class DistillOutputs:
     """What the networks made of B recordings or written captions.
 
     Attributes:
-        speech: tokens [B, K, C], embedding [B, E], kl [B].
+        speech: tokens [B, K, C], embedding [B, E], kl [B]; of no item where the step trains the CTC head alone.
         encoder: frames, and the CTC head's logits where it has read recordings.
         acoustic: bool [B], False where the acoustic frames were hidden; None: of no recording.
         input_lengths: int64 [B] on the host, frames of the CTC head's logits; None where the host does not know them.
@@ -126,11 +126,14 @@ class DistillLoss(nn.Module, ABC):
         on_captions: whether the text branch, which reads captions in the place of recordings, is to have it too.
         branch: whether its own outputs are of recordings, or of written captions.
         reads_pieces: whether it asks the corpus for `captions`; pieces are trained only where something does.
+        of_readings: whether it wants nothing of recordings but the CTC head's logits, so that it applies to the steps
+            of `stages.distill.ctc_warmup` too.
     """
 
     on_captions: ClassVar[bool] = False
     branch: ClassVar[Literal["speech", "text"]] = "speech"
     reads_pieces: ClassVar[bool] = False
+    of_readings: ClassVar[bool] = False
 
     def __init__(self, sizes: DistillSizes, settings: DistillStage):
         super().__init__()

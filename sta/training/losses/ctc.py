@@ -20,7 +20,7 @@ class CTCLoss(DistillLoss):
     0 where there is no caption; weights [B], 1 / pieces.
     """
 
-    reads_pieces = True
+    reads_pieces = of_readings = True
 
     def targets(self, corpus: DistillCorpus, rows: np.ndarray) -> dict[str, Any]:
         """Return the captions' pieces and their counts."""

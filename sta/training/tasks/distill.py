@@ -18,7 +18,7 @@ from sta.config.recipe import DistillStage, Recipe
 from sta.distributed import ranks, sharding
 from sta.distributed.sharding import IGNORE_INDEX, BatchShard
 from sta.distributed.team import Team
-from sta.errors import StaError, TrainingError
+from sta.errors import RecipeError, StaError, TrainingError
 from sta.models.augment import augment
 from sta.models.backbones import backbone_class, backbone_of, build_backbone, check_backbone
 from sta.models.backbones.pretrained import PretrainedBackbone
@@ -74,7 +74,8 @@ class DistillBatch(Batch):
             zero beyond each length.
         lengths: int64 [B], on the host, as lengths decide shapes.
         language: int64 [B], numbers of `SpeechEncoder.languages`.
-        targets: loss -> what it wants to know: tensors [B, ...], or of the step, such as [M, E].
+        targets: loss -> what it wants to know: tensors [B, ...], or of the step, such as [M, E]; of the losses that
+            apply to recordings in this step.
         written: captions for the text branch; None where it reads none.
     """
 
@@ -105,23 +106,39 @@ class Distillation(nn.Module):
 
     def forward(self, batch: DistillBatch) -> dict[str, Tensor]:
         """Return the losses by name."""
-        spoken, written = self._encode(batch)
-        found = {name: loss(spoken, batch.targets[name]) for name, loss in self.losses_of("speech").items()}
+        losses = {name: loss for name, loss in self.losses_of("speech").items() if name in batch.targets}
+        reads_only = batch.written is not None and all(loss.of_readings for loss in losses.values())
+        spoken, written = self._read(batch) if reads_only else self._encode(batch)
+        found = {name: loss(spoken, batch.targets[name]) for name, loss in losses.items()}
         if written is not None and batch.written is not None:
             with sharding.with_batch_size(batch.written.total):
                 text = self.losses_of("text").items()
                 found |= {name: loss(written, batch.written.targets) for name, loss in text}
         return {name: loss for name, loss in found.items() if loss is not None}
 
+    def _augmented(self, batch: DistillBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the inputs, augmented, and their lengths, on their device and on the host."""
+        inputs = self.encoder.inputs(batch.features)
+        inputs, lengths = augment(inputs, batch.lengths, self.stage, self.encoder.acoustics.feature_kind)
+        return inputs, lengths.to(inputs.device, non_blocking=True), lengths
+
+    def _read(self, batch: DistillBatch) -> tuple[DistillOutputs, DistillOutputs]:
+        """Let the CTC head read the recordings, and encode the captions."""
+        inputs, on_device, lengths = self._augmented(batch)
+        read, written = self.encoder.read(inputs, on_device, batch.language), batch.written
+        assert written is not None
+        with sharding.with_batch_size(written.total):
+            out = self.encoder.encode_text(written.pieces, written.lengths, written.language)
+            speech = self.bottleneck(out.frames, out.mask, written.language)
+        spoken = DistillOutputs(speech[:0], read, None, self.encoder.acoustics.output_lengths(lengths))
+        return spoken, DistillOutputs(speech, out)
+
     def _encode(self, batch: DistillBatch) -> tuple[DistillOutputs, DistillOutputs | None]:
         """Encode the recordings, augmented, and the captions, in one pass where they share it."""
-        inputs = self.encoder.inputs(batch.features)
-        acoustics = self.encoder.acoustics
-        inputs, lengths = augment(inputs, batch.lengths, self.stage, acoustics.feature_kind)
+        inputs, on_device, lengths = self._augmented(batch)
         keep = None
         if self.encoder.config.ctc_head:  # without a CTC head nothing would be left
             keep = sharding.uniform(len(inputs), device=inputs.device) >= self.stage.acoustic_dropout
-        on_device = lengths.to(inputs.device, non_blocking=True)
         stretches, count = self.encoder.stretches(inputs, on_device, batch.language, keep), len(inputs)
         if batch.written is not None:
             written = batch.written
@@ -129,7 +146,7 @@ class Distillation(nn.Module):
         with sharding.with_more_items(0 if batch.written is None else batch.written.total):
             out = self.encoder.in_context(stretches)
             speech = self.bottleneck(out.frames, out.mask, stretches.language)
-        spoken = DistillOutputs(speech[:count], out[:count], keep, acoustics.output_lengths(lengths))
+        spoken = DistillOutputs(speech[:count], out[:count], keep, self.encoder.acoustics.output_lengths(lengths))
         return spoken, None if batch.written is None else DistillOutputs(speech[count:], out[count:])
 
 
@@ -190,9 +207,11 @@ class DistillTask(Task):
         kept = self._short_enough()
         short = self.corpus.short
         self.phrases = self._order(short & kept)
-        self.phase_change_step = int(self.stage.phrase_warmup * self.stage.steps) if len(self.phrases.items) else 0
+        self.phrase_steps = int(self.stage.phrase_warmup * self.stage.steps) if len(self.phrases.items) else 0
         self.mixed = self._order(self._with_phrases(~short & kept, short & kept))
-        self.written = ShuffledSampler(self.rows[self.corpus.has_text(self.rows)], workspace.recipe.seed + 1)
+        self.written = self._written_order()
+        self.ctc_steps = int(self.stage.ctc_warmup * self.stage.steps) if len(self.written.items) else 0
+        self.phase_change_step = max(self.phrase_steps, self.ctc_steps)
 
     def _build(self, workspace: Workspace) -> Distillation:
         settings = workspace.recipe.encoder
@@ -216,8 +235,14 @@ class DistillTask(Task):
 
     @classmethod
     def check(cls, recipe: Recipe) -> None:
-        """Refuse unknown losses, a text loss where the teacher does not read the language, and layers of no model."""
+        """Refuse unknown losses, a text loss where the teacher does not read the language, layers of no model, and
+        steps in which nothing would train the bottleneck."""
         check_backbone(recipe.encoder)
+        if recipe.stages.distill.ctc_warmup and not written_captions(recipe.stages.distill):
+            raise RecipeError(
+                "stages.distill.ctc_warmup: while recordings train the CTC head alone, captions train the rest; set "
+                "losses.ctc, losses.text_branch and text_ratio above 0, or ctc_warmup to 0"
+            )
         for name, weight in recipe.stages.distill.losses.items():
             if weight:
                 find_loss(name)
@@ -320,11 +345,15 @@ class DistillTask(Task):
         chosen = np.random.default_rng(self.workspace.recipe.seed).permutation(np.flatnonzero(short))[:wanted]
         return np.union1d(np.flatnonzero(full), chosen)
 
+    def _written_order(self) -> ShuffledSampler:
+        """Return the order of the captions for the text branch, those of a step of like length."""
+        rows = self.rows[self.corpus.has_text(self.rows)]
+        lengths = np.array([len(text) for text in self.corpus.column("text", rows)])
+        return ShuffledSampler(rows, self.workspace.recipe.seed + 1, lengths, max(1, written_captions(self.stage)))
+
     def _rows_of(self, step: int) -> np.ndarray:
         """Return the step's global batch: short phrases only at first, then all."""
-        order, turn = (
-            (self.phrases, step) if step < self.phase_change_step else (self.mixed, step - self.phase_change_step)
-        )
+        order, turn = (self.phrases, step) if step < self.phrase_steps else (self.mixed, step - self.phrase_steps)
         return order.take(turn * self.stage.batch, self.stage.batch)
 
     def items(self, step: int) -> list[str]:
@@ -339,8 +368,12 @@ class DistillTask(Task):
         return DistillBatch(
             torch.from_numpy(features), torch.from_numpy(lengths),
             self.encoder.language_indices(self.corpus.column("language", rows)),
-            targets_of(self.losses, self.corpus, rows, step), self._written(step, shard),
+            targets_of(self._losses_at(step), self.corpus, rows, step), self._written(step, shard),
         )  # fmt: skip
+
+    def _losses_at(self, step: int) -> dict[str, DistillLoss]:
+        """Return the losses of recordings in a step: at first, if the recipe says so, that of the CTC head alone."""
+        return {name: loss for name, loss in self.losses.items() if loss.of_readings or step >= self.ctc_steps}
 
     def _written(self, step: int, shard: BatchShard) -> WrittenBatch | None:
         """Return what the text branch reads: this rank's captions of a step."""
@@ -394,6 +427,7 @@ class GroupCorpus:
     def __init__(self, workspace: Workspace, group: str, image: np.ndarray, text: np.ndarray):
         recipe, corpus = workspace.recipe, workspace.corpus
         self.workspace, self.negative_count = workspace, recipe.stages.distill.negatives
+        self._captions = dict[int, list[int]]()  # as pieces, which takes longer than a step to find
         self.rows, (self.image_of, _) = group_rows(workspace, group), corpus.image_index
         self.short = corpus.column("phrase").equal(True)[self.rows]
         self.image, self.text = image, text
@@ -422,7 +456,9 @@ class GroupCorpus:
         return rng.choice(self.rows, min(self.negative_count, len(self.rows)), replace=False)
 
     def captions(self, rows: np.ndarray) -> list[list[int]]:
-        return caption_pieces(self.workspace, self.encoder, rows)
+        new = np.array([row for row in rows if int(row) not in self._captions], np.int64)
+        self._captions |= dict(zip(new.tolist(), caption_pieces(self.workspace, self.encoder, new), strict=True))
+        return [self._captions[int(row)] for row in rows]
 
     def has_text(self, rows: np.ndarray) -> np.ndarray:
         return self.known[rows]
