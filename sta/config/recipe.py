@@ -112,6 +112,7 @@ class EncoderSettings(Strict):
     pieces: Positive | None = None  # SentencePiece pieces a language that the CTC head reads; null: as its card says
     frame_convolutions: Natural = 0  # residual convolutions between the backbone and the CTC head
     drop_blanks: bool = False  # leave out what the CTC head read as blank, so that pieces are neighbours
+    acoustics_above_ctc: bool = True  # acoustic frames go on beside what the CTC head read; false: no prosody does
     language_embedding: bool = Field(
         False, description="add a vector of the language that is named, in a pooled encoder"
     )

@@ -128,6 +128,8 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
         layers: of the context network; without any, stretches do not know their places either.
         drop_blanks: whether stretches that the CTC head read as blank are left out.
         frame_convolutions: between the backbone and the CTC head.
+        acoustics_above_ctc: whether acoustic frames go on beside what the CTC head read; without them recordings and
+            captions are alike to all that follows, and no prosody reaches it.
     """
 
     config_name = "config.json"
@@ -147,6 +149,7 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
         language_embedding: bool = False,
         drop_blanks: bool = False,
         frame_convolutions: int = 0,
+        acoustics_above_ctc: bool = True,
     ):
         super().__init__()
         pieces = dict(sorted(pieces.items()))  # a saved configuration comes back sorted
@@ -248,6 +251,8 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
         prosody = self.prosody(_mean_and_deviation(x, mask))
         if logits is None or self.ctc_embedding is None:
             return Stretches(x, mask, prosody, language, None, lengths)
+        if not self.config.acoustics_above_ctc:
+            keep_acoustics = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         if keep_acoustics is not None:
             keep = keep_acoustics[:, None].to(x.dtype)
             x = x * keep[..., None]

@@ -138,7 +138,8 @@ class Distillation(nn.Module):
         inputs, on_device, lengths = self._augmented(batch)
         keep = None
         if self.encoder.config.ctc_head:  # without a CTC head nothing would be left
-            keep = sharding.uniform(len(inputs), device=inputs.device) >= self.stage.acoustic_dropout
+            hidden = self.stage.acoustic_dropout if self.encoder.config.acoustics_above_ctc else 1.0
+            keep = sharding.uniform(len(inputs), device=inputs.device) >= hidden
         stretches, count = self.encoder.stretches(inputs, on_device, batch.language, keep), len(inputs)
         if batch.written is not None:
             written = batch.written
@@ -161,7 +162,7 @@ def build_module(recipe: Recipe, sizes: DistillSizes, backbone: dict[str, Any] |
     encoder = SpeechEncoder(
         dict(sizes.pieces), settings.width, settings.convolutions, settings.layers, settings.heads, settings.dropout,
         backbone, bool(stage.losses.get("ctc")), settings.language_embedding, settings.drop_blanks,
-        settings.frame_convolutions,
+        settings.frame_convolutions, settings.acoustics_above_ctc,
     )  # fmt: skip
     bottleneck = SpeechBottleneck(
         settings.width, sizes.embedding_width, between.tokens, between.width, between.layers,
@@ -235,13 +236,17 @@ class DistillTask(Task):
 
     @classmethod
     def check(cls, recipe: Recipe) -> None:
-        """Refuse unknown losses, a text loss where the teacher does not read the language, layers of no model, and
-        steps in which nothing would train the bottleneck."""
+        """Refuse what cannot be trained: unknown losses, layers of no model, a bottleneck without input."""
         check_backbone(recipe.encoder)
         if recipe.stages.distill.ctc_warmup and not written_captions(recipe.stages.distill):
             raise RecipeError(
                 "stages.distill.ctc_warmup: while recordings train the CTC head alone, captions train the rest; set "
                 "losses.ctc, losses.text_branch and text_ratio above 0, or ctc_warmup to 0"
+            )
+        if not recipe.encoder.acoustics_above_ctc and not recipe.stages.distill.losses.get("ctc"):
+            raise RecipeError(
+                "encoder.acoustics_above_ctc: false leaves nothing of a recording where there is no CTC head; set it "
+                "to true, or stages.distill.losses.ctc above 0"
             )
         for name, weight in recipe.stages.distill.losses.items():
             if weight:
