@@ -407,3 +407,16 @@ def test_a_caption_enters_without_blanks_and_without_layers_in_no_order() -> Non
     speech = made(torch.randn(2, 128, 80), torch.tensor([128, 90]), language)
     assert speech.frames.isfinite().all()
     assert speech.mask[:, -1].all()
+
+
+@torch.no_grad()
+def test_without_acoustics_a_recording_is_to_the_rest_what_was_read_in_it() -> None:
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"width": 16, "convolutions": 1, "layers": 1, "heads": 2}
+    both, read = (SpeechEncoder({"en": 5}, **sizes, acoustics_above_ctc=kept).eval() for kept in (True, False))
+    read.load_state_dict(both.state_dict())
+    inputs, lengths, language = torch.randn(2, 128, 80), torch.tensor([128, 90]), torch.zeros(2, dtype=torch.long)
+    hidden = both(inputs, lengths, language, torch.zeros(2, dtype=torch.bool))
+    for asked in (None, torch.ones(2, dtype=torch.bool)):
+        torch.testing.assert_close(read(inputs, lengths, language, asked).frames, hidden.frames)
+    assert not both(inputs, lengths, language).frames.allclose(hidden.frames, atol=1e-2)

@@ -132,6 +132,15 @@ def test_a_warm_up_in_which_nothing_trains_the_bottleneck_is_refused(off: str) -
         DistillTask.check(of)
 
 
+def test_where_acoustics_go_no_further_all_of_them_are_hidden() -> None:
+    module, batch = made("encoder.acoustics_above_ctc=false", "stages.distill.acoustic_dropout=0")
+    heard, _ = module._encode(batch)
+    assert heard.acoustic is not None
+    assert not heard.acoustic.any()
+    with pytest.raises(RecipeError, match=r"encoder\.acoustics_above_ctc: false leaves nothing of a recording where"):
+        DistillTask.check(recipe("encoder.acoustics_above_ctc=false", ctc=0))
+
+
 def test_captions_that_are_missing_change_no_loss_but_by_their_number() -> None:
     """A batch of two recordings with a caption and two without: the losses of captions are those of the two."""
 
