@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -137,8 +138,13 @@ def test_where_acoustics_go_no_further_all_of_them_are_hidden() -> None:
     heard, _ = module._encode(batch)
     assert heard.acoustic is not None
     assert not heard.acoustic.any()
-    with pytest.raises(RecipeError, match=r"encoder\.acoustics_above_ctc: false leaves nothing of a recording where"):
-        DistillTask.check(recipe("encoder.acoustics_above_ctc=false", ctc=0))
+
+
+@pytest.mark.parametrize("setting", ["acoustics_above_ctc=false", "drop_blanks=true"])
+def test_what_takes_a_ctc_head_is_refused_without_one(setting: str) -> None:
+    said = f"encoder.{setting.replace('=', ': ')} takes a CTC head, and there is none; set it to"
+    with pytest.raises(RecipeError, match=re.escape(said)):
+        DistillTask.check(recipe(f"encoder.{setting}", ctc=0))
 
 
 def test_captions_that_are_missing_change_no_loss_but_by_their_number() -> None:

@@ -243,11 +243,13 @@ class DistillTask(Task):
                 "stages.distill.ctc_warmup: while recordings train the CTC head alone, captions train the rest; set "
                 "losses.ctc, losses.text_branch and text_ratio above 0, or ctc_warmup to 0"
             )
-        if not recipe.encoder.acoustics_above_ctc and not recipe.stages.distill.losses.get("ctc"):
-            raise RecipeError(
-                "encoder.acoustics_above_ctc: false leaves nothing of a recording where there is no CTC head; set it "
-                "to true, or stages.distill.losses.ctc above 0"
-            )
+        usual = {"acoustics_above_ctc": True, "drop_blanks": False}
+        for name, value in usual.items():
+            if getattr(recipe.encoder, name) != value and not recipe.stages.distill.losses.get("ctc"):
+                raise RecipeError(
+                    f"encoder.{name}: {str(not value).lower()} takes a CTC head, and there is none; set it to "
+                    f"{str(value).lower()}, or stages.distill.losses.ctc above 0"
+                )
         for name, weight in recipe.stages.distill.losses.items():
             if weight:
                 find_loss(name)
