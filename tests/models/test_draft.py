@@ -189,10 +189,11 @@ def test_a_draft_may_read_the_embedding():
 # ---- a draft of fully connected layers ------------------------------------------------------------------------------
 
 
-def direct_decoder() -> LatentDecoder:
+def direct_decoder(embedding_tokens: int = 0) -> LatentDecoder:
     torch.manual_seed(0)
     sizes = SIZES | {"draft_hidden": 64, "condition": "embedding", "styles": ("a", "b"), "draft_start": 0.5}
-    return scatter(LatentDecoder(SIDE, D, **sizes), by=0.2).eval()  # type: ignore[arg-type, return-value]
+    made = LatentDecoder(SIDE, D, **sizes, embedding_tokens=embedding_tokens)  # type: ignore[arg-type]
+    return scatter(made, by=0.2).eval()  # type: ignore[return-value]
 
 
 def test_a_direct_draft_learns_pictures_by_heart() -> None:
@@ -213,8 +214,10 @@ def test_a_direct_draft_learns_pictures_by_heart() -> None:
     assert (shown - pictures[thing, style]).square().mean() < 0.05 * pictures.square().mean()
 
 
-def test_a_decoder_of_the_embedding_reads_no_token_and_draws_in_the_style() -> None:
-    made = direct_decoder()
+@pytest.mark.parametrize("embedding_tokens", [0, K + 3])
+def test_a_decoder_of_the_embedding_reads_no_token_and_draws_in_the_style(embedding_tokens: int) -> None:
+    made = direct_decoder(embedding_tokens)
+    assert len(made.trunk.null_tokens) == (embedding_tokens or K)
     start, t, tokens, embedding = given(made)
 
     def drawn(tokens: torch.Tensor, embedding: torch.Tensor, style: int) -> torch.Tensor:
@@ -226,6 +229,11 @@ def test_a_decoder_of_the_embedding_reads_no_token_and_draws_in_the_style() -> N
     assert not torch.allclose(drawn(tokens, -embedding, 0), first)
     assert not torch.allclose(drawn(tokens, embedding, 1), first)
     assert made(start, t, tokens, embedding).shape == (2, D, SIDE, SIDE)
+
+
+def test_tokens_of_the_embedding_take_a_decoder_that_reads_it() -> None:
+    with pytest.raises(RecipeError, match=r"decoder.embedding_tokens are what the embedding gives: set decoder.condi"):
+        load_recipe("garden-tiny", ["decoder.embedding_tokens=8"])
 
 
 def test_the_width_of_a_draft_takes_one() -> None:

@@ -50,10 +50,11 @@ class Trunk(nn.Module):
     def __init__(
         self, side: int, channels: int, patch_size: int, tokens: int, token_width: int, embedding_width: int,
         width: int, layers: int, heads: int, dropout: float, draft: int, styles: int = 0,
-        draft_embedding: bool = False, condition: str = "tokens", draft_hidden: int = 0,
+        draft_embedding: bool = False, condition: str = "tokens", draft_hidden: int = 0, embedding_tokens: int = 0,
     ):  # fmt: skip
         super().__init__()
         self.width, self.styles, self.style_embedding = width, styles, None
+        tokens = embedding_tokens or tokens
         self.draft: Draft | None = None
         self.embedding_tokens = nn.Linear(embedding_width, tokens * token_width) if condition == "embedding" else None
         if draft:
@@ -110,10 +111,10 @@ class Trunk(nn.Module):
         return normed
 
     def tokens_read(self, tokens: Tensor, embedding: Tensor) -> Tensor:
-        """Return the tokens [B, K, C] to be read: the speech tokens, or as many that the embedding [B, E] gives."""
+        """Return the tokens [B, K, C] to be read: the speech tokens, or those that the embedding [B, E] gives."""
         if self.embedding_tokens is None:
             return tokens
-        return self.embedding_tokens(embedding).unflatten(-1, tokens.shape[1:])  # type: ignore[no-any-return]
+        return self.embedding_tokens(embedding).unflatten(-1, (-1, tokens.shape[2]))  # type: ignore[no-any-return]
 
     def _style_numbers(self, batch: int, style: Tensor | None, drop: Tensor | None, device: torch.device) -> Tensor:
         """Return which embedding each picture's style has, [B]: that of any style where none is asked for."""
@@ -138,7 +139,10 @@ class TransformerSettings(DecoderSettings):
     )
     draft_embedding: bool = Field(False, description="let the draft read the global embedding beside the tokens")
     condition: Literal["tokens", "embedding"] = Field(
-        "tokens", description="read the speech tokens, or as many that the global embedding gives (as IP-Adapter does)"
+        "tokens", description="read the speech tokens, or tokens that the global embedding gives (as IP-Adapter does)"
+    )
+    embedding_tokens: Annotated[int, Field(ge=0)] = Field(
+        0, description="how many the global embedding gives; 0: as many as there are speech tokens"
     )
 
 
@@ -160,6 +164,10 @@ class TransformerDecoder(Decoder):
             )
         if settings.draft_hidden and not settings.draft:
             raise ValueError("decoder.draft_hidden is the width of a draft: give decoder.draft some layers, such as 2")
+        if settings.embedding_tokens and settings.condition == "tokens":
+            raise ValueError(
+                "decoder.embedding_tokens are what the embedding gives: set decoder.condition to embedding"
+            )
         check_multiple("decoder.width", settings.width, settings.heads, "which decoder.heads is")
         check_multiple("decoder.width", settings.width, 2, "the sines and cosines that tell it the time")
 
@@ -167,7 +175,7 @@ class TransformerDecoder(Decoder):
     def sizes_of(cls, settings: Any, space: TokenSpace) -> dict[str, Any]:
         """Return the arguments of the constructor that settings and condition give whichever decoder it is."""
         sizes = ("width", "layers", "heads", "patch_size", "dropout", "draft", "draft_embedding", "condition",
-                 "draft_hidden")  # fmt: skip
+                 "draft_hidden", "embedding_tokens")  # fmt: skip
         return {
             "tokens": space.tokens, "token_width": space.token_width, "embedding_width": space.embedding_width,
             "styles": space.styles if settings.styles else (), **{name: getattr(settings, name) for name in sizes},

@@ -57,6 +57,7 @@ class LatentDecoder(TransformerDecoder):
         draft_embedding: whether the draft reads the global embedding, too.
         condition: `tokens`, or `embedding`, which then stands for them too.
         draft_hidden: width of a draft of fully connected layers; 0: of attention.
+        embedding_tokens: how many tokens the embedding gives; 0: as many as there are speech tokens.
         draft_start: share of noise that drawing starts from, on the draft (shallow diffusion, Liu et al. 2022).
     """
 
@@ -70,13 +71,13 @@ class LatentDecoder(TransformerDecoder):
         self, side: int, channels: int, tokens: int, token_width: int, embedding_width: int, width: int = 256,
         layers: int = 6, heads: int = 4, patch_size: int = 2, dropout: float = 0.0, draft: int = 0,
         styles: Sequence[str] = (), draft_start: float = 1.0, draft_embedding: bool = False,
-        condition: str = "tokens", draft_hidden: int = 0,
+        condition: str = "tokens", draft_hidden: int = 0, embedding_tokens: int = 0,
     ):  # fmt: skip
         super().__init__()
         self.patch_embed = nn.Linear(patch_size * patch_size * channels, width)
         self.trunk = Trunk(
             side, channels, patch_size, tokens, token_width, embedding_width, width, layers, heads, dropout, draft,
-            len(styles), draft_embedding, condition, draft_hidden,
+            len(styles), draft_embedding, condition, draft_hidden, embedding_tokens,
         )  # fmt: skip
         self.out = nn.Linear(width, patch_size * patch_size * channels)
         nn.init.zeros_(self.out.weight)
