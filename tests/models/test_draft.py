@@ -232,7 +232,7 @@ def test_a_decoder_of_the_embedding_reads_no_token_and_draws_in_the_style(embedd
 
 
 def test_tokens_of_the_embedding_take_a_decoder_that_reads_it() -> None:
-    with pytest.raises(RecipeError, match=r"decoder.embedding_tokens are what the embedding gives: set decoder.condi"):
+    with pytest.raises(RecipeError, match=r"decoder.embedding_tokens are of the embedding: set decoder.condition"):
         load_recipe("garden-tiny", ["decoder.embedding_tokens=8"])
 
 

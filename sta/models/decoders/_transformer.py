@@ -165,9 +165,7 @@ class TransformerDecoder(Decoder):
         if settings.draft_hidden and not settings.draft:
             raise ValueError("decoder.draft_hidden is the width of a draft: give decoder.draft some layers, such as 2")
         if settings.embedding_tokens and settings.condition == "tokens":
-            raise ValueError(
-                "decoder.embedding_tokens are what the embedding gives: set decoder.condition to embedding"
-            )
+            raise ValueError("decoder.embedding_tokens are of the embedding: set decoder.condition to embedding")
         check_multiple("decoder.width", settings.width, settings.heads, "which decoder.heads is")
         check_multiple("decoder.width", settings.width, 2, "the sines and cosines that tell it the time")
 
