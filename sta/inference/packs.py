@@ -12,7 +12,8 @@ import torch
 from diffusers.models.modeling_utils import ModelMixin
 
 from sta.config.cards import LanguageCard, released_language
-from sta.data.text import Pieces
+from sta.data.phonemes import as_phonemes
+from sta.data.text import Pieces, normalise
 from sta.errors import CorpusError, WeightsError, first_line
 from sta.models.bottleneck import SpeechBottleneck
 from sta.models.encoder import SpeechEncoder
@@ -34,6 +35,13 @@ class LanguagePack:
     group: str
     encoder: SpeechEncoder
     bottleneck: SpeechBottleneck
+
+    def spell(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return written captions as pieces of the encoder's CTC head, of their phonemes where it reads these."""
+        spelled = [normalise(text, self.card.normaliser) for text in texts]
+        if self.card.code in self.encoder.config.phonemes:
+            spelled = as_phonemes(spelled, self.card)
+        return [self.encoder.offset_pieces(self.pieces.encode(text), self.card.code) for text in spelled]
 
 
 def write_packs(folder: Path, packs: Mapping[str, LanguagePack], token_space: str) -> None:

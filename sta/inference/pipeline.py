@@ -17,7 +17,6 @@ from torch import Tensor
 from sta.config.limits import SAMPLE_RATE
 from sta.data.corruptions import at_speed
 from sta.data.store import pad
-from sta.data.text import normalise
 from sta.errors import ArgumentError, LanguageWarning, WeightsError
 from sta.inference import arguments, weights
 from sta.inference.arguments import Audio
@@ -77,11 +76,7 @@ class SpeechToImagePipeline(ReleasePipeline):
             WeightsError: the release reads none.
         """
         pack, texts = self._reading_pack(language), arguments.texts(text)
-        ids = [
-            pack.encoder.offset_pieces(pack.pieces.encode(normalise(t, pack.card.normaliser)), pack.card.code)
-            for t in texts
-        ]
-        pieces, lengths = (x.to(self.device) for x in pieces_to_frames(ids))
+        pieces, lengths = (x.to(self.device) for x in pieces_to_frames(pack.spell(texts)))
         spoken = self._language_of(pack, len(texts))
         out = pack.encoder.encode_text(pieces, lengths, spoken)
         tokens: SpeechCondition = pack.bottleneck(out.frames, out.mask, spoken)
@@ -89,7 +84,7 @@ class SpeechToImagePipeline(ReleasePipeline):
 
     @torch.no_grad()
     def transcribe(self, audio: Audio | Sequence[Audio], language: str, sampling_rate: int = SAMPLE_RATE) -> list[str]:
-        """Return what the CTC head read: one normalised caption per recording.
+        """Return what the CTC head read: one normalised caption per recording, or its phonemes where it reads these.
 
         Raises:
             WeightsError: the release has none.

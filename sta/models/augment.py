@@ -1,6 +1,7 @@
 """Augmentation of log-mel features: vocal tract length, accent, tempo, rhythm, blur, colour, noise floor, masks
 (SpecAugment, Park 2019), and what lies between a speaker and a listener: the level and the colour of a microphone,
-noise, a telephone's band. Of samples: speed (Ko et al. 2015), level, noise, a telephone's band.
+noise, a telephone's band. Of samples: speed (Ko et al. 2015), level, noise, a telephone's band. Of a published model's
+frames: the level of each channel.
 
 Lengths are on the host, as they decide shapes, and what decides them is drawn there.
 """
@@ -21,6 +22,7 @@ from sta.models.layers import length_mask
 E_FOLD = LOG_STEPS / Q_STD  # a factor of e in power, in scaled log-mel
 SILENT, FULL = -Q_MEAN / Q_STD, (255 - Q_MEAN) / Q_STD  # the ends of what log-mel features hold
 QUIETEST, LOUDEST = -7.0, 1.0  # noise against speech, natural log of power: 30 dB below to 4 dB above
+LEVEL = 0.2  # of a channel of a published model, in deviations: about as much as one synthesiser differs from another
 FLICKER = 0.7  # deviation of the noise from its mean in a band of a frame, natural log of power
 STEEPEST, FLATTEST = -6.0, 2.0  # how noise changes from the lowest band to the highest, natural log of power
 SYLLABLE = 16  # frames between the points where rhythm and vowels change
@@ -30,13 +32,17 @@ PINKEST, LOWEST, EVEN = -0.75, 50, 4_000  # noise in samples: its amplitude's po
 HOST = torch.device("cpu")
 
 
-def augment(inputs: Tensor, lengths: Tensor, stage: DistillStage, kind: str) -> tuple[Tensor, Tensor]:
+def augment(
+    inputs: Tensor, lengths: Tensor, stage: DistillStage, kind: str, deviation: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Disturb recordings as the distill stage trains on them.
 
     Args:
         inputs: of `SpeechEncoder.inputs`.
         lengths: [B], on the host.
-        kind: `feature_kind` of the backbone. What is neither `samples` [B, T, 1] nor `logmel` [B, S, 80] is left alone.
+        kind: `feature_kind` of the backbone: `samples` [B, T, 1], `logmel` [B, S, 80] or `frames` [B, S, F]; others are
+            left alone.
+        deviation: [F], of frames; None leaves them alone.
 
     Returns:
         The changed inputs and their lengths.
@@ -46,6 +52,9 @@ def augment(inputs: Tensor, lengths: Tensor, stage: DistillStage, kind: str) -> 
     if kind == "samples":
         inputs, lengths = change_speed(inputs, lengths, 0.05 * stage.augment)
         return noise_samples(inputs, lengths, stage.noise), lengths
+    if kind == "frames" and deviation is not None and stage.augment:
+        moved = LEVEL * stage.augment * sharding.normal(len(inputs), 1, len(deviation), device=inputs.device)
+        return inputs + moved * deviation, lengths
     if kind != "logmel":
         return inputs, lengths
     inputs, lengths = augment_mel(inputs, lengths, stage.augment, stage.accent)

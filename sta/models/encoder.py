@@ -130,6 +130,7 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
         frame_convolutions: between the backbone and the CTC head.
         acoustics_above_ctc: whether acoustic frames go on beside what the CTC head read; without them recordings and
             captions are alike to all that follows, and no prosody reaches it.
+        phonemes: languages whose pieces are of phonemes, which whoever spells captions has to know.
     """
 
     config_name = "config.json"
@@ -150,6 +151,7 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
         drop_blanks: bool = False,
         frame_convolutions: int = 0,
         acoustics_above_ctc: bool = True,
+        phonemes: Sequence[str] = (),
     ):
         super().__init__()
         pieces = dict(sorted(pieces.items()))  # a saved configuration comes back sorted

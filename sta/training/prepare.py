@@ -141,7 +141,7 @@ def train_pieces(workspace: Workspace, folder: Path) -> None:
             continue
         own = workspace.recipe.encoder.pieces
         setting = "encoder.pieces" if own else f"sentencepiece.vocab_size of language card '{code}'"
-        texts, path = [workspace.texts[i] for i in rows], folder / f"{code}.model"
+        texts, path = [workspace.spellings[i] for i in rows], folder / f"{code}.model"
         train_sentencepiece(texts, workspace.recipe.sentencepiece_of(card), path, workspace.recipe.seed, setting)
 
 

@@ -49,7 +49,7 @@ def caption_pieces(workspace: Workspace, encoder: SpeechEncoder, rows: np.ndarra
     """Return the captions of some rows as pieces of the encoder's CTC head."""
     codes = workspace.corpus.column("language")
     return [
-        encoder.offset_pieces(workspace.pieces[codes[row]].encode(workspace.texts[row]), codes[row]) for row in rows
+        encoder.offset_pieces(workspace.pieces[codes[row]].encode(workspace.spellings[row]), codes[row]) for row in rows
     ]
 
 

@@ -15,6 +15,7 @@ from sta.data.audio import MARGIN
 from sta.data.cache import key_of
 from sta.data.checksums import file_hash
 from sta.data.corpora.base import CorpusSource, open_source
+from sta.data.phonemes import as_phonemes
 from sta.data.rows import Corpus
 from sta.data.store import Ragged
 from sta.data.text import Pieces, normalise
@@ -101,7 +102,7 @@ class Workspace:
         """The folders that the prepare stage makes in the cache."""
         kind = backbone_class(self.recipe.encoder.backbone).feature_kind
         teacher, own, count = self.teacher_card, {}, self.recipe.encoder.pieces
-        own_pieces = f"-{count}" if count else ""
+        own_pieces = (f"-{count}" if count else "") + "".join(f"-{code}" for code in self.recipe.encoder.phonemes)
         if teacher.pixels is not None:
             own["teacher's pixels"] = self.cache / f"pixels-{teacher.pixels}"
         if teacher.pieces is not None:
@@ -136,6 +137,11 @@ class Workspace:
     def texts(self) -> Captions:
         """The captions as the CTC head and the teacher see them: normalised by their language's steps."""
         return Captions(self.corpus, {code: card.normaliser for code, card in self.cards.items()})
+
+    @cached_property
+    def spellings(self) -> Spellings:
+        """The captions as pieces are learnt of them: letters, or the phonemes of some languages."""
+        return Spellings(self.texts, {code: self.cards[code] for code in self.recipe.encoder.phonemes})
 
     @cached_property
     def pixels(self) -> np.ndarray:
@@ -193,6 +199,29 @@ class Captions:
 
     def __getitem__(self, row: int | np.integer) -> str:
         return normalise(self.texts[row] or "", self.steps[self.languages[row]])
+
+
+class Spellings:
+    """Captions as they are spelled for the CTC head: as they are, or, of some languages, as phonemes.
+
+    Args:
+        phonemes: the cards of these languages.
+    """
+
+    def __init__(self, captions: Captions, phonemes: Mapping[str, LanguageCard]):
+        self.captions, self.phonemes, self._sounds = captions, phonemes, dict[str, dict[str, str]]()
+
+    def __getitem__(self, row: int | np.integer) -> str:
+        code, text = self.captions.languages[row], self.captions[row]
+        return self._sounds_in(code)[text] if code in self.phonemes else text
+
+    def _sounds_in(self, code: str) -> dict[str, str]:
+        """Return caption -> its phonemes, of every caption in a language."""
+        if code not in self._sounds:
+            rows = np.flatnonzero(self.captions.languages.equal(code))
+            texts = sorted({self.captions[row] for row in rows})
+            self._sounds[code] = dict(zip(texts, as_phonemes(texts, self.phonemes[code]), strict=True))
+        return self._sounds[code]
 
 
 def fingerprint(folder: Path) -> str:

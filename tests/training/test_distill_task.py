@@ -140,6 +140,11 @@ def test_where_acoustics_go_no_further_all_of_them_are_hidden() -> None:
     assert not heard.acoustic.any()
 
 
+def test_a_language_of_phonemes_has_to_be_one_of_the_recipe() -> None:
+    with pytest.raises(RecipeError, match=r"encoder.phonemes: 'fr' is no language of this recipe; known: en"):
+        DistillTask.check(recipe("encoder.phonemes=[en, fr]"))
+
+
 @pytest.mark.parametrize("setting", ["acoustics_above_ctc=false", "drop_blanks=true"])
 def test_what_takes_a_ctc_head_is_refused_without_one(setting: str) -> None:
     said = f"encoder.{setting.replace('=', ': ')} takes a CTC head, and there is none; set it to"

@@ -12,7 +12,7 @@ import hashlib
 import os
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -192,17 +192,25 @@ def synthesise(text: str, name: str, settings: dict[str, int]) -> NDArray[np.int
 
 def phonemes(text: str, accent: str) -> list[str]:
     """Return the sounds of a text clause by clause, as espeak reads it: IPA, `^` between letters of one sound."""
-    require_no_nul(text)
-    clauses = []
+    (clauses,) = phonemes_of([text], accent)
+    return clauses
+
+
+def phonemes_of(texts: Iterable[str], accent: str) -> list[list[str]]:
+    """Return what `phonemes` gives of each text; to start espeak once for all is a hundred times as fast."""
+    found = []
     with _lock, fresh_engine() as engine:
         engine.espeak_SetVoiceByName(language_file(accent).encode())
         read = engine.espeak_TextToPhonemes
         read.restype, read.argtypes = ctypes.c_char_p, (ctypes.POINTER(ctypes.c_void_p), ctypes.c_int, ctypes.c_int)
-        data = ctypes.create_string_buffer(text.encode())
-        rest = ctypes.c_void_p(ctypes.addressof(data))
-        while rest.value:
-            clauses.append(read(ctypes.byref(rest), UTF8, TIED_IPA).decode())
-    return [clause for clause in clauses if clause.strip()]
+        for text in texts:
+            require_no_nul(text)
+            clauses, data = [], ctypes.create_string_buffer(text.encode())
+            rest = ctypes.c_void_p(ctypes.addressof(data))
+            while rest.value:
+                clauses.append(read(ctypes.byref(rest), UTF8, TIED_IPA).decode())
+            found.append([clause for clause in clauses if clause.strip()])
+    return found
 
 
 @contextmanager

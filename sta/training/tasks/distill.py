@@ -21,7 +21,7 @@ from sta.distributed.team import Team
 from sta.errors import RecipeError, StaError, TrainingError
 from sta.models.augment import augment
 from sta.models.backbones import backbone_class, backbone_of, build_backbone, check_backbone
-from sta.models.backbones.pretrained import PretrainedBackbone
+from sta.models.backbones.pretrained import LayerSum, PretrainedBackbone
 from sta.models.bottleneck import SpeechBottleneck
 from sta.models.encoder import SpeechEncoder, pieces_to_frames
 from sta.training import examples
@@ -119,7 +119,9 @@ class Distillation(nn.Module):
     def _augmented(self, batch: DistillBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Return the inputs, augmented, and their lengths, on their device and on the host."""
         inputs = self.encoder.inputs(batch.features)
-        inputs, lengths = augment(inputs, batch.lengths, self.stage, self.encoder.acoustics.feature_kind)
+        acoustics = self.encoder.acoustics
+        deviation = acoustics.deviation.flatten() if isinstance(acoustics, LayerSum) else None
+        inputs, lengths = augment(inputs, batch.lengths, self.stage, acoustics.feature_kind, deviation)
         return inputs, lengths.to(inputs.device, non_blocking=True), lengths
 
     def _read(self, batch: DistillBatch) -> tuple[DistillOutputs, DistillOutputs]:
@@ -162,7 +164,7 @@ def build_module(recipe: Recipe, sizes: DistillSizes, backbone: dict[str, Any] |
     encoder = SpeechEncoder(
         dict(sizes.pieces), settings.width, settings.convolutions, settings.layers, settings.heads, settings.dropout,
         backbone, bool(stage.losses.get("ctc")), settings.language_embedding, settings.drop_blanks,
-        settings.frame_convolutions, settings.acoustics_above_ctc,
+        settings.frame_convolutions, settings.acoustics_above_ctc, settings.phonemes,
     )  # fmt: skip
     bottleneck = SpeechBottleneck(
         settings.width, sizes.embedding_width, between.tokens, between.width, between.layers,
@@ -242,6 +244,11 @@ class DistillTask(Task):
             raise RecipeError(
                 "stages.distill.ctc_warmup: while recordings train the CTC head alone, captions train the rest; set "
                 "losses.ctc, losses.text_branch and text_ratio above 0, or ctc_warmup to 0"
+            )
+        unknown = [code for code in recipe.encoder.phonemes if code not in recipe.languages]
+        if unknown:
+            raise RecipeError(
+                f"encoder.phonemes: '{unknown[0]}' is no language of this recipe; known: {', '.join(recipe.languages)}"
             )
         usual = {"acoustics_above_ctc": True, "drop_blanks": False}
         for name, value in usual.items():
