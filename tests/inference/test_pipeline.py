@@ -296,6 +296,20 @@ def test_tokens_have_their_documented_shapes(pipe: SpeechToImagePipeline) -> Non
     assert not tokens.tokens.requires_grad
 
 
+def test_text_is_read_by_its_sounds_where_the_encoder_was_trained_so(pipe: SpeechToImagePipeline) -> None:
+    pack = pipe.pack("en")
+    words = ["a knight at sea", "a night at see"]
+    assert pack.spell(words)[0] != pack.spell(words)[1]
+    kept = pack.encoder.config.phonemes
+    pack.encoder.register_to_config(phonemes=["en"])
+    try:
+        one, other = pack.spell(words)
+        assert one == other
+        assert pipe.pack("ar").spell(["بحر"]) != [[]]
+    finally:
+        pack.encoder.register_to_config(phonemes=kept)
+
+
 def test_text_and_transcript(pipe: SpeechToImagePipeline) -> None:
     """A caption enters at the side of what was read, and both branches end in tokens of one shape."""
     written = pipe.encode_text(["a red bird", "a large bird with a blue head"], "en")

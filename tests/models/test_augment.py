@@ -9,6 +9,7 @@ from sta.config.recipe import DistillStage
 from sta.models.augment import (
     E_FOLD,
     FULL,
+    LEVEL,
     LOUDEST,
     QUIETEST,
     SILENT,
@@ -221,6 +222,22 @@ def test_samples_are_multiplied() -> None:
 
 def test_without_a_gain_the_level_is_left_alone(mel: torch.Tensor) -> None:
     assert change_level(mel, 0.0, is_mel=True) is mel
+
+
+def test_channels_of_frames_move_by_a_level_of_their_own_in_each_recording() -> None:
+    frames, deviation, stage = (
+        torch.randn(64, 5, 3),
+        torch.tensor([0.1, 1.0, 50.0]),
+        DistillStage(steps=1, batch=1, augment=1.0),
+    )
+    lengths = torch.full((64,), 5)
+    moved, same = augment(frames, lengths, stage, "frames", deviation)
+    shift = moved - frames
+    assert same is lengths
+    torch.testing.assert_close(shift, shift[:, :1].expand(-1, 5, -1), atol=1e-4, rtol=1e-3)
+    assert (shift[:, 0].std(0) / deviation / LEVEL - 1).abs().max() < 0.4
+    assert augment(frames, lengths, DistillStage(steps=1, batch=1, augment=0.0), "frames", deviation)[0] is frames
+    assert augment(frames, lengths, stage, "frames")[0] is frames
 
 
 def test_speed_changes_samples_and_their_lengths_alike() -> None:

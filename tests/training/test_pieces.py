@@ -7,15 +7,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from sta.config.cards import TeacherCard, TrainedClipCard, load_language, load_teacher
 from sta.config.recipe import load_recipe
+from sta.data.rows import Column
 from sta.data.text import Pieces
 from sta.errors import RecipeError
 from sta.models.teachers.trained_clip import PieceTokenizer
 from sta.training.prepare import _train_teacher_pieces, train_pieces
-from sta.training.workspace import Workspace
+from sta.training.workspace import Spellings, Workspace
 
 #: 900 characters in captions of six.
 CHINESE = ["".join(chr(0x4E00 + 6 * n + k) for k in range(6)) for n in range(150)]
@@ -80,7 +82,7 @@ def test_a_recipe_may_ask_for_fewer_pieces_than_the_card(tmp_path: Path) -> None
     for asked in ("null", "24"):
         recipe = load_recipe("garden-tiny", ["languages=[en]", f"encoder.pieces={asked}"])
         corpus = SimpleNamespace(select=lambda *of: np.arange(len(captions)), has_text=np.ones(len(captions), bool))
-        workspace: Any = SimpleNamespace(recipe=recipe, cards=recipe.cards(), texts=captions, corpus=corpus)
+        workspace: Any = SimpleNamespace(recipe=recipe, cards=recipe.cards(), spellings=captions, corpus=corpus)
         train_pieces(workspace, tmp_path)
         sizes[asked] = Pieces.load(tmp_path / "en.model").size
     assert sizes["24"] <= 24 < sizes["null"]
@@ -90,3 +92,19 @@ def test_a_recipe_may_ask_for_fewer_pieces_than_the_card(tmp_path: Path) -> None
     )
     assert few.prepared["pieces"] != own.prepared["pieces"]
     assert few.cache == own.cache, "the recordings are the same"
+
+
+def test_captions_are_spelled_by_their_sounds_where_the_recipe_says_so(tmp_path: Path) -> None:
+    texts, codes = ["a knight", "une eau", "a night", "a knight"], ["en", "fr", "en", "en"]
+
+    class Said(list[str]):
+        languages = Column(pa.chunked_array([codes]))
+
+    spelled = Spellings(Said(texts), {"en": load_language("en")})  # type: ignore[arg-type]
+    assert [spelled[row] for row in range(4)] == ["ɐ naɪt", "une eau", "ɐ naɪt", "ɐ naɪt"]
+    letters, sounds = (
+        Workspace(load_recipe("garden-tiny", ["languages=[en]", f"encoder.phonemes={which}"]), tmp_path)
+        for which in ("[]", "[en]")
+    )
+    assert letters.prepared["pieces"] != sounds.prepared["pieces"]
+    assert letters.cache == sounds.cache
