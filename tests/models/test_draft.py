@@ -196,9 +196,10 @@ def direct_decoder(embedding_tokens: int = 0) -> LatentDecoder:
     return scatter(made, by=0.2).eval()  # type: ignore[return-value]
 
 
-def test_a_direct_draft_learns_pictures_by_heart() -> None:
+@pytest.mark.parametrize("memory", [0, 12])
+def test_a_direct_draft_learns_pictures_by_heart(memory: int) -> None:
     torch.manual_seed(0)
-    draft = DirectDraft(SIDE, D, 2, E, hidden=64, layers=2, styles=2)
+    draft = DirectDraft(SIDE, D, 2, E, hidden=64, layers=2, styles=2, memory=memory)
     things = torch.nn.functional.normalize(torch.randn(6, E), dim=-1)
     pictures, optimizer = torch.randn(6, 2, D, SIDE, SIDE), torch.optim.Adam(draft.parameters(), 3e-3)
     for _ in range(300):
@@ -229,6 +230,24 @@ def test_a_decoder_of_the_embedding_reads_no_token_and_draws_in_the_style(embedd
     assert not torch.allclose(drawn(tokens, -embedding, 0), first)
     assert not torch.allclose(drawn(tokens, embedding, 1), first)
     assert made(start, t, tokens, embedding).shape == (2, D, SIDE, SIDE)
+
+
+def test_a_memory_starts_as_the_views_it_is_given_and_looks_up_the_nearest() -> None:
+    torch.manual_seed(0)
+    sizes = SIZES | {"draft_hidden": 16, "draft_memory": 5, "condition": "embedding"}
+    made, views = LatentDecoder(SIDE, D, **sizes), torch.nn.functional.normalize(torch.randn(5, E), dim=-1)  # type: ignore[arg-type]
+    assert made.views_wanted == 5
+    assert direct_decoder().views_wanted == 0
+    made.start_from(views)
+    memory = made.trunk.draft.memory
+    torch.nn.init.constant_(memory.sharpness, 6.0)
+    torch.testing.assert_close(memory(views), memory.values.weight.T + memory.values.bias, atol=1e-3, rtol=1e-3)
+
+
+def test_a_memory_takes_a_direct_draft_and_the_teachers_views() -> None:
+    for given in (["decoder.draft_hidden=8"], ["decoder.condition=embedding", "stages.decoder.teacher_ratio=1"]):
+        with pytest.raises(RecipeError, match=r"decoder.draft_memory is of a draft of fully connected"):
+            load_recipe("garden-tiny", ["decoder.draft=1", "decoder.draft_memory=8", *given])
 
 
 def test_tokens_of_the_embedding_take_a_decoder_that_reads_it() -> None:

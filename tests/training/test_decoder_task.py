@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from sta.training.task import compile_layers, compiles
 from sta.training.tasks.decoder import DecoderBatch, DecoderTask, _Denoising, between, frames_of, taught_mask, text_mask
 from tests.conftest import tiny_encoder
 from tests.release_fixtures import tiny_objective
+from tests.training.facts import FACTS
 
 
 @pytest.mark.parametrize(("size", "share", "count"), [(16, 0.25, 4), (16, 0.5, 8), (10, 0.3, 3), (8, 0, 0), (8, 1, 8)])
@@ -188,3 +191,22 @@ def test_views_need_a_decoder_that_reads_the_embedding_alone() -> None:
     with pytest.raises(RecipeError, match="set decoder.condition to embedding"):
         DecoderTask.check(load_recipe("garden-mini", ["stages.decoder.teacher_ratio=0.5"]))
     DecoderTask.check(load_recipe("garden-mini", ["stages.decoder.teacher_ratio=0.5", "decoder.condition=embedding"]))
+
+
+def test_a_memory_starts_between_what_was_said_and_what_it_names() -> None:
+    kind = ["decoder.draft=1", "decoder.draft_hidden=8", "decoder.draft_memory=6", "decoder.condition=embedding"]
+    recipe = load_recipe("garden-tiny", [*kind, "stages.decoder.teacher_ratio=1"])
+    made = [DecoderTask.build_network(recipe, FACTS, "decoder") for _ in range(2)]
+    width = made[0].objective.decoder.config.embedding_width
+    said, named = torch.eye(width)[0], torch.eye(width)[1]
+    for module in made:
+        task: Any = SimpleNamespace(
+            module=module, workspace=SimpleNamespace(recipe=recipe), rows={"pooled": np.arange(4)},
+            _views=lambda rows: {"views": torch.stack([said, named])[:, None].expand(-1, len(rows), -1)},
+        )  # fmt: skip
+        DecoderTask._start_from_views(task)
+    first, second = (module.objective.decoder.trunk.draft.memory.keys for module in made)
+    assert first.equal(second), "every rank starts alike"
+    torch.testing.assert_close(first.norm(dim=1), torch.ones(6))
+    assert (first[:, :2] > 0).all()
+    assert not first[:, 2:].any()

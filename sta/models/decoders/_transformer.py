@@ -51,6 +51,7 @@ class Trunk(nn.Module):
         self, side: int, channels: int, patch_size: int, tokens: int, token_width: int, embedding_width: int,
         width: int, layers: int, heads: int, dropout: float, draft: int, styles: int = 0,
         draft_embedding: bool = False, condition: str = "tokens", draft_hidden: int = 0, embedding_tokens: int = 0,
+        draft_memory: int = 0,
     ):  # fmt: skip
         super().__init__()
         self.width, self.styles, self.style_embedding = width, styles, None
@@ -59,7 +60,7 @@ class Trunk(nn.Module):
         self.embedding_tokens = nn.Linear(embedding_width, tokens * token_width) if condition == "embedding" else None
         if draft:
             self.draft = (
-                DirectDraft(side, channels, patch_size, embedding_width, draft_hidden, draft, styles)
+                DirectDraft(side, channels, patch_size, embedding_width, draft_hidden, draft, styles, draft_memory)
                 if draft_hidden
                 else AttentionDraft(
                     side, channels, patch_size, tokens, token_width, width, draft, heads, styles,
@@ -137,6 +138,10 @@ class TransformerSettings(DecoderSettings):
     draft_hidden: Annotated[int, Field(ge=0)] = Field(
         0, description="width of a draft of fully connected layers that reads the global embedding; 0: of attention"
     )
+    draft_memory: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="keys of a memory in which it looks the embedding up, at first the teacher's views; 0: none",
+    )
     draft_embedding: bool = Field(False, description="let the draft read the global embedding beside the tokens")
     condition: Literal["tokens", "embedding"] = Field(
         "tokens", description="read the speech tokens, or tokens that the global embedding gives (as IP-Adapter does)"
@@ -164,6 +169,11 @@ class TransformerDecoder(Decoder):
             )
         if settings.draft_hidden and not settings.draft:
             raise ValueError("decoder.draft_hidden is the width of a draft: give decoder.draft some layers, such as 2")
+        if settings.draft_memory and not (settings.draft_hidden and recipe.stages.decoder.teacher_ratio):
+            raise ValueError(
+                "decoder.draft_memory is of a draft of fully connected layers, and starts as the teacher's views: set "
+                "decoder.draft_hidden and stages.decoder.teacher_ratio above 0, or it to 0"
+            )
         if settings.embedding_tokens and settings.condition == "tokens":
             raise ValueError("decoder.embedding_tokens are of the embedding: set decoder.condition to embedding")
         check_multiple("decoder.width", settings.width, settings.heads, "which decoder.heads is")
@@ -173,7 +183,7 @@ class TransformerDecoder(Decoder):
     def sizes_of(cls, settings: Any, space: TokenSpace) -> dict[str, Any]:
         """Return the arguments of the constructor that settings and condition give whichever decoder it is."""
         sizes = ("width", "layers", "heads", "patch_size", "dropout", "draft", "draft_embedding", "condition",
-                 "draft_hidden", "embedding_tokens")  # fmt: skip
+                 "draft_hidden", "embedding_tokens", "draft_memory")  # fmt: skip
         return {
             "tokens": space.tokens, "token_width": space.token_width, "embedding_width": space.embedding_width,
             "styles": space.styles if settings.styles else (), **{name: getattr(settings, name) for name in sizes},
@@ -188,6 +198,20 @@ class TransformerDecoder(Decoder):
     def positions(cls, settings: TransformerSettings, side: int) -> int:
         """Return how many squares of codes there are."""
         return num_patches(side, settings.patch_size)
+
+    @property
+    def views_wanted(self) -> int:
+        """Count the keys of the draft's memory."""
+        draft = self.trunk.draft
+        return len(draft.memory.keys) if isinstance(draft, DirectDraft) and draft.memory is not None else 0
+
+    @torch.no_grad()
+    def start_from(self, views: Tensor) -> None:
+        """Take the views for the keys of the draft's memory."""
+        draft = self.trunk.draft
+        assert isinstance(draft, DirectDraft)
+        assert draft.memory is not None
+        draft.memory.keys.copy_(views)
 
     def draft(self, condition: SpeechCondition) -> Tensor | None:
         """Compute what a condition tells of the picture [B, P, D]; None without a draft."""

@@ -123,6 +123,14 @@ class Decoder(ModelMixin, ConfigMixin, ABC):
         """Return how many positions the network has for a picture of side x side codes."""
         return side * side
 
+    @property
+    def views_wanted(self) -> int:
+        """Count the teacher's views that it wants before a training; 0: none."""
+        return 0
+
+    def start_from(self, views: Tensor) -> None:
+        """Take the teacher's views [`views_wanted`, E], unit vectors, before a training."""
+
     @classmethod
     @abstractmethod
     def build(cls, settings: Any, grid: PictureGrid, space: TokenSpace) -> Decoder:

@@ -33,6 +33,7 @@ class CodeDecoder(CodeDiffusion, TransformerDecoder):
         draft_embedding: whether the draft reads the global embedding, too.
         condition: `tokens`, or `embedding`, which then stands for them too.
         draft_hidden: width of a draft of fully connected layers; 0: of attention.
+        draft_memory: keys of its memory; 0: none.
         embedding_tokens: how many tokens the embedding gives; 0: as many as there are speech tokens.
     """
 
@@ -45,6 +46,7 @@ class CodeDecoder(CodeDiffusion, TransformerDecoder):
         layers: int = 6, heads: int = 4, patch_size: int = 2, dropout: float = 0.0, draft: int = 0, channels: int = 8,
         styles: Sequence[str] = (), draft_embedding: bool = False,
         condition: str = "tokens", draft_hidden: int = 0, embedding_tokens: int = 0,
+        draft_memory: int = 0,
     ):  # fmt: skip
         super().__init__()
         members = patch_size * patch_size
@@ -53,6 +55,7 @@ class CodeDecoder(CodeDiffusion, TransformerDecoder):
         self.trunk = Trunk(
             side, channels, patch_size, tokens, token_width, embedding_width, width, layers, heads, dropout, draft,
             len(styles), draft_embedding, condition, draft_hidden, embedding_tokens,
+            draft_memory,
         )  # fmt: skip
         self.out = nn.Linear(width, members * width // 2)
         self.classify = nn.Linear(width // 2, codebook)

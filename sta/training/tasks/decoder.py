@@ -281,6 +281,7 @@ class DecoderTask(Task):
         self.encoders = {g: encoder for g, (encoder, _) in speech.items()}
         bottlenecks = {g: bottleneck for g, (_, bottleneck) in speech.items()}
         self.module = build_module(recipe, self.encoders, bottlenecks, workspace.styles)
+        self._start_from_views()
         self.styles, self.style = self.module.objective.decoder.styles, workspace.corpus.column("style")
         self.short, self.full = {}, {}
         phrase = workspace.corpus.column("phrase").equal(True)
@@ -289,6 +290,18 @@ class DecoderTask(Task):
             shorts = self._shorts(bool(short.any()))
             self.short[group] = self._order(group, short, 0, max(1, shorts), self.stage.batch - shorts)
             self.full[group] = self._order(group, ~short, 1, max(1, self.stage.batch - shorts), 0)
+
+    def _start_from_views(self) -> None:
+        """Show the decoder some of the teacher's views, if it wants any, the same ones on every rank."""
+        assert isinstance(self.module, _Denoising)
+        decoder = self.module.objective.decoder
+        if not decoder.views_wanted:
+            return
+        rng, rows = np.random.default_rng(self.workspace.recipe.seed), np.concatenate(list(self.rows.values()))
+        some = rng.choice(rows, decoder.views_wanted, replace=len(rows) < decoder.views_wanted)
+        shares = torch.from_numpy(rng.random((len(some), 1), np.float32))
+        said, named = self._views(some)["views"]
+        decoder.start_from(F.normalize(torch.lerp(said, named, shares), dim=-1))
 
     # ---- before there is one ------------------------------------------------------------------------------------
 
