@@ -435,6 +435,11 @@ class Recipe(Strict):
             return {"pooled": list(self.languages)}
         return {code: [code] for code in self.languages}
 
+    @property
+    def phonemes(self) -> list[str]:
+        """The recipe's languages whose pieces are of phonemes."""
+        return [code for code in self.encoder.phonemes if code in self.languages]
+
     def card(self, code: str) -> LanguageCard:
         """Read the card of one of the languages."""
         return load_language(self.language_cards.get(code, code))

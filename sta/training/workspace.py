@@ -102,7 +102,7 @@ class Workspace:
         """The folders that the prepare stage makes in the cache."""
         kind = backbone_class(self.recipe.encoder.backbone).feature_kind
         teacher, own, count = self.teacher_card, {}, self.recipe.encoder.pieces
-        own_pieces = (f"-{count}" if count else "") + "".join(f"-{code}" for code in self.recipe.encoder.phonemes)
+        own_pieces = (f"-{count}" if count else "") + "".join(f"-{code}" for code in self.recipe.phonemes)
         if teacher.pixels is not None:
             own["teacher's pixels"] = self.cache / f"pixels-{teacher.pixels}"
         if teacher.pieces is not None:
@@ -141,7 +141,7 @@ class Workspace:
     @cached_property
     def spellings(self) -> Spellings:
         """The captions as pieces are learnt of them: letters, or the phonemes of some languages."""
-        return Spellings(self.texts, {code: self.cards[code] for code in self.recipe.encoder.phonemes})
+        return Spellings(self.texts, {code: self.cards[code] for code in self.recipe.phonemes})
 
     @cached_property
     def pixels(self) -> np.ndarray:

@@ -164,7 +164,8 @@ def build_module(recipe: Recipe, sizes: DistillSizes, backbone: dict[str, Any] |
     encoder = SpeechEncoder(
         dict(sizes.pieces), settings.width, settings.convolutions, settings.layers, settings.heads, settings.dropout,
         backbone, bool(stage.losses.get("ctc")), settings.language_embedding, settings.drop_blanks,
-        settings.frame_convolutions, settings.acoustics_above_ctc, settings.phonemes,
+        settings.frame_convolutions, settings.acoustics_above_ctc,
+        [code for code in recipe.phonemes if code in sizes.pieces],
     )  # fmt: skip
     bottleneck = SpeechBottleneck(
         settings.width, sizes.embedding_width, between.tokens, between.width, between.layers,
@@ -244,11 +245,6 @@ class DistillTask(Task):
             raise RecipeError(
                 "stages.distill.ctc_warmup: while recordings train the CTC head alone, captions train the rest; set "
                 "losses.ctc, losses.text_branch and text_ratio above 0, or ctc_warmup to 0"
-            )
-        unknown = [code for code in recipe.encoder.phonemes if code not in recipe.languages]
-        if unknown:
-            raise RecipeError(
-                f"encoder.phonemes: '{unknown[0]}' is no language of this recipe; known: {', '.join(recipe.languages)}"
             )
         usual = {"acoustics_above_ctc": True, "drop_blanks": False}
         for name, value in usual.items():
