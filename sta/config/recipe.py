@@ -244,7 +244,7 @@ class DistillStage(Optimisation):
     ctc_warmup: Share = 0.0  # share of the steps, at the start, in which recordings train what the CTC head needs alone
     acoustic_dropout: Share = 0.3  # chance that an utterance's acoustic frames are hidden above the CTC
     noise: Share = 0.0  # probability that noise or a telephone is added to an utterance
-    augment: Weight = 1.0  # strength of vocal-tract, tempo, noise and mask augmentation; of samples of speed; 0: none
+    augment: Weight = 1.0  # of vocal tract, tempo, noise, masks (log-mel), speed (samples), level (frames); 0: none
     accent: Share = 0.0  # how far the bands of a syllable are stretched, as vowels differ (log-mel)
     gain: Weight = 12.0  # decibels by which a recording's level is changed, at most, up or down
     compile: Compile = "never"  # the layers of encoder and bottleneck: pays on a GPU, as for the decoder
